@@ -1,0 +1,25 @@
+/* The extension's own parts, one file a topic; module.c lists their methods. */
+#ifndef RAMET_CORE_H
+#define RAMET_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "sys.h"
+
+/* Raise OSError(errno) whose text names the system call. Returns NULL. */
+PyObject *core_oserror(int error, const char *call);
+
+PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs);
+extern const char core_spawn_doc[];
+
+PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
+extern const char core_call_doc[];
+
+PyObject *core_clone3(PyObject *module, PyObject *args, PyObject *kwargs);
+extern const char core_clone3_doc[];
+
+PyObject *core_syscall(PyObject *module, PyObject *args);
+extern const char core_syscall_doc[];
+
+#endif

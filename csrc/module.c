@@ -1,0 +1,38 @@
+/* ramet._core: the method table, and what the topics share. */
+#include "core.h"
+
+PyObject *core_oserror(int error, const char *call)
+{
+    errno = error;
+    PyObject *filename = PyUnicode_FromString(call);
+    if (!filename)
+        return NULL;
+    PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, filename);
+    Py_DECREF(filename);
+    return NULL;
+}
+
+#define WITH_KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef core_methods[] = {
+    {"spawn", WITH_KEYWORDS(core_spawn), METH_VARARGS | METH_KEYWORDS, core_spawn_doc},
+    {"call", WITH_KEYWORDS(core_call), METH_VARARGS | METH_KEYWORDS, core_call_doc},
+    {"clone3", WITH_KEYWORDS(core_clone3), METH_VARARGS | METH_KEYWORDS, core_clone3_doc},
+    {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "ramet._core",
+    .m_doc = "The C core: clone and the plan interpreter. Private; see ramet.lowlevel.",
+    .m_size = 0,
+    .m_methods = core_methods,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModule_Create(&core_module);
+}
