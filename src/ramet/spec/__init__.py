@@ -1,0 +1,27 @@
+"""What the user wants: frozen values, no I/O. One file a kernel object; `Sandbox` holds them together."""
+
+from ramet.spec.ids import IdMapping
+from ramet.spec.mounts import Bind, Dev, Directory, File, Mount, Mqueue, Overlay, Proc, Symlink, Tmpfs
+from ramet.spec.namespaces import Join, Namespace, TimeOffsets
+from ramet.spec.rootfs import Rootfs
+from ramet.spec.sandbox import Command, Sandbox
+
+__all__ = [
+    "Bind",
+    "Command",
+    "Dev",
+    "Directory",
+    "File",
+    "IdMapping",
+    "Join",
+    "Mount",
+    "Mqueue",
+    "Namespace",
+    "Overlay",
+    "Proc",
+    "Rootfs",
+    "Sandbox",
+    "Symlink",
+    "TimeOffsets",
+    "Tmpfs",
+]

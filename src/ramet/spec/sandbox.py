@@ -1,0 +1,224 @@
+"""Sandbox: what the user wants, whole. Frozen, no I/O; the defaults are the safe ones."""
+
+from __future__ import annotations
+
+from ramet.errors import SpecError, SpecTypeError
+from ramet.spec import values
+from ramet.spec.capabilities import capability_set
+from ramet.spec.ids import ID_MAX, IdMapping, check_mappings
+from ramet.spec.limits import DEFAULT_RLIMITS, check_rlimits
+from ramet.spec.mounts import Mount, check_mounts
+from ramet.spec.namespaces import DEFAULT_NAMESPACES, Join, Namespace, TimeOffsets, namespace_set
+from ramet.spec.record import FrozenMap, Record
+from ramet.spec.rootfs import Rootfs, check_rootfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+HOST_NAME_MAX = 64
+DEFAULT_ID = 1000
+DEFAULT_HOSTNAME = "ramet"
+HOME = "/home/user"
+
+
+class Sandbox(Record):
+    """A process's surroundings, as a value: make it once, run many commands in fresh copies of it.
+
+    Namespaces
+        namespaces: the kinds that are new (default: all but time). A kind neither here nor in join is shared.
+        join: namespaces that exist, entered by setns(2). time_offsets: of a new time namespace.
+    Identity
+        uid, gid: of the payload, inside (default 1000; without a new user namespace: the caller's own, or
+        65533 for a root caller). groups: supplementary, inside. uid_mappings, gid_mappings: lines of uid_map and
+        gid_map; default one line, uid to the caller's (a root caller's payload is 65533 outside); "subordinate"
+        maps 65536 ids by the caller's line in /etc/subuid, through newuidmap(1).
+    Files
+        rootfs: "minimal" (what programs need of the host: /usr and its like, some files of /etc, the running Python;
+        read-only), "empty", "host" (the host's, read-only), an absolute path, or a Rootfs. mounts: put into it, in this
+        order. masked_paths: replaced by something empty. readonly_paths: made read-only. umask.
+    Surroundings
+        hostname, domainname; env: the whole environment but PATH, HOME, LANG, TERM, which have defaults (None
+        leaves one out); workdir: default the home directory, or / where there is none; loopback: bring lo up in a new net
+        namespace; tty: a pseudo-terminal of the sandbox's own as the controlling terminal and stdio; new_session.
+    Rights
+        capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
+        namespaces of its own; rlimits: name to (soft, hard).
+    Life
+        as_pid1: the payload is pid 1 itself, without ramet's init; timeout: seconds, or "1m30s"; output: bytes of
+        stdout and stderr, each, that are captured; what comes after is thrown away and marked.
+    """
+
+    namespaces: frozenset[Namespace] = DEFAULT_NAMESPACES
+    join: tuple[Join, ...] = ()
+    time_offsets: TimeOffsets | None = None
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] = ()
+    uid_mappings: tuple[IdMapping, ...] | str | None = None
+    gid_mappings: tuple[IdMapping, ...] | str | None = None
+    rootfs: str | Rootfs | None = None
+    mounts: tuple[Mount, ...] = ()
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    umask: int = 0o022
+    hostname: str | None = None
+    domainname: str | None = None
+    env: Mapping[str, str | None] = FrozenMap()
+    workdir: str | None = None
+    loopback: bool = True
+    tty: bool = False
+    new_session: bool = True
+    capabilities: frozenset[str] = frozenset()
+    no_new_privs: bool = True
+    nested_namespaces: bool = False
+    rlimits: Mapping[str, tuple[int, int]] = DEFAULT_RLIMITS
+    as_pid1: bool = False
+    timeout: float | None = None
+    output: int = 64 << 20
+
+    def _settle(self) -> None:
+        if len(self.__dict__) == len(self._fields) and all(
+            self.__dict__[name] is self._defaults[name] for name in self._fields
+        ):
+            return
+        self._settle_namespaces()
+        self._settle_ids()
+        self._settle_files()
+        self._settle_surroundings()
+        self._settle_rights()
+
+    def _settle_namespaces(self) -> None:
+        self._put("namespaces", namespace_set(self.namespaces, "Sandbox.namespaces"))
+        self._put("join", tuple(self.join))
+        kinds = set()
+        for n, join in enumerate(self.join):
+            if not isinstance(join, Join):
+                raise SpecTypeError(f"must be a Join, not {type(join).__name__}", field=f"Sandbox.join[{n}]")
+            if join.kind in self.namespaces:
+                raise SpecError(
+                    f"{join.kind.value} can't be both new (Sandbox.namespaces) and joined", field=f"Sandbox.join[{n}]"
+                )
+            if join.kind in kinds:
+                raise SpecError(f"{join.kind.value} is joined twice", field=f"Sandbox.join[{n}]")
+            kinds.add(join.kind)
+        if self.time_offsets is not None:
+            if not isinstance(self.time_offsets, TimeOffsets):
+                raise SpecTypeError("must be TimeOffsets", field="Sandbox.time_offsets")
+            if Namespace.TIME not in self.namespaces:
+                raise self._bad("time_offsets", "needs Namespace.TIME in Sandbox.namespaces")
+
+    def _settle_ids(self) -> None:
+        for name in ("uid", "gid"):
+            if getattr(self, name) is not None:
+                values.integer(getattr(self, name), f"Sandbox.{name}", most=ID_MAX)
+        groups = tuple(values.integer(g, f"Sandbox.groups[{n}]", most=ID_MAX) for n, g in enumerate(self.groups))
+        self._put("groups", groups)
+        for name in ("uid_mappings", "gid_mappings"):
+            self._settle_mappings(name)
+
+    def _settle_mappings(self, name: str) -> None:
+        mappings = getattr(self, name)
+        if mappings is None:
+            return
+        if Namespace.USER not in self.namespaces:
+            raise self._bad(name, "needs Namespace.USER in Sandbox.namespaces")
+        if isinstance(mappings, str):
+            if mappings != "subordinate":
+                raise self._bad(name, f"must be lines or 'subordinate', not {mappings!r}")
+            return
+        mappings = (mappings,) if isinstance(mappings, IdMapping) else tuple(mappings)
+        check_mappings(mappings, f"Sandbox.{name}")
+        self._put(name, mappings)
+        wanted = getattr(self, name[:3])
+        inside = DEFAULT_ID if wanted is None else wanted
+        if not any(mapping.covers(inside) for mapping in mappings):
+            raise self._bad(name[:3], f"{inside} is not mapped by Sandbox.{name}")
+
+    def _settle_files(self) -> None:
+        if self.rootfs is not None:
+            self._put("rootfs", check_rootfs(self.rootfs, "Sandbox.rootfs"))
+        self._put("mounts", check_mounts(self.mounts, "Sandbox.mounts"))
+        for name in ("masked_paths", "readonly_paths"):
+            paths = getattr(self, name)
+            if isinstance(paths, (str, bytes)):
+                raise SpecTypeError("must be a list of paths", field=f"Sandbox.{name}")
+            clean = tuple(values.destination(path, f"Sandbox.{name}[{n}]") for n, path in enumerate(paths))
+            self._put(name, clean)
+        if Namespace.MOUNT not in self.namespaces:
+            for name in ("rootfs", "mounts", "masked_paths", "readonly_paths"):
+                if getattr(self, name):
+                    raise self._bad(name, "needs Namespace.MOUNT in Sandbox.namespaces")
+        values.integer(self.umask, "Sandbox.umask", most=0o777)
+
+    def _settle_surroundings(self) -> None:
+        for name in ("hostname", "domainname"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if Namespace.UTS not in self.namespaces:
+                raise self._bad(name, "needs Namespace.UTS in Sandbox.namespaces")
+            if len(values.text(value, f"Sandbox.{name}").encode()) > HOST_NAME_MAX:
+                raise self._bad(name, f"is longer than {HOST_NAME_MAX} bytes")
+        self._put("env", check_env(self.env, "Sandbox.env"))
+        if self.workdir is not None:
+            self._put("workdir", values.clean(values.path(self.workdir, "Sandbox.workdir")))
+        for name in ("loopback", "tty", "new_session", "no_new_privs", "nested_namespaces", "as_pid1"):
+            values.flag(getattr(self, name), f"Sandbox.{name}")
+        if self.tty and not self.new_session:
+            raise self._bad("tty", "needs new_session: a controlling terminal belongs to a session")
+        if self.tty and Namespace.MOUNT not in self.namespaces:
+            raise self._bad("tty", "needs Namespace.MOUNT: the terminal is of the sandbox's own devpts")
+
+    def _settle_rights(self) -> None:
+        self._put("capabilities", capability_set(self.capabilities, "Sandbox.capabilities"))
+        self._put("rlimits", check_rlimits(self.rlimits, "Sandbox.rlimits"))
+        if self.as_pid1 and Namespace.PID not in self.namespaces:
+            raise self._bad("as_pid1", "needs Namespace.PID in Sandbox.namespaces")
+        if self.timeout is not None:
+            self._put("timeout", values.duration(self.timeout, "Sandbox.timeout"))
+        self._put("output", values.size(self.output, "Sandbox.output"))
+
+    def joined(self, kind: Namespace) -> bool:
+        """Is this kind entered rather than new or shared?"""
+        return any(join.kind is kind for join in self.join)
+
+
+def check_env(value: object, field: str) -> FrozenMap:
+    """Names and values as the kernel takes them: no empty name, no ``=`` in it, no NUL."""
+    if not hasattr(value, "items"):
+        raise SpecTypeError(f"must be a mapping, not {type(value).__name__}", field=field)
+    found: dict[str, str | None] = {}
+    items: Iterable[tuple[object, object]] = value.items()
+    for key, item in items:
+        name = values.text(key, f"{field} name {key!r}")
+        if not name or "=" in name:
+            raise SpecError("a name must not be empty or contain '='", field=f"{field}[{name!r}]")
+        found[name] = None if item is None else values.text(item, f"{field}[{name!r}]")
+    return FrozenMap(found)
+
+
+class Command(Record):
+    """What runs in it: argv, and the descriptors of the caller that are passed on under their own numbers."""
+
+    argv: tuple[str, ...]
+    pass_fds: tuple[int, ...] = ()
+
+    def _settle(self) -> None:
+        if isinstance(self.argv, (str, bytes)):
+            raise SpecTypeError(
+                "must be a list of arguments, not one text",
+                field="argv",
+                hint="['sh', '-c', text] runs a text in a shell; shlex.split(text) makes a list of it",
+            )
+        if not isinstance(self.argv, (list, tuple)):
+            raise SpecTypeError(f"must be a list of arguments, not {type(self.argv).__name__}", field="argv")
+        if not self.argv:
+            raise SpecError("is empty: there is nothing to run", field="argv")
+        self._put("argv", tuple(values.text(arg, f"argv[{n}]") for n, arg in enumerate(self.argv)))
+        if not self.argv[0]:
+            raise SpecError("is empty", field="argv[0]")
+        fds = tuple(sorted({values.integer(fd, f"pass_fds[{n}]", most=2**20) for n, fd in enumerate(self.pass_fds)}))
+        if fds and fds[0] < 3:
+            raise SpecError("0 to 2 are stdin, stdout and stderr", field="pass_fds")
+        self._put("pass_fds", fds)
