@@ -1,0 +1,41 @@
+"""ramet: clone(2) done right. New processes that share exactly what you say, from one flag to a rootless container.
+
+    >>> import ramet
+    >>> ramet.run(["python3", "-c", "print(6 * 7)"], timeout=5).stdout
+    b'42\\n'
+"""
+
+from ramet.errors import (
+    ChildDied,
+    CommandError,
+    Error,
+    ExitError,
+    HelperError,
+    SpecError,
+    SpecTypeError,
+    StepError,
+    TimeoutExpired,
+    UnsupportedError,
+)
+from ramet.run.process import Popen, run
+from ramet.run.result import Result, Usage
+from ramet.run.streams import DEVNULL, PIPE, STDOUT
+from ramet.spec import (
+    Bind,
+    Dev,
+    Directory,
+    File,
+    IdMapping,
+    Join,
+    Mqueue,
+    Namespace,
+    Overlay,
+    Proc,
+    Rootfs,
+    Sandbox,
+    Symlink,
+    TimeOffsets,
+    Tmpfs,
+)
+
+__version__ = "0.1.0"

@@ -1,0 +1,240 @@
+"""Facts: what `compile` needs to know of the host, as a value.
+
+Gathered once for a process and its credentials; what a spec names (bind sources and the like) is looked up
+for each plan, since it may change.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from ramet.errors import SpecError, UnsupportedError
+from ramet.spec import view
+from ramet.spec.mounts import Bind, Overlay
+from ramet.spec.record import FrozenMap, Record
+from ramet.spec.rootfs import Rootfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ramet.spec import Sandbox
+
+CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
+OLDEST_KERNEL = (5, 14)
+
+
+class Path(Record):
+    """A path of the host. kind: "dir", "file" (all that is neither directory nor link), "link".
+
+    real: with every symlink resolved; target: of a link; uid, gid: its owner.
+    """
+
+    kind: str
+    real: str = ""
+    target: str = ""
+    uid: int = 0
+    gid: int = 0
+
+
+class IdRange(Record):
+    """A line of /etc/subuid or /etc/subgid that is the caller's."""
+
+    start: int
+    size: int
+
+
+class Facts(Record):
+    """The host, as far as a plan depends on it.
+
+    kernel: (6, 18); machine: as uname(2) says; uid, gid: effective, of the caller; capabilities: effective, as a bit
+    mask; last_cap: highest capability number the kernel knows; subuids, subgids; newuidmap, newgidmap: paths of
+    the helpers, if installed; layout: paths of the minimal view that exist; python: directories of the running
+    Python, each with its resolved path; autokill: can clone kill the child when its pidfd is closed (CLONE_PIDFD_AUTOKILL, since Linux 7.1)?
+    paths: what the spec at hand names.
+    """
+
+    kernel: tuple[int, int]
+    machine: str
+    uid: int
+    gid: int
+    capabilities: int
+    last_cap: int
+    subuids: tuple[IdRange, ...]
+    subgids: tuple[IdRange, ...]
+    newuidmap: str | None
+    newgidmap: str | None
+    layout: Mapping[str, Path]
+    python: tuple[tuple[str, str], ...]
+    autokill: bool = False
+    paths: Mapping[str, Path] = FrozenMap()
+
+    def capable(self, number: int) -> bool:
+        """Has the caller this capability?"""
+        return bool(self.capabilities >> number & 1)
+
+    @property
+    def privileged(self) -> bool:
+        """May the caller map other ids than its own?"""
+        return self.capable(CAP_SETUID) and self.capable(CAP_SETGID)
+
+
+_known: dict[tuple[object, ...], Facts] = {}
+
+
+def facts() -> Facts:
+    """The host's facts for the calling process. Asked once for each set of credentials."""
+    key = (os.getresuid(), os.getresgid(), _effective_capabilities() if os.geteuid() == 0 else None)
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = _ask()
+    return found
+
+
+def facts_for(spec: Sandbox) -> Facts:
+    """The facts, with the paths this spec names looked up now."""
+    known = facts()
+    named = {path: _look_up(path, field, optional) for path, field, optional in _paths_of(spec)}
+    found = {path: fact for path, fact in named.items() if fact is not None}
+    return known.replace(paths=FrozenMap(found)) if found else known
+
+
+def _paths_of(spec: Sandbox) -> Iterator[tuple[str, str, bool]]:
+    if isinstance(spec.rootfs, Rootfs):
+        yield spec.rootfs.path, "Sandbox.rootfs.path", False
+    for n, mount in enumerate(spec.mounts):
+        if isinstance(mount, Bind):
+            yield mount.source, f"Sandbox.mounts[{n}].source", mount.optional
+        elif isinstance(mount, Overlay):
+            for m, lower in enumerate(mount.lower):
+                yield lower, f"Sandbox.mounts[{n}].lower[{m}]", False
+            if mount.upper and mount.work:
+                yield mount.upper, f"Sandbox.mounts[{n}].upper", False
+                yield mount.work, f"Sandbox.mounts[{n}].work", False
+
+
+def _look_up(path: str, field: str, optional: bool) -> Path | None:
+    try:
+        real = os.path.realpath(path, strict=True)
+        found = os.lstat(real)
+    except FileNotFoundError:
+        if optional:
+            return None
+        raise SpecError(f"{path!r} does not exist", field=field) from None
+    except OSError as error:
+        raise SpecError(f"{path!r}: {error.strerror}", field=field) from None
+    kind = "dir" if stat.S_ISDIR(found.st_mode) else "file"
+    return Path(kind, real=real, uid=found.st_uid, gid=found.st_gid)
+
+
+def _ask() -> Facts:
+    uname = os.uname()
+    if uname.machine not in ("x86_64", "aarch64"):
+        raise UnsupportedError(
+            "ramet can't run here", fact=f"the machine is {uname.machine}", needs="x86-64 or aarch64"
+        )
+    kernel = kernel_version(uname.release)
+    if kernel < OLDEST_KERNEL:
+        raise UnsupportedError("ramet can't run here", fact=f"the kernel is {uname.release}", needs="Linux 5.14")
+    return Facts(
+        kernel=kernel,
+        machine=uname.machine,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        capabilities=_effective_capabilities(),
+        last_cap=int(_read("/proc/sys/kernel/cap_last_cap") or 40),
+        subuids=_sub_ids("/etc/subuid"),
+        subgids=_sub_ids("/etc/subgid"),
+        newuidmap=_which("newuidmap"),
+        newgidmap=_which("newgidmap"),
+        layout=_layout(),
+        python=_python(),
+        autokill=_autokill(kernel),
+    )
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """(6, 18) for "6.18.44-something"."""
+    major, minor = release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+def _autokill(kernel: tuple[int, int]) -> bool:
+    return False
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _effective_capabilities() -> int:
+    for line in (_read("/proc/thread-self/status") or "").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _sub_ids(path: str) -> tuple[IdRange, ...]:
+    """The caller's lines, by name or number; see subuid(5)."""
+    content = _read(path)
+    if not content:
+        return ()
+    import pwd
+
+    owners = {str(os.geteuid())}
+    try:
+        owners.add(pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:
+        pass  # a uid without a name has only lines by number
+    found = []
+    for line in content.splitlines():
+        parts = line.split(":")
+        if len(parts) == 3 and parts[0] in owners and parts[1].isdigit() and parts[2].isdigit():
+            found.append(IdRange(int(parts[1]), int(parts[2])))
+    return tuple(found)
+
+
+def _which(name: str) -> str | None:
+    """Where a set-uid helper is; only in the system's directories, whatever PATH says."""
+    for directory in ("/usr/bin", "/bin", "/usr/local/bin"):
+        path = f"{directory}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _layout() -> FrozenMap:
+    found = {}
+    for path in (*view.TREES, *view.ETC, *view.ETC_NETWORK):
+        try:
+            status = os.lstat(path)
+        except OSError:
+            continue  # this host has none; the view does without
+        if stat.S_ISLNK(status.st_mode) and path in view.TREES + ("/etc/localtime",):
+            found[path] = Path("link", target=os.readlink(path))
+        elif os.path.exists(path):
+            found[path] = Path("dir" if os.path.isdir(path) else "file", real=os.path.realpath(path))
+    debian_python = f"/etc/python{sys.version_info.major}.{sys.version_info.minor}"
+    if os.path.isdir(debian_python):
+        found[debian_python] = Path("dir", real=debian_python)
+    return FrozenMap(found)
+
+
+def _python() -> tuple[tuple[str, str], ...]:
+    """The running Python's prefixes outside the system's trees; never a whole home directory."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    found: list[str] = []
+    for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix):
+        for path in (os.path.abspath(prefix), os.path.realpath(prefix)):
+            inside_trees = any(path == tree or path.startswith(tree + "/") for tree in view.TREES)
+            holds_home = home == path or home.startswith(path.rstrip("/") + "/")
+            if not inside_trees and not holds_home and path not in found and os.path.isdir(path):
+                found.append(path)
+    outermost = [path for path in found if not any(path.startswith(other + "/") for other in found)]
+    return tuple((path, os.path.realpath(path)) for path in outermost)

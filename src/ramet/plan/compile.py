@@ -1,0 +1,240 @@
+"""compile(spec, facts, command) -> Plan. Pure: the same arguments always give the same plan.
+
+The order of a plan, and what forces it:
+
+1. die with the caller: before anything that could wait or fail;
+2. ids: nothing can be made in a new user namespace by an id that is not mapped (EOVERFLOW);
+3. surroundings: they need the host's /proc, and capabilities;
+4. mounts, then pivot_root: needs the host's paths, so no host path may be used after it;
+5. capabilities and no_new_privs: everything before needs the former;
+6. descriptors: the mounts were built on them;
+7. exec of init, or of the payload; in init's child, what must not hit init itself: limits, session, signal mask.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ramet.errors import SpecError, UnsupportedError
+from ramet.plan import finish, idmap, rights, surroundings
+from ramet.plan.life import CALLER, die_with_caller
+from ramet.plan.mounts import build_root
+from ramet.plan.steps import Block, Builder, Plan, Slot, Stage
+from ramet.spec import Namespace, Rootfs
+from ramet.spec.mounts import hidden_by_later
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.host.facts import Facts
+    from ramet.plan.idmap import Maps
+    from ramet.spec import Command, Join, Sandbox
+
+CLONE_CLEAR_SIGHAND = 1 << 32
+CLONE_AUTOREAP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 36
+CAP_SYS_ADMIN = 21
+
+#: Joined first to last: the user namespace gives the rights for the rest (setns(2)).
+JOIN_ORDER = ("user", "pid", "net", "ipc", "uts", "cgroup", "time", "mnt")
+PR_SET_DUMPABLE = 4
+
+
+class Shape:
+    """What compile derives from spec and facts before it lays the steps."""
+
+    def __init__(self, spec: Sandbox, facts: Facts, command: Command) -> None:
+        self.root = _root_name(spec)
+        self.home = finish.home_of(self.root)
+        self.workdir = self.home
+        self.python = tuple(path for path, _ in facts.python) if self.root == "minimal" else ()
+        self.own_pids = Namespace.PID in spec.namespaces
+        self.new_user = Namespace.USER in spec.namespaces
+        self.init = (self.own_pids and not spec.as_pid1) or spec.joined(Namespace.PID)
+        self.tty = spec.tty
+        self.maps: Maps | None = idmap.choose_maps(spec, facts) if self.new_user else None
+        self.uid, self.gid = idmap.payload_ids(spec, facts)
+        self.idmapped: dict[str, Slot] = {}
+        self.pts: Slot | None = None
+        self.terminal: Slot | None = None
+        free = (number for number in range(3, 4096) if number not in command.pass_fds)
+        slots = (idmap.CONTROL, finish.TAIL, CALLER, finish.INIT_EXE)
+        self.handed = dict(zip(free, slots, strict=False)) if self.init else {}
+
+    def number(self, slot: Slot) -> int:
+        """The number under which init is handed a descriptor; -1: it is not."""
+        return next((number for number, handed in self.handed.items() if handed == slot), -1)
+
+
+def _root_name(spec: Sandbox) -> str:
+    if Namespace.MOUNT not in spec.namespaces:
+        return "host"
+    if spec.rootfs is None:
+        return "minimal"
+    return spec.rootfs.path if isinstance(spec.rootfs, Rootfs) else spec.rootfs
+
+
+@lru_cache(maxsize=256)
+def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
+    """The plan of this sandbox on this host, ending in the execution of this command.
+
+    Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
+    """
+    _check(spec, facts)
+    shape = Shape(spec, facts, command)
+    stages = {}
+    if spec.join:
+        stages["join"] = Stage("join", tuple(_join(spec)))
+    child = _child(spec, facts, command, shape)
+    if shape.init:
+        stages["child"] = child
+        stages["payload"] = _payload(Builder(), spec, command, shape, "payload")
+    else:
+        stages["child"] = child
+    return Plan(
+        spec=spec,
+        facts=facts,
+        command=command,
+        clone_flags=_clone_flags(spec, facts, shape),
+        stages=stages,
+        sync=idmap.caller_maps(shape.maps, facts) if shape.maps else (),
+        init=shape.init,
+        control=shape.number(idmap.CONTROL),
+        watch=shape.number(CALLER),
+        tty=spec.tty,
+        notes=_notes(spec),
+    )
+
+
+def _check(spec: Sandbox, facts: Facts) -> None:
+    new = spec.namespaces - {Namespace.USER}
+    joins_user = spec.joined(Namespace.USER)
+    if new and Namespace.USER not in spec.namespaces and not joins_user and not facts.capable(CAP_SYS_ADMIN):
+        names = ", ".join(sorted(kind.value for kind in new))
+        raise SpecError(
+            f"new namespaces ({names}) need a new user namespace too, since the caller has no CAP_SYS_ADMIN",
+            field="Sandbox.namespaces",
+            hint="add Namespace.USER",
+        )
+    if Namespace.TIME in spec.namespaces and spec.as_pid1 and facts.kernel < (6, 3):
+        raise UnsupportedError(
+            "a time namespace with as_pid1=True",
+            fact=f"the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
+            needs="Linux 6.3, where exec enters the new time namespace; with init any kernel will do",
+        )
+    for name in spec.capabilities:
+        from ramet.spec.capabilities import NUMBERS
+
+        if NUMBERS[name] > facts.last_cap:
+            raise UnsupportedError(
+                f"keeping {name}", fact=f"the kernel's last capability is {facts.last_cap}", needs="a newer kernel"
+            )
+
+
+def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape) -> int:
+    flags = CLONE_CLEAR_SIGHAND
+    for kind in spec.namespaces - {Namespace.TIME}:
+        flags |= kind.clone_flag
+    if facts.autokill and shape.init:
+        # The kernel's own answer to a dead caller: it kills the child when the last copy of the pidfd is closed.
+        flags |= CLONE_AUTOREAP | CLONE_PIDFD_AUTOKILL
+    return flags
+
+
+def join_slot(join: Join) -> Slot:
+    """The input that holds the descriptor of a namespace to join."""
+    return Slot(f"ns_{join.kind.value}")
+
+
+def _join(spec: Sandbox) -> list[object]:
+    """Run by an intermediate process. Memory first: while it is not dumpable, nobody in there can ptrace us."""
+    b = Builder()
+    b.about("Sandbox.join", "hide our memory from processes in there")
+    b.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    by_kind = {join.kind.value: (n, join) for n, join in enumerate(spec.join)}
+    for kind in JOIN_ORDER:
+        if kind in by_kind:
+            n, join = by_kind[kind]
+            b.about(f"Sandbox.join[{n}] = {join!r}", f"join the {kind} namespace")
+            b.call("setns", join_slot(join), join.kind.clone_flag)
+    return list(b.steps)
+
+
+def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage:
+    b = Builder()
+    die_with_caller(b)
+    if shape.maps:
+        idmap.map_ids(b, shape.maps)
+    if Namespace.TIME in spec.namespaces:
+        surroundings.new_time_namespace(b, spec.time_offsets)
+    if (shape.maps and not shape.maps.by_child) or (not shape.maps and facts.privileged and not spec.joined(Namespace.USER)):
+        _become(b, spec, shape)
+    surroundings.surround(b, spec)
+    if Namespace.MOUNT in spec.namespaces:
+        build_root(b, spec, facts, shape)
+    if spec.tty:
+        _open_terminal(b, shape)
+    if Namespace.USER in spec.namespaces or facts.capabilities:
+        rights.limit_capabilities(b, spec, facts)
+    if spec.no_new_privs:
+        rights.no_new_privs(b)
+    finish.place_descriptors(b, command, shape)
+    if shape.init:
+        finish.exec_init(b, shape)
+        return Stage("child", tuple(b.steps))
+    return _payload(b, spec, command, shape, "child")
+
+
+def _become(b: Builder, spec: Sandbox, shape: Shape) -> None:
+    idmap.become(b, shape.uid, shape.gid, spec.groups)
+
+
+def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: str) -> Stage:
+    """What must not hit init: the payload's own limits, session, directory, mask."""
+    if spec.joined(Namespace.PID):
+        b.about("caller", "die with init")
+        b.call("prctl", 1, 9, 0, 0, 0)
+    finish.enter_session(b, spec)
+    finish.enter_directory(b, spec, shape)
+    b.about("Sandbox.umask", "set the umask")
+    b.call("umask", spec.umask)
+    rights.limit_resources(b, spec)
+    finish.exec_payload(b, command, finish.environment(spec, shape))
+    return Stage(name, tuple(b.steps))
+
+
+O_RDWR, O_NOCTTY = 0o2, 0o400
+TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
+SOL_SOCKET, SCM_RIGHTS = 1, 1
+
+
+def _open_terminal(b: Builder, shape: Shape) -> None:
+    """A terminal pair of the sandbox's own devpts: its name is right inside, and none of the host's is seen.
+
+    The master goes to the caller through the control socket. See pty(7), ioctl_tty(2).
+    """
+    import os
+    import struct
+
+    from ramet.plan.steps import Ptr
+
+    if shape.pts is None:
+        raise SpecError("needs the default /dev, or Dev('/dev'), in the sandbox", field="Sandbox.tty")
+    b.about("Sandbox.tty", "open a terminal")
+    pts = shape.pts
+    master = b.open("master", "openat", pts, "ptmx", O_RDWR | O_NOCTTY | os.O_CLOEXEC, 0)
+    b.call("ioctl", master, TIOCSPTLCK, Block(bytes(8), text="[0]"))
+    shape.terminal = b.open("slave", "ioctl", master, TIOCGPTPEER, O_RDWR | O_NOCTTY | os.O_CLOEXEC)
+    rights_message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), master, bytes(4))
+    vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
+    header = Block(bytes(16), Ptr(vector), struct.pack("<Q", 1), Ptr(rights_message), struct.pack("<QQ", 24, 0),
+                   text="{SCM_RIGHTS, [master]}")
+    b.call("sendmsg", idmap.CONTROL, header, 0x4000)
+
+
+def _notes(spec: Sandbox) -> tuple[str, ...]:
+    return tuple(
+        f"Sandbox.mounts[{late}] hides Sandbox.mounts[{early}]: it comes later and covers a place above it"
+        for early, late in hidden_by_later(spec.mounts)
+    )
+
+
+__all__ = ["CALLER", "Shape", "compile", "join_slot"]

@@ -1,0 +1,118 @@
+"""The end of a plan: descriptors, session, working directory, exec."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from ramet.plan.steps import Block, Builder, Ptr, Slot
+from ramet.spec.sandbox import HOME
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.plan.compile import Shape
+    from ramet.spec import Command, Sandbox
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+O_CLOEXEC = os.O_CLOEXEC
+LAST_FD = 2**32 - 1
+SIG_SETMASK = 2
+TIOCSCTTY = 0x540E
+RESOLVE_NO_MAGICLINKS = 0x02
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+INIT_EXE = Slot("init")
+TAIL = Slot("tail")
+
+
+def environment(spec: Sandbox, shape: Shape) -> dict[str, str]:
+    """Everything the payload finds in environ. env= adds, replaces, or, with None, takes away."""
+    path = ":".join([*(f"{prefix}/bin" for prefix in shape.python), DEFAULT_PATH])
+    found: dict[str, str | None] = {"PATH": path, "HOME": shape.home, "LANG": "C.UTF-8", "TERM": "dumb"}
+    if spec.tty:
+        found["TERM"] = "xterm"
+    found.update(spec.env)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def place_descriptors(b: Builder, command: Command, shape: Shape) -> None:
+    """Put what is passed on under its number, and close all else. Inputs lie above every number in use here."""
+    b.about("stdin, stdout, stderr", "place the standard streams")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        b.call("dup3", shape.terminal or Slot(name), number, 0)
+    kept = [0, 1, 2]
+    for fd in command.pass_fds:
+        b.about("pass_fds", f"pass on descriptor {fd}")
+        b.call("dup3", Slot(f"fd{fd}"), fd, 0)
+        kept.append(fd)
+    if shape.init:
+        b.about("init", "hand init its descriptors")
+        for number, slot in shape.handed.items():
+            b.call("dup3", slot, number, O_CLOEXEC if slot is INIT_EXE else 0)
+            kept.append(number)
+    b.about("descriptors", "close every other descriptor")
+    after = 0
+    for fd in sorted(kept):
+        if fd > after:
+            b.call("close_range", after, fd - 1, 0)
+        after = fd + 1
+    b.call("close_range", after, LAST_FD, 0)
+
+
+def exec_init(b: Builder, shape: Shape) -> None:
+    """exec the sealed copy of init; argv[1] tells where its plan is."""
+    number = {slot: number for number, slot in shape.handed.items()}
+    b.about("init", "start init")
+    argv = _strings("ramet-init", str(number[TAIL]))
+    b.call("execveat", number[INIT_EXE], "", argv, _strings(), AT_EMPTY_PATH)
+
+
+def enter_session(b: Builder, spec: Sandbox) -> None:
+    """A session of its own: no signals from the caller's terminal, and no input pushed into it (TIOCSTI)."""
+    if spec.new_session:
+        b.about("Sandbox.new_session", "start a session")
+        b.call("setsid")
+    if spec.tty:
+        b.about("Sandbox.tty", "make the terminal the controlling one")
+        b.call("ioctl", 0, TIOCSCTTY, 0)
+
+
+def enter_directory(b: Builder, spec: Sandbox, shape: Shape) -> None:
+    """The working directory. No descriptor of the host is open any more, and magic links are refused: a path
+    as /proc/self/fd/7 leads nowhere (the shape of CVE-2024-21626)."""
+    where = shape.workdir if spec.workdir is None else spec.workdir
+    b.about("Sandbox.workdir", f"enter the working directory {where!r}")
+    how = Block(struct.pack("<QQQ", os.O_PATH | os.O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS),
+                text="{O_PATH|O_DIRECTORY|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}")
+    fd = b.open("workdir", "openat2", AT_FDCWD, where, how, 24)
+    b.call("fchdir", fd)
+    b.close(fd)
+
+
+def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
+    """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
+    b.about("command", "unblock signals")
+    b.call("rt_sigprocmask", SIG_SETMASK, Block(bytes(8), text="[]"), 0, 8)
+    name = command.argv[0]
+    b.about("command", f"execute {name!r}")
+    argv, envp = _strings(*command.argv), _strings(*(f"{key}={value}" for key, value in env.items()))
+    if "/" in name:
+        b.call("execve", name, argv, envp)
+        return
+    for directory in env.get("PATH", DEFAULT_PATH).split(":"):
+        b.attempt("execve", f"{directory or '.'}/{name}", argv, envp)
+
+
+def _strings(*texts: str) -> Block:
+    shown = ", ".join(_quoted(text) for text in texts)
+    return Block(*(Ptr(text) for text in texts), bytes(8), text=f"[{shown}]")
+
+
+def _quoted(text: str) -> str:
+    return '"' + ascii(text)[1:-1].replace('"', '\\"') + '"'
+
+
+def home_of(root: str) -> str:
+    """The home directory inside: only the minimal view has one."""
+    return HOME if root == "minimal" else "/"

@@ -1,0 +1,37 @@
+"""Dying with the caller: the first steps of every child, and again whenever its credentials changed."""
+
+from __future__ import annotations
+
+import struct
+
+from ramet.plan.steps import Block, Builder, Slot
+
+PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+POLLIN = 1
+
+#: Input: a pidfd of the caller. Readable when the caller is dead.
+CALLER = Slot("caller")
+
+
+def die_with_caller(b: Builder) -> None:
+    """Ask for the signal, then look whether the caller was dead already; in this order there is no gap.
+
+    The pidfd, not getppid(2), which is 0 in a new pid namespace; and not only the end of a pipe, of which
+    other children of the caller may hold a copy.
+    """
+    b.about("caller", "tie the sandbox's life to the caller's")
+    b.call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    b.call("ppoll", _polled(b), 1, Block(bytes(16), text="{0, 0}"), 0, 0, expect=0)
+
+
+def repeat_after_credentials(b: Builder) -> None:
+    """commit_creds() in the kernel clears the parent-death signal when ids change."""
+    die_with_caller(b)
+
+
+def _polled(b: Builder) -> Block:
+    for step in b.steps:
+        if step.call == "ppoll":
+            return step.args[0]  # type: ignore[return-value]
+    return Block(CALLER, struct.pack("<hh", POLLIN, 0), text="{caller, POLLIN}")

@@ -1,0 +1,278 @@
+"""Each kind of mount, as steps; the default view; and the root they go into."""
+
+from __future__ import annotations
+
+from ramet.plan.steps import Builder, Slot
+from ramet.plan.tree import (
+    AT_FDCWD,
+    AT_SYMLINK_NOFOLLOW,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MS_PRIVATE,
+    MS_REC,
+    NODEV,
+    NOEXEC,
+    NOSUID,
+    O_CLOEXEC,
+    OPEN_TREE_CLONE,
+    RDONLY,
+    Tree,
+)
+from ramet.spec import (
+    Bind,
+    Dev,
+    Directory,
+    File,
+    Mount,
+    Mqueue,
+    Namespace,
+    Overlay,
+    Proc,
+    Rootfs,
+    Symlink,
+    Tmpfs,
+    view,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ramet.host.facts import Facts
+    from ramet.plan.compile import Shape
+    from ramet.spec import Sandbox
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+DEV_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+S_IFREG = 0o100000
+
+
+def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    """The new root with everything in it, and into it."""
+    b.about("Sandbox.namespaces", "keep mounts from spreading to the host")
+    b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
+    b.about("Sandbox.umask", "set a neutral umask")
+    b.call("umask", 0)
+    tree = Tree(b)
+    b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
+    _make_root(tree, spec, facts, shape)
+    taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
+    if shape.root == "minimal":
+        _minimal_view(tree, spec, facts, shape, taken)
+    if shape.root != "empty":
+        for mount in _default_mounts(spec, shape):
+            if not _covered(str(mount.destination), taken):  # type: ignore[attr-defined]
+                b.about(f"default {mount!r}", f"mount {mount.destination}")  # type: ignore[attr-defined]
+                _APPLY[type(mount)](tree, mount, facts, shape, "")
+    if shape.root == "minimal":
+        _running_python(tree, facts, taken)
+    for n, mount in enumerate(spec.mounts):
+        b.about(f"Sandbox.mounts[{n}] = {_short(mount)}", f"mount {mount.destination}")  # type: ignore[attr-defined]
+        _APPLY[type(mount)](tree, mount, facts, shape, f"{n}")
+    for n, path in enumerate(spec.readonly_paths):
+        b.about(f"Sandbox.readonly_paths[{n}]", f"make {path} read-only")
+        tree.make_readonly(path)
+    for n, path in enumerate(spec.masked_paths):
+        b.about(f"Sandbox.masked_paths[{n}]", f"mask {path}")
+        tree.mask(path)
+    tree.seal()
+    tree.enter()
+
+
+def _short(mount: Mount) -> str:
+    text = repr(mount)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _covered(path: str, taken: list[str]) -> bool:
+    """Has the user put something of their own there, or above it?"""
+    return any(path == where or path.startswith(where + "/") for where in taken)
+
+
+def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    if shape.root in ("minimal", "empty"):
+        tree.attach_root(tree.new_fs("tmpfs", NOSUID | NODEV, mode="0755"), own=True)
+        return
+    rootfs = spec.rootfs if isinstance(spec.rootfs, Rootfs) else Rootfs("/")
+    real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
+    if rootfs.writes == "discarded":
+        mount = _overlay(tree, shape, [real], None, None)
+    else:
+        mount = tree.clone_host(real)
+        tree.set_attributes(mount, NOSUID | NODEV | (RDONLY if rootfs.writes == "refused" else 0))
+    tree.attach_root(mount, own=False)
+
+
+def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
+    networked = Namespace.NET not in spec.namespaces
+    names = [name for name in facts.layout if networked or name not in view.ETC_NETWORK]
+    for name in names:
+        if not _covered(name, taken):
+            tree.b.about(f"default view: {name}", f"show {name}")
+            _show(tree, name, facts)
+    made = {"/etc/passwd": view.passwd(shape.uid, shape.home), "/etc/group": view.group(shape.gid)}
+    if not networked:
+        made["/etc/hosts"] = view.HOSTS
+    for name, content in made.items():
+        if not _covered(name, taken):
+            tree.b.about(f"default view: {name}", f"make {name}")
+            tree.make_file(name, content.encode(), 0o644)
+
+
+def _running_python(tree: Tree, facts: Facts, taken: list[str]) -> None:
+    """After /tmp and the home directory: the prefix may lie below one of these."""
+    for prefix, real in facts.python:
+        if not _covered(prefix, taken):
+            tree.b.about("default view: the running Python", f"show {prefix}")
+            _bind_host(tree, prefix, real, is_dir=True)
+
+
+def _show(tree: Tree, name: str, facts: Facts) -> None:
+    found = facts.layout[name]
+    if found.kind == "link":
+        tree.make_symlink(name, found.target)
+    else:
+        _bind_host(tree, name, found.real, is_dir=found.kind == "dir")
+
+
+def _bind_host(tree: Tree, where: str, real: str, *, is_dir: bool) -> None:
+    """A path of the host's own configuration or programs, read-only."""
+    flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_SYMLINK_NOFOLLOW | (0x8000 if is_dir else 0)
+    mount = tree.b.open("mnt", "open_tree", AT_FDCWD, real, flags)
+    tree.set_attributes(mount, RDONLY | NOSUID | NODEV)
+    tree.attach(mount, where, is_dir=is_dir)
+    tree.b.close(mount)
+
+
+def _default_mounts(spec: Sandbox, shape: Shape) -> tuple[Mount, ...]:
+    found: list[Mount] = [Proc(), Dev(), Tmpfs("/tmp", mode=0o1777)]
+    if shape.root == "minimal":
+        found.append(Tmpfs(shape.home, mode=0o700))
+    return tuple(found)
+
+
+def _bind(tree: Tree, mount: Bind, facts: Facts, shape: Shape, key: str) -> None:
+    found = facts.paths.get(mount.source)
+    if found is None:
+        return  # optional, and not there
+    is_dir = found.kind == "dir"
+    if key in shape.idmapped:
+        tree.attach(shape.idmapped[key], mount.destination, is_dir=is_dir)
+        return
+    tree_fd = tree.clone_host(found.real)
+    tree.set_attributes(tree_fd, NOSUID | NODEV | (0 if mount.writable else RDONLY))
+    tree.attach(tree_fd, mount.destination, is_dir=is_dir)
+    tree.b.close(tree_fd)
+
+
+def _tmpfs(tree: Tree, mount: Tmpfs, facts: Facts, shape: Shape, key: str) -> None:
+    options = {"mode": f"{mount.mode:04o}", "size": str(mount.size)}
+    if mount.inodes is not None:
+        options["nr_inodes"] = str(mount.inodes)
+    fd = tree.new_fs("tmpfs", NOSUID | NODEV, **options)
+    tree.attach(fd, mount.destination, is_dir=True, own=True)
+    tree.b.close(fd)
+
+
+def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None:
+    if shape.own_pids:
+        fd = tree.new_fs("proc", NOSUID | NODEV | NOEXEC)
+    else:
+        # A new proc needs a pid namespace of one's own; with the caller's, the caller's /proc is the right one.
+        fd = tree.clone_host("/proc")
+    tree.attach(fd, mount.destination, is_dir=True)
+    tree.b.close(fd)
+
+
+def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
+    b = tree.b
+    dev = tree.new_fs("tmpfs", NOSUID | NOEXEC, mode="0755", size="64k")
+    tree.attach(dev, mount.destination, is_dir=True, own=True)
+    for name in DEVICES:
+        node = b.open("mnt", "open_tree", AT_FDCWD, f"/dev/{name}", OPEN_TREE_CLONE | O_CLOEXEC)
+        b.call("mknodat", dev, name, S_IFREG | 0o666, 0)
+        b.call("move_mount", node, "", dev, name, MOVE_MOUNT_F_EMPTY_PATH)
+        b.close(node)
+    for name, target in DEV_LINKS:
+        b.call("symlinkat", target, dev, name)
+    pts = tree.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666")
+    _mount_in(tree, dev, "pts", pts)
+    if shape.tty and mount.destination == "/dev":
+        shape.pts = pts
+    else:
+        b.close(pts)
+    shm = tree.new_fs("tmpfs", NOSUID | NODEV | NOEXEC, mode="1777", size=str(mount.shm_size))
+    _mount_in(tree, dev, "shm", shm)
+    b.close(shm)
+    tree.sealed.append(dev)
+
+
+def _mount_in(tree: Tree, place: Slot, name: str, mount: Slot) -> None:
+    tree.b.call("mkdirat", place, name, 0o755)
+    tree.b.call("move_mount", mount, "", place, name, MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def _mqueue(tree: Tree, mount: Mqueue, facts: Facts, shape: Shape, key: str) -> None:
+    fd = tree.new_fs("mqueue", NOSUID | NODEV | NOEXEC)
+    tree.attach(fd, mount.destination, is_dir=True)
+    tree.b.close(fd)
+
+
+def _overlay_mount(tree: Tree, mount: Overlay, facts: Facts, shape: Shape, key: str) -> None:
+    lower = [facts.paths[path].real for path in mount.lower]
+    upper = facts.paths[mount.upper].real if mount.upper else None
+    work = facts.paths[mount.work].real if mount.work else None
+    fd = _overlay(tree, shape, lower, upper, work, str(mount.size))
+    tree.attach(fd, mount.destination, is_dir=True)
+    tree.b.close(fd)
+
+
+def _overlay(
+    tree: Tree, shape: Shape, lower: list[str], upper: str | None, work: str | None, size: str = "256M"
+) -> Slot:
+    """Without upper and work they are directories of a file system in memory, named relative to it."""
+    b = tree.b
+    if upper is None or work is None:
+        throwaway = tree.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=size)
+        b.call("move_mount", throwaway, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+        for name in ("upper", "work"):
+            b.call("mkdirat", throwaway, name, 0o755)
+        b.call("fchdir", throwaway)
+        b.close(throwaway)
+        upper, work = "upper", "work"
+    # In a user namespace, overlayfs keeps its marks in user.* attributes: trusted.* are the host's.
+    flags = ("userxattr",) if shape.new_user else ()
+    joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)
+    options = {"lowerdir": joined, "upperdir": upper, "workdir": work}
+    return tree.new_fs("overlay", NOSUID | NODEV, flags=flags, **options)
+
+
+def _symlink(tree: Tree, mount: Symlink, facts: Facts, shape: Shape, key: str) -> None:
+    tree.make_symlink(mount.destination, mount.target)
+
+
+def _file(tree: Tree, mount: File, facts: Facts, shape: Shape, key: str) -> None:
+    assert isinstance(mount.content, bytes)
+    tree.make_file(mount.destination, mount.content, mount.mode)
+
+
+def _directory(tree: Tree, mount: Directory, facts: Facts, shape: Shape, key: str) -> None:
+    tree.make_directory(mount.destination, mount.mode)
+
+
+_APPLY: dict[type[Mount], Any] = {
+    Bind: _bind,
+    Tmpfs: _tmpfs,
+    Proc: _proc,
+    Dev: _dev,
+    Mqueue: _mqueue,
+    Overlay: _overlay_mount,
+    Symlink: _symlink,
+    File: _file,
+    Directory: _directory,
+}

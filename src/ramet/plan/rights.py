@@ -1,0 +1,48 @@
+"""What the payload may do: capabilities, no_new_privs, resource limits."""
+
+from __future__ import annotations
+
+import struct
+
+from ramet.plan.idmap import capability_blocks
+from ramet.plan.steps import Block, Builder
+from ramet.spec.capabilities import NAMES, NUMBERS, mask
+from ramet.spec.limits import RLIM_INFINITY, RLIMITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.host.facts import Facts
+    from ramet.spec import Sandbox
+
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
+
+
+def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
+    """Empty every set but for those named; those stay through exec by the ambient set. See capabilities(7)."""
+    kept = mask(spec.capabilities)
+    b.about("Sandbox.capabilities", "limit capabilities")
+    for number in range(facts.last_cap + 1):
+        if not kept >> number & 1:
+            b.call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    b.call("capset", *capability_blocks(kept, kept, kept))
+    for name in NAMES:
+        if name in spec.capabilities:
+            b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NUMBERS[name], 0, 0)
+
+
+def no_new_privs(b: Builder) -> None:
+    """Nothing exec'd from here on gains rights: no set-uid, no file capabilities. See prctl(2), since Linux 3.5."""
+    b.about("Sandbox.no_new_privs", "set no_new_privs")
+    b.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def limit_resources(b: Builder, spec: Sandbox) -> None:
+    """prlimit64(2) on itself."""
+    for name, (soft, hard) in spec.rlimits.items():
+        b.about(f"Sandbox.rlimits[{name!r}]", f"limit RLIMIT_{name}")
+        shown = ["RLIM_INFINITY" if one == RLIM_INFINITY else str(one) for one in (soft, hard)]
+        limit = Block(struct.pack("<QQ", soft, hard), text=f"{{{shown[0]}, {shown[1]}}}")
+        b.call("prlimit64", 0, RLIMITS[name], limit, 0)

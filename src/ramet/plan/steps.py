@@ -1,0 +1,208 @@
+"""What a plan is made of: steps, stages, and the plan itself. Values only; nothing here runs anything."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NamedTuple
+
+    from ramet.host.facts import Facts
+    from ramet.plan.encode import Encodings
+    from ramet.spec import Command, Sandbox
+
+    class Step(NamedTuple):
+        """One system call. See the class of the same name below."""
+
+        call: str
+        args: tuple[Arg, ...]
+        result: Slot | None
+        origin: str
+        doing: str
+        allow: tuple[int, ...]
+        expect: int | None
+        retries: bool
+
+    Arg = int | str | bytes | "Slot" | "Block"
+else:
+
+    class Step(namedtuple("Step", "call args result origin doing allow expect retries")):
+        """One system call.
+
+        call: its name. args: an int is passed as it is, text as a pointer to a C string, a Block as a pointer to
+        a structure, a Slot as the number in it. result: the Slot it is kept in. origin: the spec field it comes
+        from. doing: what for, to complete "cannot ...". allow: errnos that are no failure. expect: the only
+        result that is none. retries: a failure may be followed by the next candidate of the same kind (execve along PATH).
+        """
+
+        __slots__ = ()
+
+
+class Slot(str):
+    """A 32-bit word that holds the result of an earlier step or an input of the caller, by name."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Slot({str(self)!r})"
+
+
+class Ptr:
+    """In a Block: a pointer to something else in the data."""
+
+    __slots__ = ("to",)
+
+    def __init__(self, to: bytes | str | Block) -> None:
+        self.to = to
+
+
+class Block(tuple):  # type: ignore[type-arg]
+    """A structure in memory: bytes as they are, Ptr as an address, a Slot as the place where it is kept.
+
+    text: how the structure is shown, as strace would.
+    """
+
+    text: str
+
+    def __new__(cls, *parts: bytes | Ptr | Slot, text: str = "") -> Block:
+        self = super().__new__(cls, parts)
+        self.text = text
+        return self
+
+
+class CallerStep(namedtuple("CallerStep", "action args origin doing")):
+    """What the caller does while the child waits for it. action: "write" (path below /proc/PID, text) or "helper" (argv).
+
+    ``{pid}`` in an argument stands for the child's pid.
+    """
+
+    __slots__ = ()
+
+
+class Stage(namedtuple("Stage", "name steps")):
+    """Steps that one process runs in order. name: "join", "child", "init" or "payload"."""
+
+    __slots__ = ()
+
+
+#: Numbers under which the stages report failures (csrc/child.h, csrc/init.h); 2 is the clone itself.
+STAGE_NUMBERS = {1: "join", 3: "child", 4: "init", 5: "payload"}
+STAGE_CLONE = 2
+
+
+class Plan:
+    """A sandbox as a program of system calls.
+
+    stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
+    CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
+    fills, by name. init: is there ramet's own pid 1? Then control, tail and caller are the numbers of the descriptors it is given.
+    tty: the child sends back the master of a new pseudo-terminal. notes: what a careful reader should know.
+    """
+
+    __slots__ = (
+        "clone_flags",
+        "command",
+        "control",
+        "encoded",
+        "facts",
+        "init",
+        "notes",
+        "spec",
+        "stages",
+        "sync",
+        "tty",
+        "watch",
+    )
+    encoded: Encodings | None
+
+    def __init__(
+        self,
+        *,
+        spec: Sandbox,
+        facts: Facts,
+        command: Command,
+        clone_flags: int,
+        stages: dict[str, Stage],
+        sync: tuple[CallerStep, ...],
+        init: bool,
+        control: int,
+        watch: int,
+        tty: bool,
+        notes: tuple[str, ...],
+    ) -> None:
+        self.spec, self.facts, self.command = spec, facts, command
+        self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
+        self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
+        self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
+
+    def __iter__(self) -> Iterator[Step]:
+        """Every step, in the order in which they run."""
+        for name in ("join", "child", "init", "payload"):
+            if name in self.stages:
+                yield from self.stages[name].steps
+
+    def __len__(self) -> int:
+        return sum(len(stage.steps) for stage in self.stages.values())
+
+    def __str__(self) -> str:
+        from ramet.plan.render import plan_text
+
+        return plan_text(self)
+
+    def to_json(self) -> dict[str, object]:
+        """The plan as plain data."""
+        from ramet.plan.render import plan_json
+
+        return plan_json(self)
+
+
+class Builder:
+    """Collects steps; knows which spec field they are for."""
+
+    __slots__ = ("_counter", "doing", "made", "origin", "steps")
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.origin = ""
+        self.doing = ""
+        self.made: set[str] = set()
+        self._counter = 0
+
+    def about(self, origin: str, doing: str) -> None:
+        """What the next steps are for."""
+        self.origin, self.doing = origin, doing
+
+    def call(self, name: str, *args: Arg, allow: tuple[int, ...] = (), expect: int | None = None) -> None:
+        """Add a step whose result is not needed."""
+        self.steps.append(Step(name, args, None, self.origin, self.doing, allow, expect, False))
+
+    def attempt(self, name: str, *args: Arg) -> None:
+        """Add a step that may fail as long as a later one of its kind does not."""
+        self.steps.append(Step(name, args, None, self.origin, self.doing, (), None, True))
+
+    def open(self, slot: str, name: str, *args: Arg, allow: tuple[int, ...] = ()) -> Slot:
+        """Add a step that opens a descriptor, kept in a slot of this name and a number."""
+        self._counter += 1
+        result = Slot(f"{slot}{self._counter}")
+        self.steps.append(Step(name, args, result, self.origin, self.doing, allow, None, False))
+        return result
+
+    def close(self, slot: Slot, allow: tuple[int, ...] = ()) -> None:
+        """Add a close."""
+        self.steps.append(Step("close", (slot,), None, self.origin, self.doing, allow, None, False))
+
+    def write_file(self, path: str, content: str) -> None:
+        """Open a file of /proc, write to it in one call, close it."""
+        fd = self.open("file", "openat", AT_FDCWD, path, O_WRONLY | O_CLOEXEC)
+        data = os.fsencode(content)
+        self.call("write", fd, data, len(data), expect=len(data))
+        self.close(fd)
+
+
+
+AT_FDCWD = -100
+O_WRONLY = os.O_WRONLY
+O_CLOEXEC = os.O_CLOEXEC

@@ -1,0 +1,38 @@
+"""A failed step as an exception: what was being done, the call, the errno, the field, a hint."""
+
+from __future__ import annotations
+
+from ramet.errors import CommandError, StepError
+from ramet.plan.render import clone_text, step_text
+from ramet.plan.steps import STAGE_CLONE, STAGE_NUMBERS
+from ramet.run.hints import hint_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.plan.steps import Plan
+
+
+def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepError:
+    """The error for {stage, step, errno} as the C core reports it."""
+    if stage_number == STAGE_CLONE:
+        return StepError(
+            "clone the child",
+            errno=errno,
+            call=clone_text(plan),
+            origin="Sandbox.namespaces",
+            stage="clone",
+            hint=hint_for("clone3", errno, None, plan),
+        )
+    stage = plan.stages[STAGE_NUMBERS[stage_number]]
+    step = stage.steps[index]
+    kind = CommandError if step.call == "execve" else StepError
+    return kind(
+        step.doing,
+        errno=errno,
+        call=step_text(step),
+        origin=step.origin,
+        stage=stage.name,
+        index=index,
+        total=len(stage.steps),
+        hint=hint_for(step.call, errno, step, plan),
+    )

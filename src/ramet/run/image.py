@@ -1,0 +1,78 @@
+"""Descriptors that a process needs once: the sealed copy of init, and a pidfd of the process itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from ramet.errors import UnsupportedError, errno_name
+
+MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
+F_ADD_SEALS = 1033
+SEALS = 0xF  # SEAL | SHRINK | GROW | WRITE: nobody can change it any more
+#: Above every number that a plan hands out by number, so that a dup never hits it.
+LOWEST = 64
+
+_init: int | None = None
+_self: tuple[int, int] | None = None
+
+
+def above(fd: int, lowest: int) -> int:
+    """A copy of the descriptor, close-on-exec, at or above `lowest`."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def init_image() -> int:
+    """A memfd that holds the init program and can't be written: a payload that reaches it through
+    /proc/PID/exe changes nothing (CVE-2019-5736)."""
+    global _init
+    if _init is None:
+        path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_init")
+        with open(path, "rb", buffering=0) as file:
+            content = file.readall()
+        fd = _memfd("ramet-init", executable=True)
+        try:
+            os.write(fd, content)
+            fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+            _init = above(fd, LOWEST)
+        finally:
+            os.close(fd)
+    return _init
+
+
+def _memfd(name: str, *, executable: bool) -> int:
+    flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
+    try:
+        # Since Linux 6.3 one says which; without it vm.memfd_noexec decides, and warns in the log.
+        return os.memfd_create(name, flags | (MFD_EXEC if executable else 0))
+    except OSError as error:
+        if error.errno != 22 or not executable:  # EINVAL: an older kernel, where every memfd is executable
+            raise UnsupportedError(
+                "ramet's init is run from a memfd",
+                fact=f"memfd_create says {errno_name(error.errno or 0)}",
+                needs="vm.memfd_noexec below 2",
+                hint="sysctl vm.memfd_noexec=1, or as_pid1=True to do without init",
+            ) from None
+    return os.memfd_create(name, flags)
+
+
+def plan_memory(content: bytes) -> int:
+    """A memfd with the tail of a plan, for init to read."""
+    fd = os.memfd_create("ramet-plan", MFD_CLOEXEC)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+    return fd
+
+
+def own_pidfd() -> int:
+    """A pidfd of this process; another one after a fork."""
+    global _self
+    pid = os.getpid()
+    if _self is None or _self[0] != pid:
+        if _self is not None:
+            os.close(_self[1])  # the parent's, inherited by fork
+        fd = os.pidfd_open(pid)
+        _self = (pid, above(fd, LOWEST))
+        os.close(fd)
+    return _self[1]

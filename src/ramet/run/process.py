@@ -1,0 +1,388 @@
+"""Popen and run: a sandboxed process in the shape of the standard library's subprocess."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from _thread import allocate_lock
+from time import monotonic
+
+from ramet.errors import ExitError, SpecError, SpecTypeError, TimeoutExpired
+from ramet.host.facts import facts_for
+from ramet.plan.compile import compile
+from ramet.run import control
+from ramet.run.launch import SIGKILL, kill, launch, reap
+from ramet.run.result import Ending, Result
+from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, milliseconds
+from ramet.spec import Command, Sandbox, values
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any, Self
+
+    from ramet.plan.steps import Plan
+    from ramet.run.launch import Launched
+
+    Argv = Sequence[str | bytes | os.PathLike[str]]
+
+DEFAULT = Sandbox()
+
+
+def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
+    """The sandbox, with some fields changed; the default one for None."""
+    if sandbox is None:
+        return Sandbox(**fields) if fields else DEFAULT
+    if not isinstance(sandbox, Sandbox):
+        raise SpecTypeError(f"must be a Sandbox, not {type(sandbox).__name__}", field="sandbox")
+    return sandbox.replace(**fields) if fields else sandbox
+
+
+def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
+    """The plan that would run this command on this host, now."""
+    command = Command(tuple(argv) if isinstance(argv, (list, tuple)) else argv, pass_fds=tuple(pass_fds))  # type: ignore[arg-type]
+    return compile(sandbox, facts_for(sandbox), command)
+
+
+class Popen:
+    """A command running in a sandbox of its own.
+
+    stdin, stdout, stderr: PIPE, DEVNULL, a descriptor, a file, or None for the caller's own; stderr may be STDOUT. Unlike
+    subprocess, stdin is DEVNULL unless given. text, encoding, errors: decode what is captured. pass_fds: descriptors
+    passed on under their own numbers. Any field of Sandbox may be given by name.
+
+    The sandbox dies when the caller dies, and when this object is closed or collected. Used as a context manager, it is
+    killed at the end of the block if it still runs.
+
+    Raises SpecError, UnsupportedError, StepError, CommandError (the command can't be executed), HelperError. Needs
+    Linux 5.14.
+    """
+
+    def __init__(
+        self,
+        argv: Argv,
+        sandbox: Sandbox | None = None,
+        *,
+        stdin: object = DEVNULL,
+        stdout: object = None,
+        stderr: object = None,
+        text: bool = False,
+        encoding: str | None = None,
+        errors: str | None = None,
+        pass_fds: Sequence[int] = (),
+        **fields: Any,
+    ) -> None:
+        self._launched: Launched | None = None
+        self._ending: Ending | None = None
+        self._lock = allocate_lock()
+        self.sandbox = sandbox_with(sandbox, fields)
+        self.plan = plan_for(argv, self.sandbox, pass_fds)
+        self.args = self.plan.command.argv
+        self._text = (encoding or "utf-8", errors or "strict") if text or encoding or errors else None
+        self._files: dict[int, Any] = {}
+        self._late: Pump
+        self._streams = Streams(stdin, stdout, stderr)
+        self._started = monotonic()
+        try:
+            theirs = self._streams.theirs
+            self._launched = launch(self.plan, (theirs[0], theirs[1], theirs[2]))
+        except BaseException:
+            self._streams.close_all()
+            raise
+        self._streams.close_theirs()
+
+    # What it is
+
+    @property
+    def pid(self) -> int:
+        """Of init, or of the payload where there is no init, in the caller's pid namespace."""
+        return self._alive().pid
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when everything in the sandbox has ended (pidfd_open(2)). Closed with this object."""
+        return self._alive().pidfd
+
+    @property
+    def terminal(self) -> int | None:
+        """With tty=True: the master side of the payload's terminal, a descriptor of this object."""
+        return self._alive().terminal
+
+    @property
+    def returncode(self) -> int | None:
+        """As subprocess has it: None while it runs, then the exit code, or minus the signal."""
+        if self._ending is None:
+            return None
+        return self._ending.exit_code if self._ending.exit_code is not None else -(self._ending.signal or 0)
+
+    @property
+    def stdin(self) -> io.IOBase | None:
+        """A file to write to, with stdin=PIPE."""
+        return self._file(0, "wb")
+
+    @property
+    def stdout(self) -> io.IOBase | None:
+        """A file to read from, with stdout=PIPE."""
+        return self._file(1, "rb")
+
+    @property
+    def stderr(self) -> io.IOBase | None:
+        """A file to read from, with stderr=PIPE."""
+        return self._file(2, "rb")
+
+    def _file(self, number: int, mode: str) -> Any:
+        if number not in self._files and self._streams.ours[number] is not None:
+            import io
+
+            fd, self._streams.ours[number] = self._streams.ours[number], None
+            assert fd is not None
+            os.set_blocking(fd, True)
+            raw = io.open(fd, mode)
+            self._files[number] = io.TextIOWrapper(raw, *self._text, write_through=True) if self._text else raw
+        return self._files.get(number)
+
+    def _alive(self) -> Launched:
+        if self._launched is None:
+            raise SpecError("this sandbox is closed", field="Popen")
+        return self._launched
+
+    # Waiting
+
+    def poll(self) -> int | None:
+        """The return code if it has ended, else None."""
+        if self._ending is None and self._launched is not None and _readable(self._ended_fd(), 0):
+            self._settle()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; the return code. Raises TimeoutExpired; the sandbox goes on then.
+
+        KeyboardInterrupt while waiting kills the sandbox: it has a session of its own and hears no Ctrl-C.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        try:
+            while self._ending is None:
+                if not _readable(self._ended_fd(), milliseconds(deadline)):
+                    raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0)
+                self._settle()
+        except KeyboardInterrupt:
+            self.kill()
+            raise
+        code = self.returncode
+        assert code is not None
+        return code
+
+    def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Feed stdin, collect stdout and stderr until their end, wait. (stdout, stderr), None where no PIPE.
+
+        Raises TimeoutExpired; then the sandbox goes on, and what was read so far is lost.
+        """
+        found = self._communicate(input, None if timeout is None else monotonic() + timeout, timeout)
+        return found[0], found[1]
+
+    def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> tuple[Any, Any, tuple[str, ...]]:
+        pump = Pump(self._streams, self._encoded(input), self.sandbox.output)
+        try:
+            pump.run(self._ended_fd(), deadline)
+            self._settle()
+        except KeyboardInterrupt:
+            self.kill()
+            raise
+        except TimeoutExpired:
+            self._late = pump
+            raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0) from None
+        return self._captured(pump)
+
+    def _captured(self, pump: Pump) -> tuple[Any, Any, tuple[str, ...]]:
+        names = {1: "stdout", 2: "stderr"}
+        truncated = tuple(names[n] for n, capture in pump.captures.items() if capture.truncated)
+        out, err = (self._decoded(pump.captures[n].value()) if n in pump.captures else None for n in (1, 2))
+        return out, err, truncated
+
+    def _encoded(self, input: bytes | str | None) -> bytes | memoryview:
+        if input is None:
+            return b""
+        if self._streams.ours[0] is None:
+            raise SpecError("can only be given with stdin=PIPE", field="input")
+        if isinstance(input, str):
+            encoding, errors = self._text or ("utf-8", "strict")
+            return input.encode(encoding, errors)
+        try:
+            return memoryview(input).cast("B")
+        except TypeError:
+            raise SpecTypeError(f"must be bytes or text, not {type(input).__name__}", field="input") from None
+
+    def _decoded(self, data: bytes) -> bytes | str:
+        return data.decode(*self._text) if self._text else data
+
+    def _ended_fd(self) -> int:
+        """Readable at the end: init's socket, where it reports; else the pidfd."""
+        launched = self._alive()
+        return launched.control.fileno() if launched.control is not None else launched.pidfd
+
+    def _settle(self) -> None:
+        """The end has come: take the report, reap. Once, whichever thread is first."""
+        with self._lock:
+            if self._ending is not None:
+                return
+            launched = self._alive()
+            message = control.receive(launched.control) if launched.control is not None else None
+            found = reap(launched.pidfd)
+            self._ending = Ending.from_init(message) if message is not None else Ending.from_wait(found)
+
+    # Signals
+
+    def send_signal(self, signal: int) -> None:
+        """Send a signal to the payload, through init where there is one. SIGKILL ends the whole sandbox."""
+        values.integer(signal, "signal", most=64)
+        if self._ending is not None or self._launched is None:
+            return
+        if signal == SIGKILL or self._launched.control is None:
+            import signal as signals
+
+            try:
+                signals.pidfd_send_signal(self._launched.pidfd, signal)
+            except ProcessLookupError:
+                return
+        else:
+            control.forward_signal(self._launched.control, signal)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the payload."""
+        self.send_signal(15)
+
+    def kill(self) -> None:
+        """End everything in the sandbox, at once."""
+        if self._ending is None and self._launched is not None:
+            kill(self._launched.pidfd)
+
+    # Letting go
+
+    def close(self) -> None:
+        """Kill it if it still runs, reap it, and close every descriptor of this object."""
+        launched, self._launched = self._launched, None
+        if launched is None:
+            return
+        if self._ending is None:
+            kill(launched.pidfd)
+            self._ending = Ending.from_wait(reap(launched.pidfd))
+        for file in self._files.values():
+            _close_file(file)
+        self._streams.close_all()
+        if launched.terminal is not None:
+            os.close(launched.terminal)
+        if launched.control is not None:
+            launched.control.close()
+        os.close(launched.pidfd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._ending is None and self._launched is not None:
+            for number in (0,):
+                if number in self._files:
+                    _close_file(self._files[number])
+            self._streams.close_ours(0)
+            self.wait()
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_launched", None) is not None and not sys.is_finalizing():
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._launched is None else "running" if self._ending is None else f"ended {self.returncode}"
+        return f"<ramet.Popen {self.args[0]!r} {state}>"
+
+
+def _close_file(file: Any) -> None:
+    try:
+        file.close()
+    except BrokenPipeError:
+        return  # unread input of a payload that has ended
+
+
+def _readable(fd: int, timeout: int | None) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(timeout))
+
+
+def run(
+    argv: Argv,
+    sandbox: Sandbox | None = None,
+    *,
+    input: bytes | str | None = None,
+    timeout: float | str | None = None,
+    check: bool = False,
+    stdin: object = None,
+    stdout: object = PIPE,
+    stderr: object = PIPE,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    pass_fds: Sequence[int] = (),
+    **fields: Any,
+) -> Result:
+    """Run a command in a sandbox of its own, to its end; capture its output. Any field of Sandbox may be given by name.
+
+    input: what it reads from stdin; without it stdin is empty. timeout: seconds, or text as "1m30s"; then everything in
+    the sandbox is killed and the status is "timed-out". check: raise ExitError unless it exits with 0. The rest is as for
+    Popen.
+
+    Raises SpecError, UnsupportedError, StepError, CommandError, HelperError before anything runs; never because of what
+    the payload does. KeyboardInterrupt kills the sandbox.
+    """
+    if input is not None and stdin is not None:
+        raise SpecError("and stdin can't both be given", field="input")
+    source = PIPE if input is not None else DEVNULL if stdin is None else stdin
+    if timeout is not None:
+        fields["timeout"] = timeout
+    process = Popen(
+        argv,
+        sandbox,
+        stdin=source,
+        stdout=stdout,
+        stderr=stderr,
+        text=text,
+        encoding=encoding,
+        errors=errors,
+        pass_fds=pass_fds,
+        **fields,
+    )
+    try:
+        result = _finish(process, input)
+    finally:
+        process.close()
+    if check and not result.ok:
+        raise ExitError(result)
+    return result
+
+
+def _finish(process: Popen, input: bytes | str | None) -> Result:
+    limit = process.sandbox.timeout
+    timed_out = False
+    try:
+        out, err, truncated = process._communicate(input, None if limit is None else process._started + limit, limit)
+    except TimeoutExpired:
+        timed_out = True
+        process.kill()
+        pump = process._late
+        pump.run(process.pidfd, None)
+        process._settle()
+        out, err, truncated = process._captured(pump)
+    ending = process._ending
+    assert ending is not None
+    return Result(
+        argv=process.args,
+        ending=ending,
+        timed_out=timed_out,
+        stdout=out,
+        stderr=err,
+        truncated=truncated,
+        duration=monotonic() - process._started,
+    )

@@ -1,0 +1,182 @@
+"""The standard streams of a run: pipes of our own, and moving data through them without blocking or filling memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+from time import monotonic
+
+from ramet.errors import SpecError, SpecTypeError, TimeoutExpired
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: As subprocess has them.
+PIPE, STDOUT, DEVNULL = -1, -2, -3
+CHUNK = 1 << 16
+PIPE_BIG = 1 << 20
+
+
+class Streams:
+    """Both ends of stdin, stdout and stderr. Ours are None where the stream is no pipe of ours."""
+
+    def __init__(self, stdin: object, stdout: object, stderr: object) -> None:
+        self.theirs: list[int] = []
+        self.ours: list[int | None] = [None, None, None]
+        self._close: list[int] = []
+        try:
+            for number, (name, wanted) in enumerate((("stdin", stdin), ("stdout", stdout), ("stderr", stderr))):
+                self.theirs.append(self._choose(number, name, wanted))
+        except BaseException:
+            self.close_all()
+            raise
+
+    def _choose(self, number: int, name: str, wanted: object) -> int:
+        if wanted is None:
+            return self._inherited(number)
+        if wanted == PIPE:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            mine, other = (writer, reader) if number == 0 else (reader, writer)
+            self._close.append(other)
+            self.ours[number] = mine
+            os.set_blocking(mine, False)
+            return other
+        if wanted == DEVNULL:
+            return self._null(number)
+        if wanted == STDOUT:
+            if number != 2:
+                raise SpecError("STDOUT is only for stderr", field=name)
+            return self.theirs[1]
+        fd = wanted if isinstance(wanted, int) and not isinstance(wanted, bool) else _fileno(wanted, name)
+        try:
+            fcntl.fcntl(fd, fcntl.F_GETFD)
+        except (OSError, OverflowError, ValueError):
+            raise SpecError(f"descriptor {fd} is not open", field=name) from None
+        return fd
+
+    def _inherited(self, number: int) -> int:
+        """The caller's own; /dev/null where the caller has closed it."""
+        try:
+            fcntl.fcntl(number, fcntl.F_GETFD)
+        except OSError:
+            return self._null(number)
+        return number
+
+    def _null(self, number: int) -> int:
+        fd = os.open("/dev/null", (os.O_RDONLY if number == 0 else os.O_WRONLY) | os.O_CLOEXEC)
+        self._close.append(fd)
+        return fd
+
+    def close_theirs(self) -> None:
+        """After the launch: the child's ends are the child's alone."""
+        while self._close:
+            os.close(self._close.pop())
+
+    def close_ours(self, number: int) -> None:
+        """Our end of one stream; once."""
+        fd, self.ours[number] = self.ours[number], None
+        if fd is not None:
+            os.close(fd)
+
+    def close_all(self) -> None:
+        """Everything still open."""
+        self.close_theirs()
+        for number in range(3):
+            self.close_ours(number)
+
+
+def _fileno(wanted: object, name: str) -> int:
+    fileno: Callable[[], int] | None = getattr(wanted, "fileno", None)
+    if fileno is None:
+        raise SpecTypeError(
+            f"must be None, PIPE, DEVNULL, a descriptor or a file, not {type(wanted).__name__}", field=name
+        )
+    try:
+        return fileno()
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f"has no descriptor ({type(error).__name__}: {error})", field=name, hint="use PIPE, and take the output from there"
+        ) from None
+
+
+class Capture:
+    """What came out of one stream, up to a limit; the rest is read and thrown away, so that the payload isn't blocked."""
+
+    def __init__(self, limit: int) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.limit = limit
+        self.truncated = False
+
+    def add(self, data: bytes) -> None:
+        room = self.limit - self.size
+        if len(data) > room:
+            self.truncated = True
+            data = data[:room]
+        if data:
+            self.chunks.append(data)
+            self.size += len(data)
+
+    def value(self) -> bytes:
+        return b"".join(self.chunks)
+
+
+class Pump:
+    """Feeds stdin and drains stdout and stderr until they, and the sandbox, are at their end."""
+
+    def __init__(self, streams: Streams, data: bytes | memoryview, limit: int) -> None:
+        self.streams = streams
+        self.input = memoryview(data)
+        self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
+        if streams.ours[0] is not None and not self.input:
+            streams.close_ours(0)
+
+    def run(self, ended: int, deadline: float | None) -> None:
+        """Until the descriptor `ended` is readable and nothing more is to be had. TimeoutExpired at the deadline."""
+        poller = select.poll()
+        poller.register(ended, select.POLLIN)
+        by_fd = {}
+        for number, fd in enumerate(self.streams.ours):
+            if fd is not None:
+                by_fd[fd] = number
+                poller.register(fd, select.POLLOUT if number == 0 else select.POLLIN)
+        over = False
+        while by_fd or not over:
+            ready = poller.poll(milliseconds(deadline))
+            if not ready:
+                raise TimeoutExpired("the sandbox still ran", seconds=0)
+            for fd, _ in ready:
+                if fd == ended:
+                    over = True
+                    poller.unregister(ended)
+                elif self._move(by_fd[fd], fd):
+                    poller.unregister(fd)
+                    self.streams.close_ours(by_fd.pop(fd))
+            if over and 0 in by_fd.values():
+                # Nobody is left to read stdin; a full pipe must not keep us here.
+                fd = next(fd for fd, number in by_fd.items() if number == 0)
+                poller.unregister(fd)
+                self.streams.close_ours(by_fd.pop(fd))
+
+    def _move(self, number: int, fd: int) -> bool:
+        """Move what can be moved now; True when the stream is at its end."""
+        try:
+            if number == 0:
+                self.input = self.input[os.write(fd, self.input[:CHUNK]) :]
+                return not self.input
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            return True  # the payload has closed its stdin; that is its right
+        self.captures[number].add(data)
+        return not data
+
+
+def milliseconds(deadline: float | None) -> int | None:
+    """For poll(2): the time left, rounded up, so that it never spins."""
+    if deadline is None:
+        return None
+    return max(0, min(int((deadline - monotonic()) * 1000) + 1, 2**31 - 1))
