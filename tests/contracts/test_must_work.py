@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+OPTIONS = ("-q", "-rA", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.")
 TESTS = Path(__file__).parent.parent
 
 EXAMPLE = """
