@@ -87,7 +87,8 @@ def _mounts():
 
 
 def _temporary_files():
-    return {name for name in os.listdir(tempfile.gettempdir()) if "ramet" in name}
+    names = os.listdir(tempfile.gettempdir())
+    return {name for name in names if "ramet" in name and not name.startswith("pytest-of-")}
 
 
 # Skips
