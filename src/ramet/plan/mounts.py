@@ -8,7 +8,6 @@ from ramet.plan.steps import Builder, Slot
 from ramet.plan.tree import (
     AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
-    MNT_DETACH,
     MOVE_MOUNT_F_EMPTY_PATH,
     MS_PRIVATE,
     MS_REC,
@@ -63,7 +62,7 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
     b.about("Sandbox.umask", "set a neutral umask")
     b.call("umask", 0)
-    tree = Tree(b, str(spec.disk))
+    tree = Tree(b, str(spec.disk), detached=facts.detached_trees)
     b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
     _make_root(tree, spec, facts, shape)
     if shape.root != "empty" or any(isinstance(mount, (Dev, Overlay)) for mount in spec.mounts):
@@ -117,7 +116,7 @@ def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
     """The overlay keeps hold of its upper directory by itself; its place can go before the root comes."""
     tree.make_store()
     mount = _overlay(tree, shape, [real], None, None)
-    tree.b.call("umount2", "/", MNT_DETACH)
+    tree.drop_store()
     return mount
 
 

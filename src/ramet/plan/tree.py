@@ -54,9 +54,10 @@ def mount_attr(attributes: int) -> Block:
 class Tree:
     """The file system being built: its root, and which parts of it are the sandbox's own making."""
 
-    def __init__(self, b: Builder, disk: str) -> None:
+    def __init__(self, b: Builder, disk: str, *, detached: bool) -> None:
         self.b = b
         self.disk = disk
+        self.detached = detached
         self.root = Slot("")
         self.own: set[str] = set()
         self.foreign: list[str] = []
@@ -109,12 +110,20 @@ class Tree:
     def make_store(self) -> None:
         """One file system in memory, outside the new root, for everything that is written: parts of it are bound in.
 
-        One and not many, since each costs 30 us to make and to end, and so that one size limits them together. It
-        lies over the new root, where a path can name it; `enter` takes it away again, or ".." would lead into it.
+        One and not many, since each costs 30 us to make and to end, and so that one size limits them together.
+        Before Linux 6.15 only what is mounted can be bound from: then it lies over the root for a while.
         """
         mount = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=self.disk)
-        self.b.call("move_mount", mount, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+        if not self.detached:
+            self.b.call("move_mount", mount, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
         self.store = mount
+
+    def drop_store(self) -> None:
+        """What was bound from it stays."""
+        if not self.detached:
+            self.b.call("umount2", "/", MNT_DETACH)
+        self.b.close(self.store)
+        self.store = Slot("")
 
     def attach_writable(self, where: str, mode: int) -> None:
         """An empty writable directory, part of the store."""
@@ -138,8 +147,8 @@ class Tree:
         """
         b = self.b
         if self.store:
-            b.about("Sandbox.disk", "hide the store: what was bound from it stays")
-            b.call("umount2", "/", MNT_DETACH)
+            b.about("Sandbox.disk", "let go of the store")
+            self.drop_store()
         b.about("Sandbox.rootfs", "enter the new root")
         b.call("fchdir", self.root)
         b.call("pivot_root", ".", ".")
