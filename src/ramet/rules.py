@@ -401,7 +401,7 @@ def _copy_process(call: _Call) -> Iterator[Violation]:
     if call.has(CLONE.PARENT) and call.caller.init:
         yield call.refuse(
             _errno.EINVAL,
-            "the caller is pid 1 of its pid namespace: CLONE_PARENT would give it a sibling that nobody reaps",
+            "the caller is pid 1 of its pid namespace: nobody would reap the sibling that CLONE_PARENT makes",
             CLONE.PARENT,
             where,
             since=(2, 6, 32),
@@ -472,11 +472,8 @@ def _thread_in_other_namespace(call: _Call) -> Iterator[Violation]:
             since=(3, 8),
             manual="clone(2), ERRORS, EINVAL: CLONE_THREAD",
         )
-    if (
-        call.flags & (CLONE.THREAD | CLONE.VM)
-        and call.caller.other_time_ns
-        and (5, 6) <= call.kernel < (6, 2)
-    ):
+    one_memory = call.flags & (CLONE.THREAD | CLONE.VM)
+    if one_memory and call.caller.other_time_ns and (5, 6) <= call.kernel < (6, 2):
         yield call.refuse(
             _errno.EINVAL,
             "the caller's children go to another time namespace, whose clocks shared memory can't show",
@@ -569,7 +566,7 @@ def _copies(call: _Call) -> Iterator[Violation]:
     if call.has(CLONE.NEWUSER) and caller.newuser_errno:
         yield call.refuse(
             caller.newuser_errno,
-            "no user namespace for this caller: the host forbids it, it is in a chroot, or its ids are unmapped",
+            "no user namespace for this caller: the host forbids it, or a chroot, or its ids are unmapped",
             CLONE.NEWUSER,
             "create_user_ns",
             since=(3, 8),
