@@ -69,9 +69,19 @@ class FlagsExplanation:
         self.violations, self.ordinary, self.notes = violations, ordinary, notes
         self.refused_by_newest = refused_by_newest
 
+    @property
+    def unknown(self) -> int:
+        """The bits that are no flag's."""
+        bits = int(self.flags)
+        for flag in self.flags:
+            bits &= ~int(flag)
+        return bits
+
     def __str__(self) -> str:
         parts = [f"{self._title()}\n"]
         parts += [_flag_text(flag) for flag in self.flags]
+        if self.unknown:
+            parts.append(f"  {self.unknown:#x}  no kernel knows it\n")
         parts += [_obsolete_text(name) for name in self.obsolete]
         if self.exit_signal:
             name = signal_name(self.exit_signal)
@@ -93,13 +103,13 @@ class FlagsExplanation:
         linux = "Linux " + ".".join(map(str, self.kernel[:2]))
         if self.violations:
             first = self.violations[0].errno
-            head = f"{linux} refuses this with {errno_name(first)}:\n"
+            head = _wrap(f"{linux} refuses this with {errno_name(first)}:", 0)
             tail = "" if self.refused_by_newest else f"Linux {NEWEST[0]}.{NEWEST[1]} takes it.\n"
             return head + "".join(_violation_text(each) for each in self.violations) + tail
         if self.ordinary:
             first = self.ordinary[0].errno
-            head = f"{linux} takes this from root. An ordinary user gets {errno_name(first)}:\n"
-            return head + "".join(_violation_text(each) for each in self.ordinary)
+            head = f"{linux} takes this from root. An ordinary user gets {errno_name(first)}:"
+            return _wrap(head, 0) + "".join(_violation_text(each) for each in self.ordinary)
         return f"{linux} takes this, from an ordinary user too.\n"
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +120,7 @@ class FlagsExplanation:
             "value": int(self.flags),
             "kernel": ".".join(map(str, self.kernel)),
             "flags": [_flag_dict(flag) for flag in self.flags],
+            "unknown": self.unknown,
             "obsolete": [_obsolete_dict(name) for name in self.obsolete],
             "exit_signal": signal_name(self.exit_signal) if self.exit_signal else None,
             "refused": [_violation_dict(each) for each in self.violations],
@@ -256,7 +267,7 @@ def explain_flags(text: str, *, kernel: tuple[int, ...] = NEWEST) -> FlagsExplan
     violations = judge(ROOT)
 
     return FlagsExplanation(
-        flags & ~OBSOLETE_CLONE["DETACHED"],
+        CLONE(int(flags) & ~OBSOLETE_CLONE["DETACHED"]),
         exit_signal,
         obsolete=list(dict.fromkeys(obsolete)),
         kernel=kernel,
@@ -314,8 +325,6 @@ def _release(since: tuple[int, ...]) -> str:
 
 
 def _flag_text(flag: CLONE) -> str:
-    if not flag.name:
-        return f"  {int(flag):#x}  no kernel knows it\n"
     fact = flag.fact
     text = f"  {kernel_name(flag)}  {_release(fact.since)}, {fact.page}\n" + _wrap(fact.meaning, 6)
     if fact.needs:

@@ -295,7 +295,7 @@ FACTS: dict[str, dict[IntFlag, Fact]] = {
             AT.NO_AUTOMOUNT: ((2, 6, 38), "Nothing is automounted at the end of the path."),
             AT.EMPTY_PATH: ((2, 6, 39), "An empty path means the descriptor itself."),
             AT.RECURSIVE: ((5, 2), "The whole tree of mounts below the path as well."),
-            AT.EXECVE_CHECK: ((6, 14), "execveat only answers whether it would execute the file."),
+            AT.EXECVE_CHECK: ((6, 14), "Asks execveat only whether it would execute the file."),
         },
     ),
     "RESOLVE": _rows(
@@ -330,7 +330,7 @@ FACTS: dict[str, dict[IntFlag, Fact]] = {
         "pidfd_open(2)",
         {
             PIDFD.THREAD: ((6, 9), "The pidfd stands for one thread, not for a process."),
-            PIDFD.NONBLOCK: ((5, 10), "waitid on the pidfd answers EAGAIN while the process runs."),
+            PIDFD.NONBLOCK: ((5, 10), "While the process runs, waitid on the pidfd answers EAGAIN."),
         },
     ),
     "PIDFD_SIGNAL": _rows(

@@ -278,7 +278,7 @@ def _format(kind: type[IntFlag], bits: int) -> str:
     for flag in kind:
         if bits & flag:
             names.append(kernel_name(flag))
-            bits &= ~flag
+            bits &= ~int(flag)
     if bits or not names:
         names.append(hex(bits) if bits else "0")
     return "|".join(names)
@@ -332,7 +332,7 @@ def parse_clone(given: str | int, *, field: str = "flags") -> tuple[CLONE, int]:
                 bits |= _lookup(CLONE, part, field)
                 continue
             number = signal
-        low = number & CSIGNAL & ~CLONE.NEWTIME
+        low = number & (CSIGNAL ^ int(CLONE.NEWTIME))
         if low and exit_signal not in (0, low):
             names = f"{signal_name(exit_signal)} and {signal_name(low)}"
             raise SpecError(f"names two exit signals, {names}; a child has one", field=field)
@@ -398,5 +398,5 @@ def _no_such_flag(kind: type[IntFlag], part: str, bare: str, field: str) -> Spec
 def _all_bits(kind: type[IntFlag]) -> int:
     bits = 0
     for flag in kind:
-        bits |= flag
+        bits |= int(flag)
     return bits

@@ -211,12 +211,16 @@ class Clone:
         """
         if self.flags & CLONE.THREAD:
             self._wait_thread(timeout)
-            return 0
-        if self.pidfd is not None:
-            return wait_pidfd(self.pidfd, timeout)
-        if timeout is not None:
+            status = 0
+        elif self.pidfd is not None:
+            status = wait_pidfd(self.pidfd, timeout)
+        elif timeout is None:
+            status = _status(os.waitid(os.P_PID, self.pid, os.WEXITED | WALL))
+        else:
             raise SpecError("waiting with a limit needs a pidfd (pidfd=True)", field="timeout")
-        return _status(os.waitid(os.P_PID, self.pid, os.WEXITED | WALL))
+        if self._mapping is not None:
+            self._mapping.is_shared = False
+        return status
 
     def close(self) -> None:
         """Close the pidfd. With CLONE_PIDFD_AUTOKILL that kills the child."""
@@ -233,7 +237,7 @@ class Clone:
         from time import monotonic, sleep
 
         end = None if timeout is None else monotonic() + timeout
-        while self.shares_memory:
+        while self.shares_memory and os.path.exists(f"/proc/self/task/{self.pid}"):
             if end is not None and monotonic() > end:
                 raise TimeoutExpired(f"thread {self.pid} still runs", seconds=timeout or 0)
             sleep(0.0002)
@@ -361,8 +365,8 @@ def _clone(
     except Exception as error:
         raise SpecError(f"a field does not fit struct clone_args: {error}", field="clone3") from None
     if mapping is not None:
-        # A child that shares our memory keeps the mapping busy from now on. With a word of the user's own we
-        # never learn when it has left: the mapping stays.
+        # A child that shares our memory keeps the mapping busy from now on, until the kernel zeroes its word.
+        # With a word of the user's own, until the wait.
         mapping.is_shared = bool(kept & CLONE.VM)
     try:
         pid, fd, written, child_tid = _core.clone3(
@@ -372,6 +376,8 @@ def _clone(
         if mapping is not None:
             mapping.is_shared = False
         raise
+    if mapping is not None and kept & CLONE.VFORK:
+        mapping.is_shared = False  # it has ended already, or called exec
     return Clone(
         pid,
         flags=kept,

@@ -277,7 +277,7 @@ def _copy_clone_args_from_user(call: _Call) -> Iterator[Violation]:
 def _clone3_args_valid(call: _Call) -> Iterator[Violation]:
     """What clone3 checks before it does what clone does too."""
     where = "clone3_args_valid"
-    low = call.flags & CSIGNAL & ~CLONE.NEWTIME
+    low = call.flags & (CSIGNAL ^ int(CLONE.NEWTIME))
     if low:
         yield call.refuse(
             _errno.EINVAL,
