@@ -344,8 +344,8 @@ def _flag_dict(flag: CLONE) -> dict[str, Any]:
         "since": ".".join(map(str, fact.since)),
         "meaning": fact.meaning,
         "needs": fact.needs or None,
-        "requires": [kernel_name(other) for other in fact.requires or ()],
-        "excludes": [kernel_name(other) for other in fact.excludes or ()],
+        "requires": [kernel_name(other) for other in fact.requires],
+        "excludes": [kernel_name(other) for other in fact.excludes],
         "page": fact.page,
     }
 

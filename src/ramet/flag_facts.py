@@ -12,6 +12,9 @@ from ramet.flags import AT, CLONE, FSMOUNT, FSOPEN, MNT, MOUNT_ATTR, MOVE_MOUNT,
 from ramet.flags import PIDFD_SIGNAL as SIGNAL
 
 
+_NONE = CLONE(0)
+
+
 class Fact:
     """A flag's row. `needs` is the privilege; `requires` and `excludes` are flags of the same call."""
 
@@ -24,14 +27,11 @@ class Fact:
         *,
         page: str,
         needs: str = "",
-        requires: IntFlag | None = None,
-        excludes: IntFlag | None = None,
+        requires: CLONE = _NONE,
+        excludes: CLONE = _NONE,
     ) -> None:
         self.since, self.meaning, self.page, self.needs = since, meaning, page, needs
         self.requires, self.excludes = requires, excludes
-
-
-_NONE = CLONE(0)
 
 
 def _clone(

@@ -399,13 +399,26 @@ def _check_python_child(flags: CLONE, stack: tuple[int, int], allow_threads: boo
         )
     if any(stack):
         raise SpecError("a Python child can't go on with another stack", field="stack")
-    threads = _thread_count()
-    if threads > 1 and not allow_threads:
+    threads = 1 if allow_threads else _settled_thread_count()
+    if threads > 1:
         raise SpecError(
             f"the caller has {threads} threads; locks that the others hold would stay locked in the child",
             field="child",
             hint="ramet.call and ramet.run are safe from threads; allow_threads=True is for exec alone",
         )
+
+
+def _settled_thread_count() -> int:
+    """How many threads the caller has. One that was just joined may still be on its way out: wait for it."""
+    from time import sleep
+
+    threads = _thread_count()
+    for _ in range(20):
+        if threads == 1:
+            break
+        sleep(0.001)
+        threads = _thread_count()
+    return threads
 
 
 def _thread_count() -> int:
