@@ -11,7 +11,6 @@ from enum import IntFlag
 from ramet.flags import AT, CLONE, FSMOUNT, FSOPEN, MNT, MOUNT_ATTR, MOVE_MOUNT, MS, OPEN_TREE, PIDFD, RESOLVE
 from ramet.flags import PIDFD_SIGNAL as SIGNAL
 
-
 _NONE = CLONE(0)
 
 
