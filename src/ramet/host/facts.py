@@ -56,6 +56,7 @@ class Facts(Record):
     mask; last_cap: highest capability number the kernel knows; subuids, subgids; newuidmap, newgidmap: paths of
     the helpers, if installed; layout: paths of the minimal view that exist; python: directories of the running
     Python, each with its resolved path; autokill: can clone kill the child when its pidfd is closed (CLONE_PIDFD_AUTOKILL, since Linux 7.1)?
+    detached_trees: can part of a file system that is mounted nowhere be bound (since Linux 6.15)?
     paths: what the spec at hand names.
     """
 
@@ -72,6 +73,7 @@ class Facts(Record):
     layout: Mapping[str, Path]
     python: tuple[tuple[str, str], ...]
     autokill: bool = False
+    detached_trees: bool = False
     paths: Mapping[str, Path] = FrozenMap()
 
     def capable(self, number: int) -> bool:
@@ -99,6 +101,8 @@ def facts() -> Facts:
 def facts_for(spec: Sandbox) -> Facts:
     """The facts, with the paths this spec names looked up now."""
     known = facts()
+    if not spec.mounts and not isinstance(spec.rootfs, Rootfs):
+        return known
     named = {path: _look_up(path, field, optional) for path, field, optional in _paths_of(spec)}
     found = {path: fact for path, fact in named.items() if fact is not None}
     return known.replace(paths=FrozenMap(found)) if found else known
@@ -155,6 +159,7 @@ def _ask() -> Facts:
         layout=_layout(),
         python=_python(),
         autokill=_autokill(kernel),
+        detached_trees=kernel >= (6, 15),
     )
 
 
