@@ -42,7 +42,8 @@ def main() -> None:
             f"the floor ({theirs_us:.1f} us) is above what it bounds ({ours_us:.1f} us): measured wrongly"
         )
     print(
-        f"ramet.call(int) {ours_us:.1f} us, floor {theirs_us:.1f} us, {ours_us / theirs_us:.2f}x, n={len(ours)}"
+        f"ramet.call(int) {ours_us:.1f} us, floor {theirs_us:.1f} us, "
+        f"{ours_us / theirs_us:.2f}x, n={len(ours)}"
     )
 
 
