@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -231,7 +232,7 @@ DEATHS = {
     "os._exit": ("os._exit(3)", 3 << 8),
     "exec": ("os.execv('/bin/sh', ['sh', '-c', 'exit 5'])", 5 << 8),
     "fault": ("resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); ctypes.string_at(0)", 11),
-    "middle of three": ("call(lambda: (os.kill(os.getppid(), 9), [0 for _ in range(10**8)]))", 9),
+    "middle of three": ("call(lambda: (os.kill(os.getppid(), 9), [None for _ in iter(int, 1) if _]))", 9),
     "in an except block": ("fail_inside()", 9),
     "deep": ("dive(300)", 9),
 }
@@ -416,6 +417,33 @@ def test_programs_started_by_the_function_have_plain_signals():
     outside = start()
     assert call(start) == outside
     assert outside[0] == -signal.SIGTERM
+
+
+def test_child_of_the_function_is_not_told_to_the_callers_handler():
+    """The caller's SIGCHLD handler runs for the caller's children, and not for those the function starts."""
+    seen: list[int] = []
+    old = signal.signal(signal.SIGCHLD, lambda number, _: seen.append(number))
+    try:
+        call(subprocess.run, ["true"])
+        assert seen == []
+        subprocess.run(["true"], check=True)
+        assert seen == [signal.SIGCHLD]
+    finally:
+        signal.signal(signal.SIGCHLD, old)
+
+
+def test_libc_knows_the_cpu():
+    """libc tells the cpu that the child runs on, not the one that the caller's registration remembers."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one cpu")
+    libc = ctypes.CDLL(None)
+
+    def tour() -> list[int]:
+        return [os.sched_setaffinity(0, {cpu}) or libc.sched_getcpu() for cpu in cpus]
+
+    assert call(tour) == cpus
+    assert set(os.sched_getaffinity(0)) == set(cpus)
 
 
 def test_fork_in_the_function():

@@ -58,7 +58,7 @@ def test_new_namespace(kind):
 
 @users
 def test_ids_are_mapped():
-    """map_uid and map_gid are the function's ids, whoever the caller is; unmapped, they are the overflow ids."""
+    """map_uid and map_gid are the function's ids, whoever the caller is; unmapped, the overflow ids."""
     inside = call(lambda: (os.getuid(), os.getgid()), flags=NEWUSER, map_uid=7, map_gid=8)
     assert inside == (7, 8)
     assert call(lambda: (os.getuid(), os.getgid()), flags=NEWUSER) == (65534, 65534)

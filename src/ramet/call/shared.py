@@ -104,7 +104,8 @@ def call(
     Raises `SpecError` for a combination that can't work, with the reason; OSError when the kernel refuses the
     clone, a map or a namespace; and `ChildDied` when the child was killed, called os._exit, or became
     another program by os.exec*. After a killed one, as after a killed thread, locks it held stay held and
-    what it was changing may be half changed: save what you must, and end the process.
+    what it was changing may be half changed: save what you must, and end the process. One killed while it
+    allocated memory may have taken malloc's lock with it; then this process hangs, and no `ChildDied` comes.
     """
     if not callable(fn):
         raise SpecTypeError(f"{fn!r} can't be called", field="fn")
