@@ -37,7 +37,7 @@ def main() -> int:
             [sys.executable, PROGRAM, DATA, host.targets(reckless=False)], capture_output=True, text=True
         )
     if not inside.ok or outside.returncode:
-        print(inside, inside.stderr, outside.stderr, sep="\n")
+        print(inside, inside.stderr, outside.stderr, sep="\n", file=sys.stderr)
         return 1
     report, found = split(inside.stdout)
     _, control = split(outside.stdout)
@@ -56,7 +56,7 @@ def main() -> int:
     heading("What it could do                     outside               in the sandbox")
     table(control, found)
     escaped = [name for name, needed, could, _ in found if could and not needed]
-    say(f"Of what it had no business with: {len(escaped) or 'nothing'} was possible in the sandbox.")
+    say(f"Of what it had no business with, this was possible in the sandbox: {', '.join(escaped) or 'nothing'}.")
 
     heading("A program that never ends")
     endless = ramet.run(["python3", "-c", "while True: pass"], timeout=0.5)
