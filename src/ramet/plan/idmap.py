@@ -32,9 +32,9 @@ Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 
 def payload_ids(spec: Sandbox, facts: Facts) -> tuple[int, int]:
     """The payload's uid and gid inside."""
-    if Namespace.USER in spec.namespaces:
-        own_uid = own_gid = DEFAULT_ID
-    elif facts.privileged and not any(join.kind is Namespace.USER for join in spec.join):
+    if Namespace.USER in spec.namespaces or spec.joined(Namespace.USER):
+        own_uid = own_gid = DEFAULT_ID  # what a sandbox maps, unless told otherwise
+    elif facts.privileged:
         own_uid = own_gid = UNPRIVILEGED_ID
     else:
         own_uid, own_gid = facts.uid, facts.gid
@@ -141,17 +141,26 @@ def caller_maps(maps: Maps, facts: Facts) -> tuple[CallerStep, ...]:
     )
 
 
-def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...], capabilities: int) -> None:
-    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now."""
+def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...] | None, capabilities: int) -> None:
+    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now.
+
+    groups: None leaves them, as in a joined user namespace, which may not allow setgroups(2).
+    """
     b.about("Sandbox.uid", f"become uid {uid} and gid {gid}")
     b.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    packed = struct.pack(f"<{len(groups)}I", *groups)
-    shown = "[" + ", ".join(str(g) for g in groups) + "]"
-    b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
+    if groups is not None:
+        set_groups(b, groups)
     b.call("setresgid", gid, gid, gid)
     b.call("setresuid", uid, uid, uid)
     b.call("capset", *capability_blocks(capabilities, capabilities, 0))
     repeat_after_credentials(b)
+
+
+def set_groups(b: Builder, groups: tuple[int, ...]) -> None:
+    """setgroups(2)."""
+    packed = struct.pack(f"<{len(groups)}I", *groups)
+    shown = "[" + ", ".join(str(g) for g in groups) + "]"
+    b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
 
 
 def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple[Block, Block]:
