@@ -14,6 +14,11 @@ OUTSIDE_ID = 65533 if os.geteuid() == 0 else os.geteuid()
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what a privileged caller may do")
 as_user = pytest.mark.skipif(os.geteuid() == 0, reason="what an ordinary caller may do")
 
+needs_idmap = pytest.mark.xfail(
+    os.geteuid() == 0,
+    reason="a root caller's sources are opened by its unprivileged child; idmapped mounts (Bind.idmap) are not made yet",
+)
+
 
 def shell(script, sandbox=None, **fields):
     """Run a shell script in a sandbox; the whole result, as text."""

@@ -97,6 +97,10 @@ def facts_for(spec: Sandbox) -> Facts:
     """The facts, with the paths this spec names looked up now."""
     known = facts()
     named = {path: _look_up(path, field, optional) for path, field, optional in _paths_of(spec)}
+    for path, field, _ in _paths_of(spec):
+        fact = named[path]
+        if fact is not None and fact.kind != "dir" and not field.endswith(".source"):
+            raise SpecError(f"{path!r} is not a directory", field=field)
     found = {path: fact for path, fact in named.items() if fact is not None}
     return known.replace(paths=FrozenMap(found)) if found else known
 
