@@ -179,17 +179,23 @@ def test_pass_fds_at_any_number(number):
     import subprocess
 
     code = f"""
-import os, ramet
+import os, ramet, sys
 reader, writer = os.pipe()
 os.write(writer, b"through"); os.close(writer)
 if reader != {number}:
     os.dup2(reader, {number})
-r = ramet.run(["sh", "-c", "cat /proc/self/fd/{number}"], pass_fds=[{number}], text=True)
+r = ramet.run([sys.executable, "-c", "import os; print(os.read({number}, 99).decode())"], pass_fds=[{number}], text=True)
 print(r.stdout, r.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd="/")
     assert done.stdout.strip() == "through", done.stderr
     assert fcntl.fcntl(0, fcntl.F_GETFD) >= 0
+
+
+def test_standard_streams_can_be_opened_by_name():
+    """/dev/stdin, /dev/stdout and /dev/stderr can be opened anew, by a root caller's payload too."""
+    result = ramet.run(["sh", "-c", "cat /dev/stdin >/dev/stdout; echo err >/dev/stderr"], input="in", text=True)
+    assert (result.stdout, result.stderr) == ("in", "err\n")
 
 
 def test_python_in_the_sandbox_has_what_it_needs():

@@ -112,6 +112,7 @@ def test_job_control():
         terminal.until(b"Stopped")
         terminal.until(b"$ ")
         terminal.write(b"fg\n")
+        terminal.until(b"fg\r\ncat\r\n")
         terminal.write(b"two\n")
         terminal.until(b"two\r\ntwo")
         terminal.write(b"\x04")
@@ -142,14 +143,13 @@ def test_terminal_of_the_caller_is_out_of_reach():
         "print('inside', r.stdout.strip() or 'refused')\n"
     )
     # script(1) gives the caller a controlling terminal
-    outer = ["script", "-qec", f"{sys.executable} -c '{code}'".replace("'", "'\\''") if False else f"{sys.executable} /dev/stdin", "/dev/null"]
     import tempfile
 
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(code)
         file.flush()
         os.chmod(file.name, 0o644)
-        outer[2] = f"{sys.executable} {file.name}"
+        outer = ["script", "-qec", f"{sys.executable} {file.name}", "/dev/null"]
         done = subprocess.run(outer, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, cwd="/")
     assert done.stdout.split() == ["mine", "True", "inside", "refused"], done.stdout + done.stderr
 

@@ -101,6 +101,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
         watch=shape.number(CALLER),
         tty=spec.tty,
         notes=_notes(spec),
+        owner=idmap.owner_outside(spec, facts, shape.maps, shape.uid, shape.gid),
     )
 
 

@@ -22,6 +22,7 @@ UNPRIVILEGED_ID = 65533
 SUBORDINATE_SIZE = 65536
 
 PR_SET_KEEPCAPS = 8
+CAP_CHOWN = 0
 CAPABILITY_VERSION_3 = 0x20080522
 CONTROL_CALLER_END = Slot("control_caller_end")
 CONTROL = Slot("control")
@@ -59,6 +60,19 @@ def choose_maps(spec: Sandbox, facts: Facts) -> Maps:
             hint='gid_mappings="subordinate" maps the caller\'s range of /etc/subgid',
         )
     return Maps(uid, gid, uids, gids, by_child, by_child, helper)
+
+
+def owner_outside(spec: Sandbox, facts: Facts, maps: Maps | None, uid: int, gid: int) -> tuple[int, int] | None:
+    """Who the payload is outside, where the caller can give it what is made for it: /dev/stdin is opened anew."""
+    if not (facts.privileged and facts.capable(CAP_CHOWN)) or spec.joined(Namespace.USER):
+        return None
+    if maps is None:
+        return uid, gid
+    return _outside(maps.uids, uid), _outside(maps.gids, gid)
+
+
+def _outside(lines: tuple[IdMapping, ...], inside: int) -> int:
+    return next(line.outside + inside - line.inside for line in lines if line.covers(inside))
 
 
 def _lines(
