@@ -29,7 +29,7 @@ class Sandbox(Record):
         namespaces: the kinds that are new (default: all but time). A kind neither here nor in join is shared.
         join: namespaces that exist, entered by setns(2). time_offsets: of a new time namespace.
     Identity
-        uid, gid: of the payload, inside (default 1000; without a new user namespace: the caller's own, or
+        uid, gid: of the payload, inside (default 1000; without a user namespace of its own: the caller's, or
         65533 for a root caller). groups: supplementary, inside. uid_mappings, gid_mappings: lines of uid_map and
         gid_map; default one line, uid to the caller's (a root caller's payload is 65533 outside); "subordinate"
         maps 65536 ids by the caller's line in /etc/subuid, through newuidmap(1).
