@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ramet
-from needs import MUST_WORK, SLOW, only
+from needs import MUST_WORK, SLOW
 
 
 @pytest.fixture
@@ -21,18 +21,6 @@ def launch():
         return ramet.run(argv, sandbox, text=True, **fields)
 
     return launch
-
-
-@pytest.fixture
-def as_root():
-    """The test is about a privileged caller."""
-    only(os.geteuid() == 0, "as root")
-
-
-@pytest.fixture
-def unprivileged():
-    """The test is about an ordinary user."""
-    only(os.geteuid() != 0, "as an ordinary user")
 
 
 # The host afterwards is the host before

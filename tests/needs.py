@@ -25,6 +25,10 @@ def only(fact, where):
         pytest.skip(f"only {where}")
 
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root")
+as_user = pytest.mark.skipif(os.geteuid() == 0, reason="only as an ordinary user")
+
+
 def since(major, minor):
     """A mark: only on kernels from this one on."""
     return pytest.mark.skipif((major, minor) > KERNEL, reason=f"only on Linux {major}.{minor} and later")

@@ -436,7 +436,7 @@ def test_libc_knows_the_cpu():
     """libc tells the cpu that the child runs on, not the one that the caller's registration remembers."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
-        pytest.skip("one cpu")
+        pytest.skip("only with two processors")
     libc = ctypes.CDLL(None)
 
     def tour() -> list[int]:

@@ -5,14 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from needs import as_root as as_root
+from needs import as_user as as_user
 
 import ramet
 
 #: The id of the payload outside: never 0.
 OUTSIDE_ID = 65533 if os.geteuid() == 0 else os.geteuid()
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what a privileged caller may do")
-as_user = pytest.mark.skipif(os.geteuid() == 0, reason="what an ordinary caller may do")
 
 needs_idmap = pytest.mark.xfail(
     os.geteuid() == 0,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from needs import as_root
 
 from ramet.call import call
 
@@ -18,8 +19,6 @@ FILES, NEWNS, NEWUTS, NEWIPC, NEWUSER = 0x400, 0x20000, 0x4000000, 0x8000000, 0x
 NEWPID, NEWNET, NEWCGROUP = 0x20000000, 0x40000000, 0x2000000
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
-
-root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def user_namespaces() -> bool:
@@ -160,7 +159,7 @@ def test_join_user_namespace_hides_memory(sandbox):
         assert call(prctl, PR_GET_DUMPABLE, join=[uts]) == 1
 
 
-@root
+@as_root
 def test_credentials_and_dumpable():
     """setuid in the child is the child's alone; the flag it clears in the shared memory comes back."""
     assert prctl(PR_GET_DUMPABLE) == 1
@@ -170,7 +169,7 @@ def test_credentials_and_dumpable():
     assert prctl(PR_GET_DUMPABLE) == 1
 
 
-@root
+@as_root
 def test_dumpable_waits_for_the_last_call():
     """While a child with other credentials runs, the end of another call doesn't make the memory dumpable."""
     import threading

@@ -35,7 +35,7 @@ def test_unlimited():
     """None is no limit."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     if hard != resource.RLIM_INFINITY:
-        pytest.skip("needs an unlimited RLIMIT_CPU in the caller")
+        pytest.skip("only with an unlimited RLIMIT_CPU in the caller")
     assert said(python(LIMITS.format("CPU"), rlimits={"CPU": None})) == "-1 -1"
 
 
@@ -111,7 +111,7 @@ def test_above_the_callers_hard_limit():
     """An ordinary caller can't raise a limit above its own hard one: an error that names field and reason."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
-        pytest.skip("needs a finite hard RLIMIT_NOFILE in the caller")
+        pytest.skip("only with a finite hard RLIMIT_NOFILE in the caller")
     with pytest.raises(StepError) as caught:
         shell("true", rlimits={"NOFILE": hard + 1})
     assert caught.value.origin == "Sandbox.rlimits['NOFILE']"

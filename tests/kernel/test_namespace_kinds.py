@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import as_root, python, said, shell
+from conftest import as_root, as_user, python, said, shell
 
 from ramet import Namespace, Sandbox, SpecError, TimeOffsets
 
@@ -47,7 +47,7 @@ def test_nothing_new_at_all():
     assert inside == [name_here(kind) for kind in Namespace]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root needs no user namespace for the others")
+@as_user
 def test_others_need_a_user_namespace():
     """An ordinary caller who asks for new namespaces without a user namespace is told to add it, before anything runs."""
     with pytest.raises(SpecError, match=r"Namespace\.USER") as caught:
