@@ -91,7 +91,7 @@ def test_what_is_typed_arrives():
 
 def test_ctrl_c_interrupts():
     """The interrupt character in the terminal is SIGINT for the foreground process group."""
-    with Terminal(["sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 600; done"]) as terminal:
+    with Terminal(["sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 1; done"]) as terminal:
         terminal.until(b"ready")
         terminal.write(b"\x03")
         terminal.until(b"caught")
