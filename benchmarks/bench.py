@@ -18,6 +18,7 @@ import ramet
 import rivals
 from leaks import leaks
 from measure import interleaved, timed
+from ramet.call import call
 from ramet.host.facts import facts
 from ramet.plan.compile import compile
 from ramet.plan.encode import Encodings
@@ -44,7 +45,7 @@ class Bench:
 
     def run(self) -> Report:
         """All parts, one after the other."""
-        for part in (self.start, self.large_caller, self.call, self.compile, self.python, self.leaks):
+        for part in (self.start, self.large_caller, self.function, self.plan, self.python, self.leaks):
             part()
         return self.report
 
@@ -90,14 +91,10 @@ class Bench:
         self.report.add("The size of the caller", *(Figure(label, seconds) for label, seconds in found.items()))
         self.report.add("", ratio("large / empty", found[name], found["empty caller"], at_most=1.1))
 
-    def call(self) -> None:
+    def function(self) -> None:
         """A Python function in a CLONE_VM child, against the same made in C."""
-        function = getattr(ramet, "call", None)
-        if not callable(function):
-            self.report.skip("ramet.call(int)", "is not there yet")
-            return
         program = rivals.compile_c("floor_call.c", self.directory)
-        ours, theirs = in_batches(program, lambda: function(int), self.rounds * 10)
+        ours, theirs = in_batches(program, lambda: call(int), self.rounds * 10)
         self.report.add(
             "A Python function in a CLONE_VM child",
             Figure("ramet.call(int)", ours),
@@ -105,7 +102,7 @@ class Bench:
             ratio("ramet.call / C floor", ours, theirs, at_most=1.5),
         )
 
-    def compile(self) -> None:
+    def plan(self) -> None:
         """From spec to plan to bytes. The cached figures are of a spec and command used again."""
         command, known = Command(("/bin/true",)), facts()
         spec = ramet.Sandbox()
