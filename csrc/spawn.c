@@ -111,15 +111,15 @@ static int store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_siz
     if (!fast)
         return -1;
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); i++) {
-        unsigned int offset;
+        long long offset; /* wide: an offset past 2^32 must not wrap into the data */
         int value;
         PyObject *pair = PySequence_Fast_GET_ITEM(fast, i);
-        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "Ii", &offset, &value)) {
+        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "Li", &offset, &value)) {
             if (!PyErr_Occurred())
                 PyErr_SetString(PyExc_TypeError, "an input is a tuple (offset, value)");
             goto error;
         }
-        if (offset % sizeof value || offset > data_size || sizeof value > data_size - offset) {
+        if (offset < 0 || offset % (int)sizeof value || offset > (long long)data_size - (int)sizeof value) {
             PyErr_SetString(PyExc_ValueError, "input outside the program's data");
             goto error;
         }
