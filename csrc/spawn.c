@@ -13,8 +13,8 @@
  * 4. CLONE_VFORK and sync. CLONE_VFORK stops this thread until the exec, so a plan in which the child waits for
  *    the caller can't have it: then `sync` is called while the child runs, and a futex the kernel clears when the
  *    child leaves our memory (CLONE_CHILD_CLEARTID) takes the place of the vfork wait. The compiler decides which.
- * 5. Dumpable. Credential changes in the child clear the dumpable flag of the memory it shares with us. Saved before,
- *    restored after. A child that joins namespaces of others clears it on purpose first: while it is 0, a
+ * 5. Dumpable. Credential changes in the child clear the dumpable flag of the memory it shares with us. Saved before
+ *    the first of the children that run at a time, restored after the last. A child that joins namespaces of others clears it on purpose first: while it is 0, a
  *    process in there cannot ptrace the child or read our memory through it (the shape of CVE-2016-9962).
  * 6. Leaks. The plan's close_range ends what O_CLOEXEC missed; what is exec'd first is a sealed memfd
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
@@ -49,24 +49,44 @@ const char core_spawn_doc[] =
 
 #define PAGE 4096u
 
+/* The dumpable flag belongs to the memory, so to all threads that spawn: saved one by one, the second would save
+ * what the first's child has cleared. Both functions are called with the GIL held. */
+static struct {
+    unsigned count;
+    pid_t of; /* a fork meanwhile copies the count, not the spawning threads */
+    long before;
+} dumpable;
+
+static void dumpable_save(void)
+{
+    pid_t self = getpid();
+    if (dumpable.of != self)
+        dumpable.count = 0;
+    dumpable.of = self;
+    if (dumpable.count++ == 0)
+        dumpable.before = sys1(__NR_prctl, PR_GET_DUMPABLE);
+}
+
+static void dumpable_restore(void)
+{
+    /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
+    if (--dumpable.count == 0 && dumpable.before == 1)
+        sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
+}
+
 /* The caller's thread state that a clone disturbs. */
 struct guard {
     uint64_t mask;
-    long dumpable;
 };
 
 static void guard_enter(struct guard *guard)
 {
     uint64_t all = ~(uint64_t)0;
-    guard->dumpable = sys1(__NR_prctl, PR_GET_DUMPABLE);
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &guard->mask, KERNEL_SIGSET_BYTES);
 }
 
 static void guard_leave(const struct guard *guard)
 {
-    /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
-    if (guard->dumpable == 1)
-        sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard->mask, 0, KERNEL_SIGSET_BYTES);
 }
 
@@ -291,8 +311,11 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
     describe(arena.child, arena.stack, flags, cgroup, sync != NULL);
     arena.child->no_clone3 = !clone3;
     if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
-        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0))
+        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {
+        dumpable_save();
         result = spawn_in(&arena, sync);
+        dumpable_restore();
+    }
     munmap(arena.base, arena.size);
 done:
     PyBuffer_Release(&program);
