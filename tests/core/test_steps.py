@@ -151,8 +151,18 @@ def test_setgroups_succeeds_where_ids_are_mapped():
     assert spawn(*denied, groups, flags=OWN) == failed(len(denied), E.EPERM)
     if os.geteuid():
         return  # an ordinary user's gid map is only taken after setgroups is denied (user_namespaces(7))
-    allowed = denied[4:]
-    assert succeeded(spawn(*allowed, groups, flags=OWN))
+    ready, go = os.pipe()
+
+    def map_ids(pid, _pidfd):
+        for name in ("uid_map", "gid_map"):
+            with open(f"/proc/{pid}/{name}", "w") as file:
+                file.write("0 0 1\n")
+        os.write(go, b"G")
+
+    wait = step("read", Slot("ready"), ZERO, 1, expect=1)
+    assert succeeded(spawn(wait, groups, flags=OWN, sync=map_ids, inputs={Slot("ready"): ready}))
+    os.close(ready)
+    os.close(go)
 
 
 # What a step may say
