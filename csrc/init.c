@@ -63,8 +63,6 @@ struct payload {
     int error;
 };
 
-static unsigned char payload_stack[16 * 1024] __attribute__((aligned(16)));
-
 static _Noreturn void leave(void) { sys_exit_group(EXIT_CANNOT_START); }
 
 static void send_message(int control, const struct init_message *message)
@@ -88,11 +86,12 @@ static void payload_main(void *arg)
 
 static long start_payload(struct payload *payload)
 {
+    unsigned char stack[8 * 1024] __attribute__((aligned(16)));
     struct kernel_clone_args args = {
         .flags = CLONE_VM | CLONE_VFORK,
         .exit_signal = SIGNAL_CHILD,
-        .stack = (uint64_t)(uintptr_t)payload_stack,
-        .stack_size = sizeof payload_stack,
+        .stack = (uint64_t)(uintptr_t)stack,
+        .stack_size = sizeof stack,
     };
     return clone_on_stack(&args, 0, payload_main, payload);
 }

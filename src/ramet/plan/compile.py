@@ -166,7 +166,8 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
     if Namespace.TIME in spec.namespaces:
         surroundings.new_time_namespace(b, spec.time_offsets)
     if (shape.maps and not shape.maps.by_child) or (not shape.maps and facts.privileged and not spec.joined(Namespace.USER)):
-        _become(b, spec, shape)
+        capabilities = 2 ** (facts.last_cap + 1) - 1 if shape.maps else facts.capabilities
+        idmap.become(b, shape.uid, shape.gid, spec.groups, capabilities)
     surroundings.surround(b, spec)
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
@@ -181,10 +182,6 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
         finish.exec_init(b, shape)
         return Stage("child", tuple(b.steps))
     return _payload(b, spec, command, shape, "child")
-
-
-def _become(b: Builder, spec: Sandbox, shape: Shape) -> None:
-    idmap.become(b, shape.uid, shape.gid, spec.groups)
 
 
 def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: str) -> Stage:

@@ -141,8 +141,8 @@ def caller_maps(maps: Maps, facts: Facts) -> tuple[CallerStep, ...]:
     )
 
 
-def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """Take the payload's ids, and keep the capabilities that the set-up still needs."""
+def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...], capabilities: int) -> None:
+    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now."""
     b.about("Sandbox.uid", f"become uid {uid} and gid {gid}")
     b.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
     packed = struct.pack(f"<{len(groups)}I", *groups)
@@ -150,8 +150,7 @@ def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...]) -> None:
     b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
     b.call("setresgid", gid, gid, gid)
     b.call("setresuid", uid, uid, uid)
-    full = 2**64 - 1
-    b.call("capset", *capability_blocks(full, full, 0))
+    b.call("capset", *capability_blocks(capabilities, capabilities, 0))
     repeat_after_credentials(b)
 
 

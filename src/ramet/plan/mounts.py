@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ramet.plan.steps import Builder, Slot
 from ramet.plan.tree import (
     AT_FDCWD,
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from ramet.plan.compile import Shape
     from ramet.spec import Sandbox
 
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+#: Bound from the host, since nobody may make device nodes in a user namespace.
+DEVICES = ("null", "zero", "full", "urandom")
 DEV_LINKS = (
+    ("random", "urandom"),  # the same since Linux 5.18
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -58,17 +62,17 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
     b.about("Sandbox.umask", "set a neutral umask")
     b.call("umask", 0)
-    tree = Tree(b)
+    tree = Tree(b, str(spec.disk), detached=facts.detached_trees)
     b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
     _make_root(tree, spec, facts, shape)
+    if shape.root != "empty" or any(isinstance(mount, (Dev, Overlay)) for mount in spec.mounts):
+        b.about("Sandbox.disk", "make a place for what is written")
+        tree.make_store()
     taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
     if shape.root == "minimal":
         _minimal_view(tree, spec, facts, shape, taken)
     if shape.root != "empty":
-        for mount in _default_mounts(spec, shape):
-            if not _covered(str(mount.destination), taken):  # type: ignore[attr-defined]
-                b.about(f"default {mount!r}", f"mount {mount.destination}")  # type: ignore[attr-defined]
-                _APPLY[type(mount)](tree, mount, facts, shape, "")
+        _default_mounts(tree, facts, shape, taken)
     if shape.root == "minimal":
         _running_python(tree, facts, taken)
     for n, mount in enumerate(spec.mounts):
@@ -101,11 +105,19 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     rootfs = spec.rootfs if isinstance(spec.rootfs, Rootfs) else Rootfs("/")
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
     if rootfs.writes == "discarded":
-        mount = _overlay(tree, shape, [real], None, None)
+        mount = _overlay_root(tree, shape, real)
     else:
         mount = tree.clone_host(real)
         tree.set_attributes(mount, NOSUID | NODEV | (RDONLY if rootfs.writes == "refused" else 0))
     tree.attach_root(mount, own=False)
+
+
+def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
+    """The overlay keeps hold of its upper directory by itself; its place can go before the root comes."""
+    tree.make_store()
+    mount = _overlay(tree, shape, [real], None, None)
+    tree.drop_store()
+    return mount
 
 
 def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
@@ -115,7 +127,11 @@ def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: 
         if not _covered(name, taken):
             tree.b.about(f"default view: {name}", f"show {name}")
             _show(tree, name, facts)
-    made = {"/etc/passwd": view.passwd(shape.uid, shape.home), "/etc/group": view.group(shape.gid)}
+    made = {
+        "/etc/passwd": view.passwd(shape.uid, shape.home),
+        "/etc/group": view.group(shape.gid),
+        "/etc/nsswitch.conf": view.NSSWITCH,
+    }
     if not networked:
         made["/etc/hosts"] = view.HOSTS
     for name, content in made.items():
@@ -149,11 +165,19 @@ def _bind_host(tree: Tree, where: str, real: str, *, is_dir: bool) -> None:
     tree.b.close(mount)
 
 
-def _default_mounts(spec: Sandbox, shape: Shape) -> tuple[Mount, ...]:
-    found: list[Mount] = [Proc(), Dev(), Tmpfs("/tmp", mode=0o1777)]
+def _default_mounts(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) -> None:
+    """proc and dev, and what may be written to. The user's own mount at, or above, such a place replaces it."""
+    for mount in (Proc(), Dev()):
+        if not _covered(mount.destination, taken):
+            tree.b.about(f"default {mount!r}", f"mount {mount.destination}")
+            _APPLY[type(mount)](tree, mount, facts, shape, "")
+    places = [("/tmp", 0o1777)]
     if shape.root == "minimal":
-        found.append(Tmpfs(shape.home, mode=0o700))
-    return tuple(found)
+        places.append((shape.home, 0o700))
+    for where, mode in places:
+        if not _covered(where, taken):
+            tree.b.about(f"default {where}", f"make {where} writable")
+            tree.attach_writable(where, mode)
 
 
 def _bind(tree: Tree, mount: Bind, facts: Facts, shape: Shape, key: str) -> None:
@@ -190,26 +214,40 @@ def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None
 
 
 def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
-    b = tree.b
-    dev = tree.new_fs("tmpfs", NOSUID | NOEXEC, mode="0755", size="64k")
-    tree.attach(dev, mount.destination, is_dir=True, own=True)
-    for name in DEVICES:
-        node = b.open("mnt", "open_tree", AT_FDCWD, f"/dev/{name}", OPEN_TREE_CLONE | O_CLOEXEC)
-        b.call("mknodat", dev, name, S_IFREG | 0o666, 0)
-        b.call("move_mount", node, "", dev, name, MOVE_MOUNT_F_EMPTY_PATH)
-        b.close(node)
+    """On the sandbox's own ground a directory will do; elsewhere dev is a file system of its own."""
+    where = mount.destination
+    if tree.is_own(os.path.dirname(where)):
+        tree.make_directory(where, 0o755)
+        dev, base = tree.root, where[1:] + "/"
+    else:
+        dev, base = tree.new_fs("tmpfs", NOSUID | NOEXEC, mode="0755", size="64k"), ""
+        tree.attach(dev, where, is_dir=True)
+        tree.sealed.append(dev)
+    for name in DEVICES + (("tty",) if shape.tty else ()):
+        node = tree.b.open("mnt", "open_tree", AT_FDCWD, f"/dev/{name}", OPEN_TREE_CLONE | O_CLOEXEC)
+        tree.b.call("mknodat", dev, base + name, S_IFREG | 0o666, 0)
+        tree.b.call("move_mount", node, "", dev, base + name, MOVE_MOUNT_F_EMPTY_PATH)
+        tree.b.close(node)
     for name, target in DEV_LINKS:
-        b.call("symlinkat", target, dev, name)
+        tree.b.call("symlinkat", target, dev, base + name)
     pts = tree.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666")
-    _mount_in(tree, dev, "pts", pts)
-    if shape.tty and mount.destination == "/dev":
+    _mount_in(tree, dev, base + "pts", pts)
+    if shape.tty and where == "/dev":
         shape.pts = pts
     else:
-        b.close(pts)
-    shm = tree.new_fs("tmpfs", NOSUID | NODEV | NOEXEC, mode="1777", size=str(mount.shm_size))
-    _mount_in(tree, dev, "shm", shm)
-    b.close(shm)
-    tree.sealed.append(dev)
+        tree.b.close(pts)
+    _dev_shm(tree, mount, dev, base)
+
+
+def _dev_shm(tree: Tree, mount: Dev, dev: Slot, base: str) -> None:
+    if mount.shm_size is None:
+        store = tree.store
+        tree.b.call("mkdirat", store, "shm", 0o1777)
+        shm = tree.b.open("mnt", "open_tree", store, "shm", OPEN_TREE_CLONE | O_CLOEXEC)
+    else:
+        shm = tree.new_fs("tmpfs", NOSUID | NODEV, mode="1777", size=str(mount.shm_size))
+    _mount_in(tree, dev, base + "shm", shm)
+    tree.b.close(shm)
 
 
 def _mount_in(tree: Tree, place: Slot, name: str, mount: Slot) -> None:
@@ -227,24 +265,20 @@ def _overlay_mount(tree: Tree, mount: Overlay, facts: Facts, shape: Shape, key: 
     lower = [facts.paths[path].real for path in mount.lower]
     upper = facts.paths[mount.upper].real if mount.upper else None
     work = facts.paths[mount.work].real if mount.work else None
-    fd = _overlay(tree, shape, lower, upper, work, str(mount.size))
+    fd = _overlay(tree, shape, lower, upper, work)
     tree.attach(fd, mount.destination, is_dir=True)
     tree.b.close(fd)
 
 
-def _overlay(
-    tree: Tree, shape: Shape, lower: list[str], upper: str | None, work: str | None, size: str = "256M"
-) -> Slot:
-    """Without upper and work they are directories of a file system in memory, named relative to it."""
+def _overlay(tree: Tree, shape: Shape, lower: list[str], upper: str | None, work: str | None) -> Slot:
+    """Without upper and work they are directories of the store, named relative to it."""
     b = tree.b
     if upper is None or work is None:
-        throwaway = tree.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=size)
-        b.call("move_mount", throwaway, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-        for name in ("upper", "work"):
-            b.call("mkdirat", throwaway, name, 0o755)
-        b.call("fchdir", throwaway)
-        b.close(throwaway)
-        upper, work = "upper", "work"
+        name = f"overlay{len(b.steps)}"
+        upper, work = f"{name}/upper", f"{name}/work"
+        for path in (name, upper, work):
+            b.call("mkdirat", tree.store, path, 0o755)
+        b.call("fchdir", tree.store)
     # In a user namespace, overlayfs keeps its marks in user.* attributes: trusted.* are the host's.
     flags = ("userxattr",) if shape.new_user else ()
     joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)

@@ -54,13 +54,15 @@ def mount_attr(attributes: int) -> Block:
 class Tree:
     """The file system being built: its root, and which parts of it are the sandbox's own making."""
 
-    def __init__(self, b: Builder) -> None:
+    def __init__(self, b: Builder, disk: str, *, detached: bool) -> None:
         self.b = b
+        self.disk = disk
+        self.detached = detached
         self.root = Slot("")
         self.own: set[str] = set()
         self.foreign: list[str] = []
         self.sealed: list[Slot] = []
-        self._scratch: Slot | None = None
+        self.store = Slot("")
         self._blocks: dict[object, Block] = {}
 
     # Making file systems
@@ -105,13 +107,32 @@ class Tree:
         else:
             self.foreign.append("/")
 
-    def scratch(self) -> Slot:
-        """A small file system of our own outside the new root: what is bound from it into foreign ground."""
-        if self._scratch is None:
-            mount = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700")
+    def make_store(self) -> None:
+        """One file system in memory, outside the new root, for everything that is written: parts of it are bound in.
+
+        One and not many, since each costs 30 us to make and to end, and so that one size limits them together.
+        Before Linux 6.15 only what is mounted can be bound from: then it lies over the root for a while.
+        """
+        mount = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=self.disk)
+        if not self.detached:
             self.b.call("move_mount", mount, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-            self._scratch = mount
-        return self._scratch
+        self.store = mount
+
+    def drop_store(self) -> None:
+        """What was bound from it stays."""
+        if not self.detached:
+            self.b.call("umount2", "/", MNT_DETACH)
+        self.b.close(self.store)
+        self.store = Slot("")
+
+    def attach_writable(self, where: str, mode: int) -> None:
+        """An empty writable directory, part of the store."""
+        store = self.store
+        name = where.rsplit("/", 1)[1]
+        self.b.call("mkdirat", store, name, mode)
+        part = self.b.open("mnt", "open_tree", store, name, OPEN_TREE_CLONE | O_CLOEXEC)
+        self.attach(part, where, is_dir=True, own=True)
+        self.b.close(part)
 
     def seal(self) -> None:
         """What the sandbox made for itself, and nobody asked to write to, becomes read-only."""
@@ -120,8 +141,14 @@ class Tree:
             self.set_attributes(mount, RDONLY, recursive=False)
 
     def enter(self) -> None:
-        """pivot_root(2) with both arguments ".": the old root ends up over the new one, and is detached."""
+        """pivot_root(2) with both arguments ".": the old root ends up over the new one, and is detached.
+
+        Nothing else may lie over either: umount2 would take that away, and leave the host's root where ".." finds it.
+        """
         b = self.b
+        if self.store:
+            b.about("Sandbox.disk", "let go of the store")
+            self.drop_store()
         b.about("Sandbox.rootfs", "enter the new root")
         b.call("fchdir", self.root)
         b.call("pivot_root", ".", ".")
@@ -196,16 +223,16 @@ class Tree:
         self._drop(place)
 
     def make_file(self, where: str, content: bytes, mode: int) -> None:
-        """A file with content: written in place on own ground, else bound from the scratch file system."""
+        """A file with content: written in place on own ground, else bound from the store."""
         parent = os.path.dirname(where)
         if self.is_own(parent):
             self._own_directories(parent)
             self._write_file(self.root, where[1:], content, mode)
             return
-        scratch = self.scratch()
+        store = self.store
         name = f"file{len(self.b.steps)}"
-        self._write_file(scratch, name, content, mode)
-        tree = self.b.open("mnt", "open_tree", scratch, name, OPEN_TREE_CLONE | O_CLOEXEC)
+        self._write_file(store, name, content, mode)
+        tree = self.b.open("mnt", "open_tree", store, name, OPEN_TREE_CLONE | O_CLOEXEC)
         self.set_attributes(tree, RDONLY | NOSUID | NODEV)
         self.attach(tree, where, is_dir=False)
         self.b.close(tree)

@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from _thread import allocate_lock
+from functools import lru_cache
 from time import monotonic
 
 from ramet.errors import ExitError, SpecError, SpecTypeError, TimeoutExpired
@@ -43,8 +44,17 @@ def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
 
 def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
     """The plan that would run this command on this host, now."""
-    command = Command(tuple(argv) if isinstance(argv, (list, tuple)) else argv, pass_fds=tuple(pass_fds))  # type: ignore[arg-type]
+    words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
+    try:
+        command = _command(words, tuple(pass_fds))
+    except TypeError:  # not hashable, so not text: let Command say what is wrong
+        command = Command(words, tuple(pass_fds))  # type: ignore[arg-type]
     return compile(sandbox, facts_for(sandbox), command)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _command(argv: tuple[str, ...], pass_fds: tuple[int, ...]) -> Command:
+    return Command(argv, pass_fds)
 
 
 class Popen:

@@ -87,16 +87,20 @@ class Proc(Mount):
 
 
 class Dev(Mount):
-    """null, zero, full, random, urandom and tty of the host, an own devpts and shm, and the usual links; nothing else."""
+    """null, zero, full, urandom of the host, an own devpts and shm, the usual links; tty where there is one; nothing else.
+
+    shm_size: of a /dev/shm of its own; None: it shares Sandbox.disk with the other writable places.
+    """
 
     _kind = "dev"
 
     destination: str = "/dev"
-    shm_size: int | str = "64M"
+    shm_size: int | str | None = None
 
     def _settle(self) -> None:
         self._put("destination", values.destination(self.destination, "Dev.destination"))
-        self._put("shm_size", values.size(self.shm_size, "Dev.shm_size"))
+        if self.shm_size is not None:
+            self._put("shm_size", values.size(self.shm_size, "Dev.shm_size"))
 
 
 class Mqueue(Mount):
@@ -114,7 +118,7 @@ class Overlay(Mount):
     """Several directories of the host as one, the first on top; what is written goes to `upper`, or is thrown away.
 
     lower: one or more, topmost first. upper, work: directories on one file system of the host, to keep what is
-    written; both or neither. Since Linux 5.11 without privilege. See the kernel's overlayfs documentation.
+    written; both or neither: then it counts against Sandbox.disk. Since Linux 5.11 without privilege. See the kernel's overlayfs documentation.
     """
 
     _kind = "overlay"
@@ -123,7 +127,6 @@ class Overlay(Mount):
     lower: tuple[str, ...]
     upper: str | None = None
     work: str | None = None
-    size: int | str = "256M"
 
     def _settle(self) -> None:
         self._put("destination", values.destination(self.destination, "Overlay.destination"))
@@ -138,7 +141,6 @@ class Overlay(Mount):
         if self.upper is not None and self.work is not None:
             self._put("upper", values.host_path(self.upper, "Overlay.upper"))
             self._put("work", values.host_path(self.work, "Overlay.work"))
-        self._put("size", values.size(self.size, "Overlay.size"))
 
 
 class Symlink(Mount):

@@ -38,7 +38,8 @@ class Sandbox(Record):
     Files
         rootfs: "minimal" (what programs need of the host: /usr and its like, some files of /etc, the running Python;
         read-only), "empty", "host" (the host's, read-only), an absolute path, or a Rootfs. mounts: put into it, in this
-        order. masked_paths: replaced by something empty. readonly_paths: made read-only. umask.
+        order. masked_paths: replaced by something empty. readonly_paths: made read-only. disk: bytes that /tmp, the home
+        directory and /dev/shm hold together, in memory. umask.
     Surroundings
         hostname, domainname; env: the whole environment but PATH, HOME, LANG, TERM, which have defaults (None
         leaves one out); workdir: default the home directory, or / where there is none; loopback: bring lo up in a new net
@@ -63,6 +64,7 @@ class Sandbox(Record):
     mounts: tuple[Mount, ...] = ()
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    disk: int | str = 256 << 20
     umask: int = 0o022
     hostname: str | None = None
     domainname: str | None = None
@@ -151,6 +153,7 @@ class Sandbox(Record):
             for name in ("rootfs", "mounts", "masked_paths", "readonly_paths"):
                 if getattr(self, name):
                     raise self._bad(name, "needs Namespace.MOUNT in Sandbox.namespaces")
+        self._put("disk", values.size(self.disk, "Sandbox.disk"))
         values.integer(self.umask, "Sandbox.umask", most=0o777)
 
     def _settle_surroundings(self) -> None:

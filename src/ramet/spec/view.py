@@ -5,28 +5,25 @@ from __future__ import annotations
 #: Programs and libraries. Where the host has a symlink (/bin -> usr/bin), so has the sandbox.
 TREES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
-#: Configuration that dynamic linking, names, certificates and time zones need; nothing personal, nothing secret.
-ETC = (
-    "/etc/alternatives",
+#: Configuration that dynamic linking, alternatives and time zones need; nothing personal, nothing secret.
+ETC = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
+
+#: What names and certificates need: only where the network is the host's or a joined one. Each bind costs 15 us.
+ETC_NETWORK = (
     "/etc/ca-certificates",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-    "/etc/mime.types",
-    "/etc/nsswitch.conf",
+    "/etc/hosts",
     "/etc/pki/tls/certs",
     "/etc/protocols",
+    "/etc/resolv.conf",
     "/etc/services",
     "/etc/ssl/certs",
     "/etc/ssl/openssl.cnf",
-    "/etc/timezone",
 )
 
-#: Only where the network is the host's or a joined one.
-ETC_NETWORK = ("/etc/resolv.conf", "/etc/hosts")
-
 HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+
+#: Of our own: what the host asks (systemd, sssd, a directory service) is not reachable inside.
+NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n"
 
 
 def passwd(uid: int, home: str) -> str:
