@@ -44,8 +44,7 @@ def state():
 
 
 def processes(mark):
-    """Pids of living processes with this text among their arguments or in their environment, other than ours. Zombies have
-    neither, and are looked for by their parent."""
+    """Pids of living processes with this text among their arguments, other than ours; not zombies."""
     found = set()
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -59,18 +58,13 @@ def processes(mark):
     return found
 
 
-def pid_namespaces():
-    """The pid namespaces of all processes this user may look at, and the inits of ramet's."""
-    found = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    comm = file.read().split(b"(", 1)[1].rsplit(b")", 1)[0]
-                found[int(name)] = comm
-            except OSError:
-                continue
-    return found
+def alive(pid):
+    """Is there such a process, and no mere zombie? An orphan's zombie is the host's pid 1's to reap, in its own time."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rsplit(b")", 1)[1].split()[0] not in (b"Z", b"X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def wait_until(condition, seconds=5.0):
