@@ -10,6 +10,10 @@
 /* Raise OSError(errno) whose text names the system call. Returns NULL. */
 PyObject *core_oserror(int error, const char *call);
 
+/* Around every child that shares the caller's memory; with the GIL held. */
+void core_dumpable_save(void);
+void core_dumpable_restore(void);
+
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_spawn_doc[];
 

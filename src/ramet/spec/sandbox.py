@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
 from ramet.spec.capabilities import capability_set
@@ -161,8 +163,10 @@ class Sandbox(Record):
                 continue
             if Namespace.UTS not in self.namespaces:
                 raise self._bad(name, "needs Namespace.UTS in Sandbox.namespaces")
-            if len(values.text(value, f"Sandbox.{name}").encode()) > HOST_NAME_MAX:
+            found = values.text(value, f"Sandbox.{name}")
+            if len(os.fsencode(found)) > HOST_NAME_MAX:
                 raise self._bad(name, f"is longer than {HOST_NAME_MAX} bytes")
+            self._put(name, found)
         self._put("env", check_env(self.env, "Sandbox.env"))
         if self.workdir is not None:
             self._put("workdir", values.clean(values.path(self.workdir, "Sandbox.workdir")))
