@@ -16,7 +16,7 @@
 #define ERRNO_NOSYS 38
 
 /* The child starts on another stack, so it can't return through the caller's frames: it enters fn from here. */
-static long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *), void *arg)
+long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *), void *arg)
 {
     long result;
 #if defined(__x86_64__)
@@ -55,7 +55,7 @@ static long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *),
 }
 
 /* clone(2): the pidfd comes back through parent_tid, the exit signal lives in the low byte of the flags. */
-static long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *arg)
+long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *arg)
 {
     long result;
     uint64_t flags = args->flags | args->exit_signal;

@@ -28,6 +28,10 @@ struct child {
     volatile uint32_t running; /* futex: the kernel clears it when the child leaves our memory */
 };
 
+/* The two calls themselves, without a fallback: for clone_on_stack, and for ramet.lowlevel. */
+long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *), void *arg);
+long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *arg);
+
 /* Clone and run fn(arg) in the child on the stack that *args names; fn must not return. Falls back to
  * clone(2) on ENOSYS only. Returns the pid or -errno. */
 long clone_on_stack(struct kernel_clone_args *args, int no_clone3, void (*fn)(void *), void *arg);

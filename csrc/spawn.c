@@ -245,8 +245,9 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync)
         reap(child->pidfd);
         Py_END_ALLOW_THREADS
     }
-    if (synced < 0)
+    if (synced < 0 && child->failed_stage == STAGE_NONE)
         return NULL;
+    PyErr_Clear(); /* a sync that failed because the child had: the step is the cause */
     return Py_BuildValue("iiiIi", -1, -1, (int)child->failed_stage, (unsigned)child->failed_step,
                          (int)child->failed_errno);
 }

@@ -65,9 +65,6 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     tree = Tree(b, str(spec.disk), detached=facts.detached_trees)
     b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
     _make_root(tree, spec, facts, shape)
-    if shape.root != "empty" or any(isinstance(mount, (Dev, Overlay)) for mount in spec.mounts):
-        b.about("Sandbox.disk", "make a place for what is written")
-        tree.make_store()
     taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
     if shape.root == "minimal":
         _minimal_view(tree, spec, facts, shape, taken)
@@ -100,7 +97,7 @@ def _covered(path: str, taken: list[str]) -> bool:
 
 def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     if shape.root in ("minimal", "empty"):
-        tree.attach_root(tree.new_fs("tmpfs", NOSUID | NODEV, mode="0755"), own=True)
+        tree.attach_root(tree.new_fs("tmpfs", NOSUID | NODEV, mode="0755", size=tree.disk), own=True)
         return
     rootfs = spec.rootfs if isinstance(spec.rootfs, Rootfs) else Rootfs("/")
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
@@ -114,7 +111,6 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
     """The overlay keeps hold of its upper directory by itself; its place can go before the root comes."""
-    tree.make_store()
     mount = _overlay(tree, shape, [real], None, None)
     tree.drop_store()
     return mount
@@ -240,8 +236,12 @@ def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
 
 
 def _dev_shm(tree: Tree, mount: Dev, dev: Slot, base: str) -> None:
+    where = f"{mount.destination}/shm"
+    if mount.shm_size is None and base:
+        tree.attach_writable(where, 0o1777)
+        return
     if mount.shm_size is None:
-        store = tree.store
+        store = tree.store()
         tree.b.call("mkdirat", store, "shm", 0o1777)
         shm = tree.b.open("mnt", "open_tree", store, "shm", OPEN_TREE_CLONE | O_CLOEXEC)
     else:
@@ -276,9 +276,10 @@ def _overlay(tree: Tree, shape: Shape, lower: list[str], upper: str | None, work
     if upper is None or work is None:
         name = f"overlay{len(b.steps)}"
         upper, work = f"{name}/upper", f"{name}/work"
+        store = tree.store()
         for path in (name, upper, work):
-            b.call("mkdirat", tree.store, path, 0o755)
-        b.call("fchdir", tree.store)
+            b.call("mkdirat", store, path, 0o755)
+        b.call("fchdir", store)
     # In a user namespace, overlayfs keeps its marks in user.* attributes: trusted.* are the host's.
     flags = ("userxattr",) if shape.new_user else ()
     joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)

@@ -162,13 +162,12 @@ class Plan:
 class Builder:
     """Collects steps; knows which spec field they are for."""
 
-    __slots__ = ("_counter", "doing", "made", "origin", "steps")
+    __slots__ = ("_counter", "doing", "origin", "steps")
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.origin = ""
         self.doing = ""
-        self.made: set[str] = set()
         self._counter = 0
 
     def about(self, origin: str, doing: str) -> None:

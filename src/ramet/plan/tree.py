@@ -62,7 +62,7 @@ class Tree:
         self.own: set[str] = set()
         self.foreign: list[str] = []
         self.sealed: list[Slot] = []
-        self.store = Slot("")
+        self._store: Slot | None = None
         self._blocks: dict[object, Block] = {}
 
     # Making file systems
@@ -107,32 +107,43 @@ class Tree:
         else:
             self.foreign.append("/")
 
-    def make_store(self) -> None:
-        """One file system in memory, outside the new root, for everything that is written: parts of it are bound in.
+    def store(self) -> Slot:
+        """A file system in memory for what is written on foreign ground: parts of it are bound in.
 
         One and not many, since each costs 30 us to make and to end, and so that one size limits them together.
         Before Linux 6.15 only what is mounted can be bound from: then it lies over the root for a while.
         """
-        mount = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=self.disk)
-        if not self.detached:
-            self.b.call("move_mount", mount, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
-        self.store = mount
+        if self._store is None:
+            self._store = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=self.disk)
+            if not self.detached:
+                self.b.call("move_mount", self._store, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+        return self._store
 
     def drop_store(self) -> None:
         """What was bound from it stays."""
-        if not self.detached:
-            self.b.call("umount2", "/", MNT_DETACH)
-        self.b.close(self.store)
-        self.store = Slot("")
+        if self._store is not None:
+            if not self.detached:
+                self.b.call("umount2", "/", MNT_DETACH)
+            self.b.close(self._store)
+            self._store = None
 
     def attach_writable(self, where: str, mode: int) -> None:
-        """An empty writable directory, part of the store."""
-        store = self.store
-        name = where.rsplit("/", 1)[1]
-        self.b.call("mkdirat", store, name, mode)
-        part = self.b.open("mnt", "open_tree", store, name, OPEN_TREE_CLONE | O_CLOEXEC)
+        """An empty writable directory.
+
+        On own ground it is a directory of the root bound over itself: the root becomes read-only, as a mount, and
+        this mount of the same file system does not.
+        """
+        b = self.b
+        if self.is_own(os.path.dirname(where)):
+            self.make_directory(where, mode)
+            part = b.open("mnt", "open_tree", self.root, where[1:], OPEN_TREE_CLONE | O_CLOEXEC)
+        else:
+            store = self.store()
+            name = where.rsplit("/", 1)[1]
+            b.call("mkdirat", store, name, mode)
+            part = b.open("mnt", "open_tree", store, name, OPEN_TREE_CLONE | O_CLOEXEC)
         self.attach(part, where, is_dir=True, own=True)
-        self.b.close(part)
+        b.close(part)
 
     def seal(self) -> None:
         """What the sandbox made for itself, and nobody asked to write to, becomes read-only."""
@@ -146,9 +157,8 @@ class Tree:
         Nothing else may lie over either: umount2 would take that away, and leave the host's root where ".." finds it.
         """
         b = self.b
-        if self.store:
-            b.about("Sandbox.disk", "let go of the store")
-            self.drop_store()
+        b.about("Sandbox.disk", "let go of the store")
+        self.drop_store()
         b.about("Sandbox.rootfs", "enter the new root")
         b.call("fchdir", self.root)
         b.call("pivot_root", ".", ".")
@@ -229,7 +239,7 @@ class Tree:
             self._own_directories(parent)
             self._write_file(self.root, where[1:], content, mode)
             return
-        store = self.store
+        store = self.store()
         name = f"file{len(self.b.steps)}"
         self._write_file(store, name, content, mode)
         tree = self.b.open("mnt", "open_tree", store, name, OPEN_TREE_CLONE | O_CLOEXEC)

@@ -1,0 +1,32 @@
+"""The typed face of the C core. Private; see ramet.lowlevel."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+# collections.abc.Buffer is Python 3.12's; these are what the callers have.
+_ReadBuffer: TypeAlias = bytes | bytearray | memoryview
+_WriteBuffer: TypeAlias = object  # bytearray, mmap.mmap, memoryview: writable, contiguous
+
+def spawn(
+    program: _ReadBuffer,
+    inputs: Iterable[tuple[int, int]],
+    flags: int,
+    *,
+    join: _ReadBuffer | None = None,
+    join_inputs: Iterable[tuple[int, int]] = (),
+    sync: Callable[[int, int], object] | None = None,
+    cgroup: int = -1,
+    clone3: bool = True,
+) -> tuple[int, int, int, int, int]:
+    """Clone a child that runs program; (pid, pidfd, 0, 0, 0), or (-1, -1, stage, step, errno)."""
+
+def call(*args: object, **kwargs: object) -> object:
+    """Call a Python function in a CLONE_VM child."""
+
+def clone3(
+    fields: _ReadBuffer, set_tid: _ReadBuffer = b"", plain: _WriteBuffer | None = None, *, old: bool = False
+) -> tuple[int, int, int, int]:
+    """Clone with a struct clone_args; (pid, pidfd, parent_tid, child_tid)."""
+
+def syscall(call: str, number: int, /, *arguments: int | _ReadBuffer) -> int:
+    """Make one system call; raises OSError with its name."""
