@@ -31,10 +31,10 @@ def command(args: Sequence[str]) -> int:
     if len(line.operands) != 1:
         hint = "as in: ramet explain 'CLONE_NEWPID|CLONE_NEWNS', in quotation marks"
         raise SpecError(f"takes one subject, not {len(line.operands)}", field="explain", hint=hint)
-    from ramet import explain
+    from ramet.explain import explain_json, explain_text
 
     if options.JSON in wanted:
-        put_json(explain.explain_json(line.operands[0]))
+        put_json(explain_json(line.operands[0]))
     else:
-        put(explain.explain_text(line.operands[0]))
+        put(explain_text(line.operands[0]))
     return 0
