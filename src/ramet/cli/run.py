@@ -74,22 +74,21 @@ def _run(wanted: box.Order) -> int:
     if wanted.sandbox.tty:
         return _run_in_terminal(wanted)
     process = _start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    relay = Relay()
+    watch = Watch(process)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        relay.drain(_taken(process, name), to_descriptor(number), name)
-    relay.feed(_taken(process, "stdin"))
-    return _finish(process, relay, None)
+        watch.relay.drain(_taken(process, name), to_descriptor(number), name)
+    watch.relay.feed(_taken(process, "stdin"))
+    return _finish(watch)
 
 
 def _run_json(wanted: box.Order) -> int:
     process = _start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     started = monotonic()
-    relay = Relay()
+    watch = Watch(process)
     captured = {name: Capture(process.sandbox.output) for name in ("stdout", "stderr")}
     for name, capture in captured.items():
-        relay.drain(_taken(process, name), capture.add, name)
-    relay.feed(_taken(process, "stdin"))
-    watch = Watch(process, relay, None)
+        watch.relay.drain(_taken(process, name), capture.add, name)
+    watch.relay.feed(_taken(process, "stdin"))
     code = watch.until_the_end()
     assert process._ending is not None
     result = Result(
@@ -121,10 +120,10 @@ def _run_in_terminal(wanted: box.Order) -> int:
     process = _start(wanted, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
     assert process.terminal is not None
     with Terminal() as terminal:
-        relay = Relay()
-        relay.drain(os.dup(process.terminal), to_descriptor(1), "stdout")
-        relay.feed(os.dup(process.terminal), terminal=True)
-        return _finish(process, relay, terminal)
+        watch = Watch(process, terminal)
+        watch.relay.drain(os.dup(process.terminal), to_descriptor(1), "stdout")
+        watch.relay.feed(os.dup(process.terminal), terminal=True)
+        return _finish(watch)
 
 
 def _taken(process: Popen, name: str) -> int:
@@ -135,29 +134,32 @@ def _taken(process: Popen, name: str) -> int:
     return fd
 
 
-def _finish(process: Popen, relay: Relay, terminal: Terminal | None) -> int:
-    code = Watch(process, relay, terminal).until_the_end()
-    process.close()
-    if relay.failed is not None:
-        raise relay.failed
+def _finish(watch: Watch) -> int:
+    code = watch.until_the_end()
+    watch.process.close()
+    if watch.relay.failed is not None:
+        raise watch.relay.failed
     return code
 
 
 class Watch:
-    """The main thread, while the sandbox runs: its end, signals, the time limit, the relay's end."""
+    """The main thread, while the sandbox runs: its end, signals, the time limit, the relay's end.
 
-    def __init__(self, process: Popen, relay: Relay, terminal: Terminal | None) -> None:
-        self.process, self.relay, self.terminal = process, relay, terminal
+    It listens to signals from the first: before anybody could see that the payload runs.
+    """
+
+    def __init__(self, process: Popen, terminal: Terminal | None = None) -> None:
+        self.process, self.relay, self.terminal = process, Relay(), terminal
         limit = process.sandbox.timeout
         self.deadline = None if limit is None else monotonic() + limit
         self.timed_out = False
         self.asked: int | None = None
         self.killed_for: int | None = None
         self._wake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._listen()
 
     def until_the_end(self) -> int:
         """Wait for payload and relay; the exit code."""
-        self._listen()
         poller = select.poll()
         for fd in (self._wake, self.process.pidfd, self.relay.done):
             poller.register(fd, select.POLLIN)
