@@ -302,7 +302,6 @@ static void after_fork_in_child(void)
                 sigaction(quieted[i], &default_action, NULL);
     innermost = NULL;
     main_call = NULL;
-    calls = 0;
 }
 
 /* The child: what it does before and after the function. Failures are exceptions of the call. */
@@ -458,7 +457,7 @@ static void recover(struct call *call)
     while (innermost != call) {
         struct call *inner = innermost;
         innermost = inner->outer;
-        calls--;
+        core_dumpable_abandon();
         PyMem_Free(inner);
     }
 }

@@ -5,28 +5,30 @@
  */
 #include "core.h"
 
+#include <pthread.h>
 #include <sys/prctl.h>
-#include <unistd.h>
 
-static struct {
-    unsigned count;
-    pid_t of; /* a fork meanwhile copies the count, not the threads */
-    long before;
-} dumpable;
+static unsigned count;
+static long before;
+
+/* A fork copies the count, not the threads whose children are counted. Not told by the pid: a function called in a
+ * CLONE_VM child has another pid, and the same memory. */
+static void forget(void) { count = 0; }
 
 void core_dumpable_save(void)
 {
-    pid_t self = getpid();
-    if (dumpable.of != self)
-        dumpable.count = 0;
-    dumpable.of = self;
-    if (dumpable.count++ == 0)
-        dumpable.before = sys1(__NR_prctl, PR_GET_DUMPABLE);
+    static int registered;
+    if (!registered)
+        registered = pthread_atfork(NULL, NULL, forget) == 0;
+    if (count++ == 0)
+        before = sys1(__NR_prctl, PR_GET_DUMPABLE);
 }
+
+void core_dumpable_abandon(void) { count--; }
 
 void core_dumpable_restore(void)
 {
     /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
-    if (--dumpable.count == 0 && dumpable.before == 1)
+    if (--count == 0 && before == 1)
         sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
 }
