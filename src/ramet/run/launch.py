@@ -12,8 +12,9 @@ from ramet.plan.finish import INIT_EXE, TAIL
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
-from ramet.run import control, image
+from ramet.run import control, idmapped, image
 from ramet.run.failure import step_failed
+from ramet.run.spawner import in_lasting_thread
 from ramet.run.sync import serve
 
 TYPE_CHECKING = False
@@ -67,7 +68,10 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
             made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
             made.give(CONTROL_CALLER_END, ours.fileno(), _lowest(plan))
         _give_inputs(made, plan, stdio, encoded or encodings(plan))
-        pid, pidfd = _spawn(plan, made, ours, encoded or encodings(plan))
+        if plan.init:
+            pid, pidfd = _spawn(plan, made, ours, encoded or encodings(plan))
+        else:
+            pid, pidfd = in_lasting_thread(lambda: _spawn(plan, made, ours, encoded or encodings(plan)))
     except BaseException:
         if ours is not None:
             ours.close()
@@ -95,6 +99,8 @@ def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], en
     if encoded.tail is not None:
         made.give(TAIL, made.own(image.plan_memory(encoded.tail)), lowest)
         made.give(INIT_EXE, image.init_image(), lowest)
+    for bind in plan.idmapped:
+        made.give(bind.slot, made.own(idmapped.make(bind)), lowest)
     for join in plan.spec.join:
         if join.pidfd is not None:
             made.inputs[join_slot(join)] = join.pidfd
