@@ -15,7 +15,9 @@ RAMET = [sys.executable, "-m", "ramet"]
 @pytest.fixture(scope="session")
 def works():
     """The default sandbox, or a skip that names what is missing; with RAMET_MUST_WORK=1 a failure."""
-    done = subprocess.run([*RAMET, "run", "/bin/true"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(
+        [*RAMET, "run", "/bin/true"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     if done.returncode:
         reason = f"no sandbox here: {done.stderr.strip()}"
         (pytest.fail if os.environ.get("RAMET_MUST_WORK") == "1" else pytest.skip)(reason)
@@ -27,7 +29,13 @@ def ramet(works):
 
     def invoke(*args, input="", **more):
         return subprocess.run(
-            [*RAMET, *args], input=input, capture_output=True, text=True, timeout=60, errors="surrogateescape", **more
+            [*RAMET, *args],
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            errors="surrogateescape",
+            **more,
         )
 
     return invoke

@@ -38,7 +38,11 @@ LONG = "x" * 300
         (["--tmpfs", "/t:size=1X", "true"], "'1X' is no size", "a number and one of K, M, G, T"),
         (["--tmpfs", "/t:size=nan", "true"], "is no size", ""),
         (["--tmpfs", "/t:size=99999999999T", "true"], "does not fit 63 bits", ""),
-        (["--tmpfs", "/t:sice=1M", "true"], "'sice' is not one of size, mode, inodes", "did you mean 'size'?"),
+        (
+            ["--tmpfs", "/t:sice=1M", "true"],
+            "'sice' is not one of size, mode, inodes",
+            "did you mean 'size'?",
+        ),
         (["--tmpfs", "/t:mode=9", "true"], "'9' is no octal number", ""),
         (["--overlay", "/o", "true"], "--overlay /o: is empty", ""),
         (["--overlay", "/o:/usr:upper=/tmp", "true"], "and work go together", ""),
@@ -74,7 +78,7 @@ def test_wrong_option_is_named_with_the_reason(ramet, args, says, hint):
     done = ramet("run", *args)
     assert done.stderr.startswith("ramet: ") and says in done.stderr, done.stderr
     assert hint in done.stderr.partition("\n\nhint: ")[2]
-    assert ("", 125) == (done.stdout, done.returncode)
+    assert (done.stdout, done.returncode) == ("", 125)
     assert "Traceback" not in done.stderr
 
 
@@ -83,7 +87,7 @@ def test_loop_of_symlinks_as_a_source(ramet, folder):
     (folder / "a").symlink_to("b")
     (folder / "b").symlink_to("a")
     done = ramet("run", "--bind", f"{folder}/a", "true")
-    assert 125 == done.returncode
+    assert done.returncode == 125
     assert f"--bind {folder}/a:" in done.stderr and "symbolic links" in done.stderr
 
 
@@ -91,7 +95,7 @@ def test_directory_on_a_file_is_refused(ramet, folder):
     """A directory can't be bound where a file is: the step, the call and the reason are named."""
     (folder / "f").write_text("")
     done = ramet("run", "--bind", f"{folder}:/x", "--bind", f"{folder}:/x/f", "true")
-    assert 125 == done.returncode
+    assert done.returncode == 125
     assert "from: Sandbox.mounts[1] = Bind(" in done.stderr, done.stderr
     assert "a directory can't be mounted on a file" in done.stderr, done.stderr
 
@@ -102,14 +106,14 @@ def test_fifo_and_socket_can_be_bound(ramet, folder):
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(folder / "socket"))
         done = ramet("run", "--bind", f"{folder}:/d", "sh", "-c", "[ -p /d/fifo ] && [ -S /d/socket ]")
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_missing_command_is_127(ramet):
     """Not found, by name or by path."""
     for name in ("no-such-command", "/no/such/command"):
         done = ramet("run", name)
-        assert 127 == done.returncode and "ENOENT" in done.stderr
+        assert done.returncode == 127 and "ENOENT" in done.stderr
         assert done.stderr.startswith(f"ramet: cannot execute {name!r}")
 
 
@@ -119,7 +123,7 @@ def test_command_that_exists_only_outside_is_explained(ramet, folder):
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     done = ramet("run", str(program))
-    assert 127 == done.returncode and "exists outside" in done.stderr
+    assert done.returncode == 127 and "exists outside" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_command_that_cannot_be_executed_is_126(ramet, folder, content, mode, er
     path.mkdir() if content is None else path.write_bytes(content)
     path.chmod(mode)
     done = ramet("run", "--bind", str(folder), str(path))
-    assert 126 == done.returncode and errno in done.stderr, done.stderr
+    assert done.returncode == 126 and errno in done.stderr, done.stderr
 
 
 def test_missing_interpreter_is_127(ramet, folder):
@@ -142,15 +146,15 @@ def test_missing_interpreter_is_127(ramet, folder):
     path.write_text("#!/no/such/interpreter\n")
     path.chmod(0o755)
     done = ramet("run", "--bind", str(folder), str(path))
-    assert 127 == done.returncode and "interpreter" in done.stderr
+    assert done.returncode == 127 and "interpreter" in done.stderr
 
 
 def test_too_big_arguments_say_so(ramet):
     """One argument of 128 KiB: E2BIG, the sizes, and what to do instead."""
     done = ramet("run", "echo", "x" * (127 << 10))
-    assert 0 == done.returncode  # the control: just below, it runs
+    assert done.returncode == 0  # the control: just below, it runs
     done = _too_big()
-    assert 126 == done.returncode
+    assert done.returncode == 126
     assert "E2BIG" in done.stderr and "by stdin or a file" in done.stderr
     assert len(done.stderr) < 4000
 
@@ -167,7 +171,7 @@ def _too_big():
 def test_workdir_that_is_not_inside(ramet):
     """The step that entered it fails; exit code 125, not the payload's."""
     done = ramet("run", "--workdir", "/no/such/place", "true")
-    assert 125 == done.returncode
+    assert done.returncode == 125
     assert "cannot enter the working directory '/no/such/place': ENOENT" in done.stderr
     assert "from: Sandbox.workdir" in done.stderr
 
@@ -177,8 +181,10 @@ def test_callers_deleted_working_directory_is_no_matter(works, tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
     line = 'cd "$1" && rmdir "$1" && exec "$0" -m ramet run pwd'
-    done = subprocess.run(["sh", "-c", line, sys.executable, str(gone)], capture_output=True, text=True, timeout=30)
-    assert ("/home/user\n", 0) == (done.stdout, done.returncode), done.stderr
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, str(gone)], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.returncode) == ("/home/user\n", 0), done.stderr
 
 
 def test_messages_steer_no_terminal(ramet):
@@ -211,4 +217,4 @@ def test_debug_shows_the_traceback_and_its_absence_does_not(ramet):
 def test_wrong_subcommand(ramet, args, says):
     """The nearest name; exit code 125."""
     done = ramet(*args)
-    assert f"ramet: {says}" in done.stderr and ("", 125) == (done.stdout, done.returncode)
+    assert f"ramet: {says}" in done.stderr and (done.stdout, done.returncode) == ("", 125)

@@ -5,7 +5,19 @@ import json
 import pytest
 
 from ramet.errors import SpecError, SpecTypeError
-from ramet.spec import Bind, File, IdMapping, Join, Namespace, Overlay, Rootfs, Sandbox, Symlink, TimeOffsets, Tmpfs
+from ramet.spec import (
+    Bind,
+    File,
+    IdMapping,
+    Join,
+    Namespace,
+    Overlay,
+    Rootfs,
+    Sandbox,
+    Symlink,
+    TimeOffsets,
+    Tmpfs,
+)
 from ramet.spec.config import decode, sandbox_from_mapping
 
 EVERYTHING = {
@@ -107,10 +119,26 @@ def test_nothing_is_the_default():
         ({"mounts": [{"kind": "bnd"}]}, "mounts[0].kind: unknown mount kind 'bnd'", "did you mean 'bind'?"),
         ({"mounts": [{"kind": "bind"}]}, "mounts[0].source: is required", None),
         ({"mounts": [{"kind": "bind", "source": 3}]}, "mounts[0].source: must be text", None),
-        ({"mounts": [{"kind": "bind", "source": "/", "destination": "x"}]}, "mounts[0].destination: must be an abs", None),
-        ({"mounts": [{"kind": "bind", "sourc": "/"}]}, "mounts[0].sourc: no such key", "did you mean 'source'?"),
-        ({"mounts": [{"kind": "tmpfs", "destination": "/t", "mode": "9"}]}, "mounts[0].mode: '9' is no octal", None),
-        ({"mounts": [{"kind": "overlay", "destination": "/o", "lower": "/a"}]}, "mounts[0].lower: must be a list", None),
+        (
+            {"mounts": [{"kind": "bind", "source": "/", "destination": "x"}]},
+            "mounts[0].destination: must be an abs",
+            None,
+        ),
+        (
+            {"mounts": [{"kind": "bind", "sourc": "/"}]},
+            "mounts[0].sourc: no such key",
+            "did you mean 'source'?",
+        ),
+        (
+            {"mounts": [{"kind": "tmpfs", "destination": "/t", "mode": "9"}]},
+            "mounts[0].mode: '9' is no octal",
+            None,
+        ),
+        (
+            {"mounts": [{"kind": "overlay", "destination": "/o", "lower": "/a"}]},
+            "mounts[0].lower: must be a list",
+            None,
+        ),
         ({"rootfs": {"writes": "kept"}}, "rootfs.path: is required", None),
         ({"rootfs": {"path": "/r", "write": "kept"}}, "rootfs.write: no such key", "did you mean 'writes'?"),
         ({"rootfs": "minimall"}, "rootfs: must be minimal, empty, host", None),
@@ -158,7 +186,7 @@ def test_wrong_type_is_a_type_error_too():
 def test_command_is_kept_apart():
     """`command` is no field of Sandbox; decode hands it over beside them."""
     box = decode({"command": ["echo", "hi"], "uid": 5})
-    assert (("echo", "hi"), {"uid": 5}) == (box.command, box.fields)
+    assert (box.command, box.fields) == (("echo", "hi"), {"uid": 5})
 
 
 def test_run_takes_a_file(ramet, folder):
@@ -171,16 +199,16 @@ def test_run_takes_a_file(ramet, folder):
         '[[mounts]]\nkind = "bind"\nsource = "data"\ndestination = "/data"\n'
     )
     box = str(folder / "box.toml")
-    assert "filed\nfrom data\nab\n" == ramet("run", "--config", box).stdout
+    assert ramet("run", "--config", box).stdout == "filed\nfrom data\nab\n"
     done = ramet("run", "--hostname", "option", "--env", "B=c", "--config", box, "--tmpfs", "/t")
-    assert "option\nfrom data\nac\n" == done.stdout
-    assert "mine\n" == ramet("run", "--config", box, "echo", "mine").stdout
+    assert done.stdout == "option\nfrom data\nac\n"
+    assert ramet("run", "--config", box, "echo", "mine").stdout == "mine\n"
 
 
 def test_run_takes_json_too(ramet, folder):
     """A file whose name ends in .json is JSON."""
     (folder / "box.json").write_text(json.dumps({"uid": 4242, "command": ["id", "-u"]}))
-    assert "4242\n" == ramet("run", "--config", str(folder / "box.json")).stdout
+    assert ramet("run", "--config", str(folder / "box.json")).stdout == "4242\n"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +219,10 @@ def test_run_takes_json_too(ramet, folder):
         ("hostname = ", "box.toml: is no TOML: "),
         (b"\xff", "box.toml: is no TOML: "),
         ('[[mounts]]\nkind = "bind"\nsource = "nowhere"\n', "box.toml: mounts[0].source: '"),
-        ('[[mounts]]\nkind = "tmpfs"\ndestination = "/a"\n' * 2, "box.toml: mounts[1].destination: '/a' is already"),
+        (
+            '[[mounts]]\nkind = "tmpfs"\ndestination = "/a"\n' * 2,
+            "box.toml: mounts[1].destination: '/a' is already",
+        ),
     ],
 )
 def test_fault_in_a_file_names_the_file_and_the_key(ramet, folder, content, says):
@@ -200,7 +231,7 @@ def test_fault_in_a_file_names_the_file_and_the_key(ramet, folder, content, says
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     done = ramet("run", "--config", str(path), "echo", "ran")
     assert f"{folder}/{says}" in done.stderr, done.stderr
-    assert ("", 125) == (done.stdout, done.returncode)
+    assert (done.stdout, done.returncode) == ("", 125)
 
 
 def test_file_that_cannot_be_read(ramet, folder):

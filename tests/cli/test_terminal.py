@@ -66,7 +66,9 @@ def screen(works):
 
 def test_terminal_is_the_sandboxs_own(screen):
     """The payload's tty is of its own devpts, its three streams are it, and none of the caller's is to be seen."""
-    s = screen("run", "-t", "sh", "-c", "tty; ls -1 /dev/pts; for n in 0 1 2; do readlink /proc/$$/fd/$n; done")
+    s = screen(
+        "run", "-t", "sh", "-c", "tty; ls -1 /dev/pts; for n in 0 1 2; do readlink /proc/$$/fd/$n; done"
+    )
     seen = s.until(b"[exit 0]").split()
     assert [b"/dev/pts/0", b"0", b"ptmx", *[b"/dev/pts/0"] * 3] == seen[:6]
 
@@ -119,20 +121,22 @@ def test_callers_terminal_is_as_it_was(screen, script, send, code):
     s.type(send or b"")
     lines = s.until(b"[exit " + code + b"]").split()
     settings = [line for line in lines if line.count(b":") > 20]
-    assert 2 == len(settings) and settings[0] == settings[1]
+    assert len(settings) == 2 and settings[0] == settings[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_callers_terminal_is_as_it_was_after_a_signal(screen, number):
     """A signal to ramet ends the payload, and gives the terminal back."""
-    s = screen("run", "-t", "sh", "-c", "echo ready; exec sleep 60", before="stty -g;", after="echo; stty -g;")
+    s = screen(
+        "run", "-t", "sh", "-c", "echo ready; exec sleep 60", before="stty -g;", after="echo; stty -g;"
+    )
     s.until(b"ready")
     with open(f"/proc/{s.pid}/task/{s.pid}/children") as file:
         (ramet,) = file.read().split()
     os.kill(int(ramet), number)
     lines = s.until(b"[exit %d]" % (128 + number)).split()
     settings = [line for line in lines if line.count(b":") > 20]
-    assert 2 == len(settings) and settings[0] == settings[1]
+    assert len(settings) == 2 and settings[0] == settings[1]
 
 
 def test_timeout_with_a_terminal(screen):
@@ -146,16 +150,16 @@ def test_input_that_is_no_terminal(works):
     for text in (b"line\n", b"no newline"):
         argv = [sys.executable, "-m", "ramet", "run", "-t", "sh", "-c", "stty -echo; echo ready; cat"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert b"ready\r\n" == process.stdout.readline()
+        assert process.stdout.readline() == b"ready\r\n"
         out, _ = process.communicate(text, timeout=20)
-        assert text.strip() == out.strip() and 0 == process.returncode
+        assert text.strip() == out.strip() and process.returncode == 0
 
 
 def test_gone_screen_hangs_up(works):
     """When nobody reads the terminal's output any more, the payload gets SIGHUP."""
     line = '"$0" -m ramet run -t yes </dev/null | head -1; echo "${PIPESTATUS[0]}"'
     done = subprocess.run(["bash", "-c", line, sys.executable], capture_output=True, text=True, timeout=30)
-    assert ["y", "129"] == done.stdout.split(), done
+    assert done.stdout.split() == ["y", "129"], done
 
 
 def test_term_is_passed_on(works):
@@ -164,6 +168,10 @@ def test_term_is_passed_on(works):
     argv = [sys.executable, "-m", "ramet", "run"]
     for more, expected in (["-t"], "screen-256color"), ([], "dumb"):
         done = subprocess.run(
-            [*argv, *more, "sh", "-c", "echo $TERM"], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env
+            [*argv, *more, "sh", "-c", "echo $TERM"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=env,
         )
         assert expected == done.stdout.strip()

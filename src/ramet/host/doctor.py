@@ -188,8 +188,11 @@ def apparmor_fix(executable: str) -> str:
     AppArmor goes by the path that was executed, with symlinks resolved: in a virtual environment that is
     the system's Python, unless it was made with --copies.
     """
-    label = "ramet" + executable.replace("/", ".")
-    quoted = f'"{executable}"' if any(c in executable for c in ' \t"[]{}*?^,') else executable
+    label = "ramet" + "".join(
+        c if c.isalnum() or c in "._-" else "." if c == "/" else "_" for c in executable
+    )
+    pattern = "".join("\\" + c if c in '\\"[]{}*?^' else c for c in executable)
+    quoted = executable if pattern == executable and " " not in executable else f'"{pattern}"'
     return f"""as root:
 cat >/etc/apparmor.d/{label} <<'END'
 abi <abi/4.0>,
