@@ -13,9 +13,12 @@
  * 4. CLONE_VFORK and sync. CLONE_VFORK stops this thread until the exec, so a plan in which the child waits for
  *    the caller can't have it: then `sync` is called while the child runs, and a futex the kernel clears when the
  *    child leaves our memory (CLONE_CHILD_CLEARTID) takes the place of the vfork wait. The compiler decides which.
- * 5. Dumpable. Credential changes in the child clear the dumpable flag of the memory it shares with us. Saved before,
- *    restored after. A child that joins namespaces of others clears it on purpose first: while it is 0, a
- *    process in there cannot ptrace the child or read our memory through it (the shape of CVE-2016-9962).
+ * 5. Dumpable. Credential changes in the child clear the dumpable flag of the memory it shares with us. Saved before
+ *    the first of several spawns at once, restored after the last. A child that joins namespaces of others has a copy
+ *    of our memory instead (setns into a time namespace demands that, too), and clears the copy's flag first: so a
+ *    process in there cannot ptrace the child or read our memory through it (the shape of CVE-2016-9962), and
+ *    no other child finds its /proc/self closed meanwhile. Only with a sync step, where the caller must go on while
+ *    the child waits, is the memory shared there; that is a privileged caller, to whom /proc/self is open.
  * 6. Leaks. The plan's close_range ends what O_CLOEXEC missed; what is exec'd first is a sealed memfd
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
  *    (the shape of CVE-2024-21626).
@@ -52,21 +55,16 @@ const char core_spawn_doc[] =
 /* The caller's thread state that a clone disturbs. */
 struct guard {
     uint64_t mask;
-    long dumpable;
 };
 
 static void guard_enter(struct guard *guard)
 {
     uint64_t all = ~(uint64_t)0;
-    guard->dumpable = sys1(__NR_prctl, PR_GET_DUMPABLE);
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &guard->mask, KERNEL_SIGSET_BYTES);
 }
 
 static void guard_leave(const struct guard *guard)
 {
-    /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
-    if (guard->dumpable == 1)
-        sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard->mask, 0, KERNEL_SIGSET_BYTES);
 }
 
@@ -87,7 +85,9 @@ static int arena_make(struct arena *arena, size_t data_size, size_t join_size, i
     size_t child_at = stacks, data_at = child_at + page_up(sizeof(struct child));
     size_t join_at = data_at + page_up(data_size);
     arena->size = join_at + page_up(join_size);
-    void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* Shared where the child has a copy of our memory: what it reports must reach us. */
+    int sharing = joins ? MAP_SHARED : MAP_PRIVATE;
+    void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return errno;
     arena->base = base;
@@ -111,15 +111,15 @@ static int store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_siz
     if (!fast)
         return -1;
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); i++) {
-        unsigned int offset;
+        long long offset; /* wide: an offset past 2^32 must not wrap into the data */
         int value;
         PyObject *pair = PySequence_Fast_GET_ITEM(fast, i);
-        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "Ii", &offset, &value)) {
+        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "Li", &offset, &value)) {
             if (!PyErr_Occurred())
                 PyErr_SetString(PyExc_TypeError, "an input is a tuple (offset, value)");
             goto error;
         }
-        if (offset % sizeof value || offset > data_size || sizeof value > data_size - offset) {
+        if (offset < 0 || offset % (int)sizeof value || offset > (long long)data_size - (int)sizeof value) {
             PyErr_SetString(PyExc_ValueError, "input outside the program's data");
             goto error;
         }
@@ -181,11 +181,12 @@ static void start(struct child *child)
 }
 
 /* Start it through an intermediate process that first runs the join steps. The intermediate shares our
- * descriptor table, so that the pidfd it is given for the child is ours. */
-static void start_joined(struct child *child, unsigned char *stack)
+ * descriptor table, so that the pidfd it is given for the child is ours. Its memory is a copy, which it shares with
+ * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours. */
+static void start_joined(struct child *child, unsigned char *stack, int syncs)
 {
     struct kernel_clone_args args = {
-        .flags = CLONE_VM | CLONE_VFORK | CLONE_FILES,
+        .flags = (syncs ? CLONE_VM : 0) | CLONE_VFORK | CLONE_FILES,
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = CHILD_STACK_SIZE,
     };
@@ -221,10 +222,10 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync)
     Py_BEGIN_ALLOW_THREADS
     guard_enter(&guard);
     if (arena->join_stack)
-        start_joined(child, arena->join_stack);
+        start_joined(child, arena->join_stack, sync != NULL);
     else
         start(child);
-    if (!sync || child->failed_stage != STAGE_NONE)
+    if (!sync || child->pid <= 0)
         guard_leave(&guard);
     Py_END_ALLOW_THREADS
 
@@ -292,8 +293,11 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
     describe(arena.child, arena.stack, flags, cgroup, sync != NULL);
     arena.child->no_clone3 = !clone3;
     if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
-        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0))
+        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {
+        core_dumpable_save();
         result = spawn_in(&arena, sync);
+        core_dumpable_restore();
+    }
     munmap(arena.base, arena.size);
 done:
     PyBuffer_Release(&program);

@@ -104,6 +104,10 @@ def facts_for(spec: Sandbox) -> Facts:
     if not spec.mounts and not isinstance(spec.rootfs, Rootfs):
         return known
     named = {path: _look_up(path, field, optional) for path, field, optional in _paths_of(spec)}
+    for path, field, _ in _paths_of(spec):
+        fact = named[path]
+        if fact is not None and fact.kind != "dir" and not field.endswith(".source"):
+            raise SpecError(f"{path!r} is not a directory", field=field)
     found = {path: fact for path, fact in named.items() if fact is not None}
     return known.replace(paths=FrozenMap(found)) if found else known
 

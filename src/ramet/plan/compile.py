@@ -82,7 +82,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
     shape = Shape(spec, facts, command)
     stages = {}
     if spec.join:
-        stages["join"] = Stage("join", tuple(_join(spec)))
+        stages["join"] = Stage("join", tuple(_join(spec, facts)))
     child = _child(spec, facts, command, shape)
     if shape.init:
         stages["child"] = child
@@ -101,6 +101,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
         watch=shape.number(CALLER),
         tty=spec.tty,
         notes=_notes(spec),
+        owner=idmap.owner_outside(spec, facts, shape.maps, shape.uid, shape.gid),
     )
 
 
@@ -144,11 +145,14 @@ def join_slot(join: Join) -> Slot:
     return Slot(f"ns_{join.kind.value}")
 
 
-def _join(spec: Sandbox) -> list[object]:
+def _join(spec: Sandbox, facts: Facts) -> list[object]:
     """Run by an intermediate process. Memory first: while it is not dumpable, nobody in there can ptrace us."""
     b = Builder()
     b.about("Sandbox.join", "hide our memory from processes in there")
     b.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if facts.privileged and spec.joined(Namespace.USER):
+        b.about("Sandbox.groups", "leave the caller's groups")  # in there it may be forbidden
+        idmap.set_groups(b, ())
     by_kind = {join.kind.value: (n, join) for n, join in enumerate(spec.join)}
     for kind in JOIN_ORDER:
         if kind in by_kind:
@@ -165,9 +169,7 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
         idmap.map_ids(b, shape.maps)
     if Namespace.TIME in spec.namespaces:
         surroundings.new_time_namespace(b, spec.time_offsets)
-    if (shape.maps and not shape.maps.by_child) or (not shape.maps and facts.privileged and not spec.joined(Namespace.USER)):
-        capabilities = 2 ** (facts.last_cap + 1) - 1 if shape.maps else facts.capabilities
-        idmap.become(b, shape.uid, shape.gid, spec.groups, capabilities)
+    _become(b, spec, facts, shape)
     surroundings.surround(b, spec)
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
@@ -182,6 +184,19 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
         finish.exec_init(b, shape)
         return Stage("child", tuple(b.steps))
     return _payload(b, spec, command, shape, "child")
+
+
+def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    """Take the payload's ids, where they are not the caller's own already. A root caller's never stay 0."""
+    everything = 2 ** (facts.last_cap + 1) - 1
+    if shape.maps:
+        if not shape.maps.by_child:
+            idmap.become(b, shape.uid, shape.gid, spec.groups, everything)
+    elif spec.joined(Namespace.USER):
+        if facts.privileged or spec.uid is not None or spec.gid is not None or spec.groups:
+            idmap.become(b, shape.uid, shape.gid, spec.groups or None, everything)
+    elif facts.privileged:
+        idmap.become(b, shape.uid, shape.gid, spec.groups, facts.capabilities)
 
 
 def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: str) -> Stage:

@@ -22,6 +22,7 @@ UNPRIVILEGED_ID = 65533
 SUBORDINATE_SIZE = 65536
 
 PR_SET_KEEPCAPS = 8
+CAP_CHOWN = 0
 CAPABILITY_VERSION_3 = 0x20080522
 CONTROL_CALLER_END = Slot("control_caller_end")
 CONTROL = Slot("control")
@@ -32,9 +33,9 @@ Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 
 def payload_ids(spec: Sandbox, facts: Facts) -> tuple[int, int]:
     """The payload's uid and gid inside."""
-    if Namespace.USER in spec.namespaces:
-        own_uid = own_gid = DEFAULT_ID
-    elif facts.privileged and not any(join.kind is Namespace.USER for join in spec.join):
+    if Namespace.USER in spec.namespaces or spec.joined(Namespace.USER):
+        own_uid = own_gid = DEFAULT_ID  # what a sandbox maps, unless told otherwise
+    elif facts.privileged:
         own_uid = own_gid = UNPRIVILEGED_ID
     else:
         own_uid, own_gid = facts.uid, facts.gid
@@ -59,6 +60,19 @@ def choose_maps(spec: Sandbox, facts: Facts) -> Maps:
             hint='gid_mappings="subordinate" maps the caller\'s range of /etc/subgid',
         )
     return Maps(uid, gid, uids, gids, by_child, by_child, helper)
+
+
+def owner_outside(spec: Sandbox, facts: Facts, maps: Maps | None, uid: int, gid: int) -> tuple[int, int] | None:
+    """Who the payload is outside, where the caller can give it what is made for it: /dev/stdin is opened anew."""
+    if not (facts.privileged and facts.capable(CAP_CHOWN)) or spec.joined(Namespace.USER):
+        return None
+    if maps is None:
+        return uid, gid
+    return _outside(maps.uids, uid), _outside(maps.gids, gid)
+
+
+def _outside(lines: tuple[IdMapping, ...], inside: int) -> int:
+    return next(line.outside + inside - line.inside for line in lines if line.covers(inside))
 
 
 def _lines(
@@ -141,17 +155,26 @@ def caller_maps(maps: Maps, facts: Facts) -> tuple[CallerStep, ...]:
     )
 
 
-def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...], capabilities: int) -> None:
-    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now."""
+def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...] | None, capabilities: int) -> None:
+    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now.
+
+    groups: None leaves them, as in a joined user namespace, which may not allow setgroups(2).
+    """
     b.about("Sandbox.uid", f"become uid {uid} and gid {gid}")
     b.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    packed = struct.pack(f"<{len(groups)}I", *groups)
-    shown = "[" + ", ".join(str(g) for g in groups) + "]"
-    b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
+    if groups is not None:
+        set_groups(b, groups)
     b.call("setresgid", gid, gid, gid)
     b.call("setresuid", uid, uid, uid)
     b.call("capset", *capability_blocks(capabilities, capabilities, 0))
     repeat_after_credentials(b)
+
+
+def set_groups(b: Builder, groups: tuple[int, ...]) -> None:
+    """setgroups(2)."""
+    packed = struct.pack(f"<{len(groups)}I", *groups)
+    shown = "[" + ", ".join(str(g) for g in groups) + "]"
+    b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
 
 
 def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple[Block, Block]:

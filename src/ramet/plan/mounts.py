@@ -282,7 +282,9 @@ def _overlay(tree: Tree, shape: Shape, lower: list[str], upper: str | None, work
         b.call("fchdir", store)
     # In a user namespace, overlayfs keeps its marks in user.* attributes: trusted.* are the host's.
     flags = ("userxattr",) if shape.new_user else ()
-    joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)
+    # The kernel undoes backslashes in all three; only lowerdir is a list.
+    lower, (upper, work) = ([path.replace("\\", "\\\\") for path in paths] for paths in (lower, (upper, work)))
+    joined = ":".join(path.replace(":", "\\:") for path in lower)
     options = {"lowerdir": joined, "upperdir": upper, "workdir": work}
     return tree.new_fs("overlay", NOSUID | NODEV, flags=flags, **options)
 

@@ -99,7 +99,8 @@ class Plan:
     stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? Then control, tail and caller are the numbers of the descriptors it is given.
-    tty: the child sends back the master of a new pseudo-terminal. notes: what a careful reader should know.
+    tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
+    are not the caller's: pipes for it should be its own. notes: what a careful reader should know.
     """
 
     __slots__ = (
@@ -110,6 +111,7 @@ class Plan:
         "facts",
         "init",
         "notes",
+        "owner",
         "spec",
         "stages",
         "sync",
@@ -132,10 +134,12 @@ class Plan:
         watch: int,
         tty: bool,
         notes: tuple[str, ...],
+        owner: tuple[int, int] | None = None,
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
         self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
+        self.owner = owner
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 
     def __iter__(self) -> Iterator[Step]:

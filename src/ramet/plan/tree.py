@@ -255,12 +255,16 @@ class Tree:
         null = b.open("mnt", "open_tree", AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | O_CLOEXEC)
         empty = self.new_fs("tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, mode="0555", nr_inodes="1")
         target = self._existing(where)
-        # The wrong kind is ENOTDIR; a path that is not there leaves no descriptor in the slot, which is EBADF.
+        # Only the cover of the right kind goes on (EINVAL for the other); a path that is not there is EBADF.
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
         for cover in (null, empty):
-            b.call("move_mount", cover, "", target, "", flags, allow=(errno.ENOTDIR, errno.EBADF))
+            b.call("move_mount", cover, "", target, "", flags, allow=(errno.EINVAL, errno.EBADF))
             b.close(cover)
         b.close(target, allow=(errno.EBADF,))
+        # Neither: then what is there now is no mount of its own, which mount_setattr(2) answers with EINVAL.
+        covered = self._existing(where)
+        b.call("mount_setattr", covered, "", AT_EMPTY_PATH, mount_attr(RDONLY), 32, allow=(errno.EBADF,))
+        b.close(covered, allow=(errno.EBADF,))
 
     def make_readonly(self, where: str) -> None:
         """Cover a path, if it exists, by a read-only copy of itself."""

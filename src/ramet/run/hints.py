@@ -100,9 +100,7 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan], bool | str | None], s
     ("openat2", E.ENOENT, _always, "the path does not exist inside the sandbox"),
     ("mkdirat", E.EROFS, _always, "the place is read-only inside; make the directory in the source beforehand"),
     ("symlinkat", E.EROFS, _always, "the place is read-only inside; put the link into the source beforehand"),
-    # What the kernel says depends on where the mount comes from: EINVAL for a detached one.
     ("move_mount", E.EINVAL, _mount_destination, "a directory can't be mounted on a file, nor a file on a directory"),
-    ("move_mount", E.ENOTDIR, _always, "a directory can't be mounted on a file, nor a file on a directory"),
     (
         "execve",
         E.ENOENT,

@@ -94,7 +94,7 @@ class Popen:
         self._text = (encoding or "utf-8", errors or "strict") if text or encoding or errors else None
         self._files: dict[int, Any] = {}
         self._late: Pump
-        self._streams = Streams(stdin, stdout, stderr)
+        self._streams = Streams(stdin, stdout, stderr, self.plan.owner)
         self._started = monotonic()
         try:
             theirs = self._streams.theirs

@@ -20,9 +20,16 @@ PIPE_BIG = 1 << 20
 
 
 class Streams:
-    """Both ends of stdin, stdout and stderr. Ours are None where the stream is no pipe of ours."""
+    """Both ends of stdin, stdout and stderr. Ours are None where the stream is no pipe of ours.
 
-    def __init__(self, stdin: object, stdout: object, stderr: object) -> None:
+    owner: uid and gid that pipes are given to; else a payload with other ids than the caller's could not open
+    /dev/stdin or /dev/stderr.
+    """
+
+    def __init__(
+        self, stdin: object, stdout: object, stderr: object, owner: tuple[int, int] | None = None
+    ) -> None:
+        self._owner = owner
         self.theirs: list[int] = []
         self.ours: list[int | None] = [None, None, None]
         self._close: list[int] = []
@@ -42,6 +49,8 @@ class Streams:
             self._close.append(other)
             self.ours[number] = mine
             os.set_blocking(mine, False)
+            if self._owner is not None:
+                os.fchown(mine, *self._owner)
             return other
         if wanted == DEVNULL:
             return self._null(number)

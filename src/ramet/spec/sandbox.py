@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
 from ramet.spec.capabilities import capability_set
@@ -29,7 +31,7 @@ class Sandbox(Record):
         namespaces: the kinds that are new (default: all but time). A kind neither here nor in join is shared.
         join: namespaces that exist, entered by setns(2). time_offsets: of a new time namespace.
     Identity
-        uid, gid: of the payload, inside (default 1000; without a new user namespace: the caller's own, or
+        uid, gid: of the payload, inside (default 1000; without a user namespace of its own: the caller's, or
         65533 for a root caller). groups: supplementary, inside. uid_mappings, gid_mappings: lines of uid_map and
         gid_map; default one line, uid to the caller's (a root caller's payload is 65533 outside); "subordinate"
         maps 65536 ids by the caller's line in /etc/subuid, through newuidmap(1).
@@ -163,8 +165,10 @@ class Sandbox(Record):
                 continue
             if Namespace.UTS not in self.namespaces:
                 raise self._bad(name, "needs Namespace.UTS in Sandbox.namespaces")
-            if len(values.text(value, f"Sandbox.{name}").encode()) > HOST_NAME_MAX:
+            found = values.text(value, f"Sandbox.{name}")
+            if len(os.fsencode(found)) > HOST_NAME_MAX:
                 raise self._bad(name, f"is longer than {HOST_NAME_MAX} bytes")
+            self._put(name, found)
         self._put("env", check_env(self.env, "Sandbox.env"))
         if self.workdir is not None:
             self._put("workdir", values.clean(values.path(self.workdir, "Sandbox.workdir")))
