@@ -15,9 +15,7 @@ RAMET = [sys.executable, "-m", "ramet"]
 @pytest.fixture(scope="session")
 def works():
     """The default sandbox, or a skip that names what is missing; with RAMET_MUST_WORK=1 a failure."""
-    done = subprocess.run(
-        [*RAMET, "run", "/bin/true"], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    done = subprocess.run([*RAMET, "run", "/bin/true"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         reason = f"no sandbox here: {done.stderr.strip()}"
         (pytest.fail if os.environ.get("RAMET_MUST_WORK") == "1" else pytest.skip)(reason)

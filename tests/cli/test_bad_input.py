@@ -181,9 +181,7 @@ def test_callers_deleted_working_directory_is_no_matter(works, tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
     line = 'cd "$1" && rmdir "$1" && exec "$0" -m ramet run pwd'
-    done = subprocess.run(
-        ["sh", "-c", line, sys.executable, str(gone)], capture_output=True, text=True, timeout=30
-    )
+    done = subprocess.run(["sh", "-c", line, sys.executable, str(gone)], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.returncode) == ("/home/user\n", 0), done.stderr
 
 

@@ -115,10 +115,7 @@ def test_apparmor_restriction_prints_the_whole_profile_for_this_interpreter(refu
     end = lines.index("END")
     profile = lines[start + 1 : end]
     assert profile[:2] == ["abi <abi/4.0>,", "include <tunables/global>"]
-    assert (
-        profile[2]
-        == 'profile ramet.opt.my_env.bin.python3.12 "/opt/my env/bin/python3.12" flags=(unconfined) {'
-    )
+    assert profile[2] == 'profile ramet.opt.my_env.bin.python3.12 "/opt/my env/bin/python3.12" flags=(unconfined) {'
     assert "  userns," in profile and profile[-1] == "}"
     assert lines[end + 1].startswith("apparmor_parser -r /etc/apparmor.d/")
 
@@ -165,9 +162,7 @@ def test_one_kind_of_namespace_missing():
     """Its own limit, its own kernel option, or a filter."""
     no_net = {"net": Refusal("clone3", errno.ENOSPC)}
     found = find("net namespaces", no_net, {"/proc/sys/user/max_net_namespaces": "0\n"})
-    assert (
-        "user.max_net_namespaces is 0" in found.fact and "sysctl user.max_net_namespaces=15000" in found.fix
-    )
+    assert "user.max_net_namespaces is 0" in found.fact and "sysctl user.max_net_namespaces=15000" in found.fix
     assert find("namespaces", no_net).fact == "made each: mnt, pid, ipc, uts, cgroup"
     assert "CONFIG_NET_NS" in find("net namespaces", {"net": Refusal("clone3", errno.EINVAL)}).fix
     found = find("time namespaces", {"time": Refusal("unshare(0x80)", errno.EINVAL)})
@@ -291,16 +286,13 @@ def test_page_fits_80_columns_and_does_not_need_colour(host):
         assert [line for line in text.splitlines() if len(line) > 80] == []
         assert "\033" not in text
         assert all(
-            any(line.startswith(f"{check.state:<8}  {check.name}") for line in text.splitlines())
-            for check in checks
+            any(line.startswith(f"{check.state:<8}  {check.name}") for line in text.splitlines()) for check in checks
         )
         coloured = report_text(checks, 0.0017, failure, colour=True)
         for code in ("\033[0m", "\033[31m", "\033[32m", "\033[33m"):
             coloured = coloured.replace(code, "")
         assert coloured == text
-    assert report_text(checks, 0.0017, None).endswith(
-        "The default sandbox works: it ran /bin/true in 1.7 ms."
-    )
+    assert report_text(checks, 0.0017, None).endswith("The default sandbox works: it ran /bin/true in 1.7 ms.")
     assert report_text(checks, 0, error).endswith("The default sandbox does not work here.")
 
 
@@ -321,9 +313,7 @@ def test_this_host_is_examined_for_real(ramet):
     assert done.stdout.splitlines()[-1].startswith("The default sandbox works: it ran /bin/true in ")
     found = json.loads(ramet("doctor", "--json").stdout)
     assert found["works"] and found["seconds"] < 5
-    zombies = [
-        pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and _comm(pid) == "ramet-init"
-    ]
+    zombies = [pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and _comm(pid) == "ramet-init"]
     assert zombies == []
 
 

@@ -107,9 +107,7 @@ def test_overlay_throws_away_what_is_written(ramet, folder):
 def test_environment_is_empty_but_for_what_is_named(ramet):
     """--env NAME=VALUE sets, --env NAME passes on what the caller has, and nothing else comes in."""
     env = os.environ | {"SECRET": "s", "WANTED": "w"}
-    out = ramet(
-        "run", "--env", "A=1=2", "--env", "WANTED", "--env", "NOT_SET", "--unset-env", "LANG", "env", env=env
-    )
+    out = ramet("run", "--env", "A=1=2", "--env", "WANTED", "--env", "NOT_SET", "--unset-env", "LANG", "env", env=env)
     found = dict(line.split("=", 1) for line in out.stdout.splitlines())
     assert {"A": "1=2", "WANTED": "w"}.items() <= found.items()
     assert not {"SECRET", "NOT_SET", "LANG"} & set(found)
@@ -195,9 +193,7 @@ def test_rootfs_with_discarded_writes(ramet, folder):
         if os.path.islink(f"/{name}"):
             (folder / name).symlink_to(os.readlink(f"/{name}"))
     before = sorted(os.listdir(folder))
-    done = ramet(
-        "run", "--rootfs", f"{folder}:discarded", "--bind", "/usr", "sh", "-c", "echo x > /tmp/x; cat /tmp/x"
-    )
+    done = ramet("run", "--rootfs", f"{folder}:discarded", "--bind", "/usr", "sh", "-c", "echo x > /tmp/x; cat /tmp/x")
     assert done.stdout == "x\n", done.stderr
     assert before == sorted(os.listdir(folder))
 
@@ -206,9 +202,7 @@ def test_json_is_the_result(ramet):
     """--json prints how it ended and the captured output; the exit code stays the payload's."""
     done = ramet("run", "--json", "sh", "-c", "echo out; cat; exit 4", input="in")
     found = json.loads(done.stdout)
-    assert tuple(
-        found[k] for k in ("status", "exit_code", "stdout", "stderr")
-    ) == ("exited", 4, "out\nin", "")
+    assert tuple(found[k] for k in ("status", "exit_code", "stdout", "stderr")) == ("exited", 4, "out\nin", "")
     assert done.returncode == 4 and found["usage"]["memory_peak"] > 0
 
 

@@ -68,9 +68,7 @@ def test_user_signals_are_passed_on(start):
 def test_killed_ramet_leaves_nothing(start):
     """SIGKILL to ramet ends everything inside: the pipe that only the payload holds closes."""
     reader, writer = os.pipe()
-    process = start(
-        "run", "sh", "-c", "echo ready; sleep 60 & exec sleep 60", stdin=subprocess.DEVNULL, stdout=writer
-    )
+    process = start("run", "sh", "-c", "echo ready; sleep 60 & exec sleep 60", stdin=subprocess.DEVNULL, stdout=writer)
     os.close(writer)
     assert os.read(reader, 100) == b"ready\n"
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:

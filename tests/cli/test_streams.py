@@ -36,9 +36,7 @@ def test_200_mb_pass_through_with_flat_memory(works):
     """
     found = {}
     for size in (1, BIG):
-        done = subprocess.run(
-            [sys.executable, "-c", measure, str(size)], capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run([sys.executable, "-c", measure, str(size)], capture_output=True, text=True, timeout=120)
         arrived, found[size] = map(int, done.stdout.split())
         assert arrived == size
     assert found[BIG] - found[1] < 8 << 10  # KiB
@@ -47,9 +45,7 @@ def test_200_mb_pass_through_with_flat_memory(works):
 def test_input_streams_through_both_ways(works):
     """20 MB in by stdin, and out again, byte for byte."""
     data = os.urandom(1 << 20) * 20
-    done = subprocess.run(
-        [sys.executable, "-m", "ramet", "run", "cat"], input=data, capture_output=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-m", "ramet", "run", "cat"], input=data, capture_output=True, timeout=120)
     assert done.stdout == data and done.returncode == 0
 
 
@@ -137,9 +133,7 @@ def test_slow_reader_of_one_stream_does_not_hold_up_the_other(start):
     """stdout blocked by its reader: stderr still arrives."""
     reader, writer = os.pipe()
     script = "yes & sleep 0.2; echo seen >&2; exec sleep 60"
-    process = start(
-        "run", "sh", "-c", script, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
-    )
+    process = start("run", "sh", "-c", script, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert process.stderr.readline() == b"seen\n"
     os.close(reader)
@@ -167,8 +161,6 @@ def test_descriptors_do_not_run_out(works):
         resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
 
     argv = [sys.executable, "-m", "ramet", "run", "true"]
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=few, timeout=30
-    )
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=few, timeout=30)
     assert done.returncode == 125 and "EMFILE (Too many open files)" in done.stderr
     assert "Traceback" not in done.stderr

@@ -66,9 +66,7 @@ def screen(works):
 
 def test_terminal_is_the_sandboxs_own(screen):
     """The payload's tty is of its own devpts, its three streams are it, and none of the caller's is to be seen."""
-    s = screen(
-        "run", "-t", "sh", "-c", "tty; ls -1 /dev/pts; for n in 0 1 2; do readlink /proc/$$/fd/$n; done"
-    )
+    s = screen("run", "-t", "sh", "-c", "tty; ls -1 /dev/pts; for n in 0 1 2; do readlink /proc/$$/fd/$n; done")
     seen = s.until(b"[exit 0]").split()
     assert [b"/dev/pts/0", b"0", b"ptmx", *[b"/dev/pts/0"] * 3] == seen[:6]
 
@@ -127,9 +125,7 @@ def test_callers_terminal_is_as_it_was(screen, script, send, code):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_callers_terminal_is_as_it_was_after_a_signal(screen, number):
     """A signal to ramet ends the payload, and gives the terminal back."""
-    s = screen(
-        "run", "-t", "sh", "-c", "echo ready; exec sleep 60", before="stty -g;", after="echo; stty -g;"
-    )
+    s = screen("run", "-t", "sh", "-c", "echo ready; exec sleep 60", before="stty -g;", after="echo; stty -g;")
     s.until(b"ready")
     with open(f"/proc/{s.pid}/task/{s.pid}/children") as file:
         (ramet,) = file.read().split()
