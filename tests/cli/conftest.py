@@ -27,7 +27,13 @@ def ramet(works):
 
     def invoke(*args, input="", **more):
         return subprocess.run(
-            [*RAMET, *args], input=input, capture_output=True, text=True, timeout=60, errors="surrogateescape", **more
+            [*RAMET, *args],
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            errors="surrogateescape",
+            **more,
         )
 
     return invoke
