@@ -107,6 +107,12 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan], bool | str | None], s
         _outside_only,
         "{} exists outside; if it is not visible inside, or its interpreter is not, bind it",
     ),
+    (
+        "execve",
+        E.ENOENT,
+        lambda step, plan: True if "/" in plan.command.argv[0] else None,
+        "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
+    ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),
     ("execve", E.EACCES, _always, "not executable by the payload's user: see the mode of the file and of the directories above it"),
     (
