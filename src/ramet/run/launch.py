@@ -203,10 +203,35 @@ def kill(pidfd: int) -> None:
         return
 
 
+PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
+CLD_EXITED, CLD_KILLED = 1, 2
+
+
+def _left_word(pidfd: int) -> tuple[int, int] | None:
+    """The wait status of a process that was reaped, from struct pidfd_info (linux/pidfd.h)."""
+    import fcntl
+    import select
+    import struct
+
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()  # ECHILD may come before the end, where the kernel reaps for a caller that ignores SIGCHLD
+    info = bytearray(struct.pack("<Q", PIDFD_INFO_EXIT).ljust(64, b"\0"))
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask, status = struct.unpack_from("<Q", info)[0], struct.unpack_from("<i", info, 60)[0]
+    if not mask & PIDFD_INFO_EXIT:
+        return None
+    return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
+
+
 def reap(pidfd: int) -> tuple[int, int] | None:
-    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it."""
+    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and left no
+    word (before Linux 6.15)."""
     try:
         found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
     except ChildProcessError:
-        return None
+        return _left_word(pidfd)
     return (found.si_code, found.si_status) if found else None

@@ -46,7 +46,7 @@ class Sandbox(Record):
         capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
         namespaces of its own; rlimits: name to (soft, hard).
     Life
-        as_pid1: the payload is pid 1 itself, without ramet's init; timeout: seconds, or "1m30s"; output: bytes of
+        as_pid1: the payload is pid 1 itself, without ramet's init (then it dies with the thread that started it); timeout: seconds, or "1m30s"; output: bytes of
         stdout and stderr, each, that are captured; what comes after is thrown away and marked.
     """
 
