@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import sys
@@ -91,9 +92,11 @@ class Popen:
         self.sandbox = sandbox_with(sandbox, fields)
         self.plan = plan_for(argv, self.sandbox, pass_fds)
         self.args = self.plan.command.argv
-        self._text = (encoding or "utf-8", errors or "strict") if text or encoding or errors else None
+        decoded = text or encoding or errors
+        self._text = _known_encoding(encoding or "utf-8", errors or "strict") if decoded else None
         self._files: dict[int, Any] = {}
-        self._late: Pump
+        self._read_ahead: dict[int, bytes] = {}
+        self._pump: Pump | None = None  # a communicate that a timeout cut off
         self._streams = Streams(stdin, stdout, stderr, self.plan.owner)
         self._started = monotonic()
         try:
@@ -188,13 +191,19 @@ class Popen:
     def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Feed stdin, collect stdout and stderr until their end, wait. (stdout, stderr), None where no PIPE.
 
-        Raises TimeoutExpired; then the sandbox goes on, and what was read so far is lost.
+        Raises TimeoutExpired; then the sandbox goes on, and communicate may be called again: nothing is lost.
         """
         found = self._communicate(input, None if timeout is None else monotonic() + timeout, timeout)
         return found[0], found[1]
 
     def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> tuple[Any, Any, tuple[str, ...]]:
-        pump = Pump(self._streams, self._encoded(input), self.sandbox.output)
+        pump = self._pump
+        if pump is None:
+            self._take_back()
+            pump = Pump(self._streams, self._encoded(input), self.sandbox.output, self._read_ahead)
+        elif input:
+            raise SpecError("can't be given again: the first communicate sends it", field="input")
+        self._pump = pump
         try:
             pump.run(self._ended_fd(), deadline)
             self._settle()
@@ -202,9 +211,26 @@ class Popen:
             self.kill()
             raise
         except TimeoutExpired:
-            self._late = pump
             raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0) from None
         return self._captured(pump)
+
+    def _take_back(self) -> None:
+        """Streams that were used as files become descriptors again; what such a file had read ahead is kept."""
+        for number, file in self._files.items():
+            if file.closed:
+                continue
+            if number == 0:
+                _flush(file)
+            elif self._text is not None:
+                name = ("stdin", "stdout", "stderr")[number]
+                raise SpecError("was read as text by hand; read it on to its end", field=name)
+            fd = os.dup(file.fileno())
+            os.set_blocking(fd, False)
+            self._streams.ours[number] = fd
+            if number:
+                self._read_ahead[number] = file.peek()
+            _close_file(file)
+        self._files.clear()
 
     def _captured(self, pump: Pump) -> tuple[Any, Any, tuple[str, ...]]:
         names = {1: "stdout", 2: "stderr"}
@@ -309,6 +335,23 @@ class Popen:
         return f"<ramet.Popen {self.args[0]!r} {state}>"
 
 
+def _flush(file: Any) -> None:
+    try:
+        file.flush()
+    except BrokenPipeError:
+        return
+
+
+def _known_encoding(encoding: str, errors: str) -> tuple[str, str]:
+    try:
+        "".encode(encoding, errors)
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError, ValueError) as error:
+        field = "errors" if "error" in str(error) else "encoding"
+        raise SpecError(str(error), field=field) from None
+    return encoding, errors
+
+
 def _close_file(file: Any) -> None:
     try:
         file.close()
@@ -381,7 +424,8 @@ def _finish(process: Popen, input: bytes | str | None) -> Result:
     except TimeoutExpired:
         timed_out = True
         process.kill()
-        pump = process._late
+        pump = process._pump
+        assert pump is not None
         pump.run(process.pidfd, None)
         process._settle()
         out, err, truncated = process._captured(pump)

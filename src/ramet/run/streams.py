@@ -11,7 +11,7 @@ from ramet.errors import SpecError, SpecTypeError, TimeoutExpired
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: As subprocess has them.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -135,10 +135,14 @@ class Capture:
 class Pump:
     """Feeds stdin and drains stdout and stderr until they, and the sandbox, are at their end."""
 
-    def __init__(self, streams: Streams, data: bytes | memoryview, limit: int) -> None:
+    def __init__(
+        self, streams: Streams, data: bytes | memoryview, limit: int, already: Mapping[int, bytes] | None = None
+    ) -> None:
         self.streams = streams
         self.input = memoryview(data)
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
+        for number, found in (already or {}).items():
+            self.captures[number].add(found)
         if streams.ours[0] is not None and not self.input:
             streams.close_ours(0)
 
