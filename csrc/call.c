@@ -191,10 +191,6 @@ static _Thread_local struct call *innermost;
 static struct call *volatile main_call; /* innermost of the main thread, for interrupt() */
 static void (*volatile python_sigint)(int);
 
-/* Calls in progress, and the dumpable flag from before the first of them. The GIL guards both. */
-static int calls;
-static long dumpable;
-
 /* (3) */
 
 #define RSEQ_UNREGISTERED ((uint32_t)-1)
@@ -306,7 +302,6 @@ static void after_fork_in_child(void)
                 sigaction(quieted[i], &default_action, NULL);
     innermost = NULL;
     main_call = NULL;
-    calls = 0;
 }
 
 /* The child: what it does before and after the function. Failures are exceptions of the call. */
@@ -421,8 +416,7 @@ static struct call *call_enter(uint64_t flags)
     call->outer = innermost;
     call->caller_pid = sys0(__NR_getpid);
     call->main = call->outer ? call->outer->main : sys0(__NR_gettid) == call->caller_pid;
-    if (calls++ == 0)
-        dumpable = sys1(__NR_prctl, PR_GET_DUMPABLE);
+    core_dumpable_save(); /* (8) */
     snapshot_take(&call->before, call->tstate);
     caller_signals_enter(call);
     innermost = call;
@@ -436,9 +430,7 @@ static void call_leave(struct call *call)
     innermost = call->outer;
     if (call->main)
         main_call = call->outer;
-    /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
-    if (--calls == 0 && dumpable == 1)
-        sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
+    core_dumpable_restore();
     caller_signals_leave(call);
     PyMem_Free(call);
 }
@@ -465,7 +457,7 @@ static void recover(struct call *call)
     while (innermost != call) {
         struct call *inner = innermost;
         innermost = inner->outer;
-        calls--;
+        core_dumpable_abandon();
         PyMem_Free(inner);
     }
 }

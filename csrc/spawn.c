@@ -35,7 +35,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
-#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -59,28 +58,14 @@ struct guard {
     uint64_t mask;
 };
 
-/* Of the process, not of a thread: who comes second would save what the first one's child has cleared. */
-static pthread_mutex_t dumpable_lock = PTHREAD_MUTEX_INITIALIZER;
-static long dumpable_before;
-static unsigned spawning;
-
 static void guard_enter(struct guard *guard)
 {
     uint64_t all = ~(uint64_t)0;
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &guard->mask, KERNEL_SIGSET_BYTES);
-    pthread_mutex_lock(&dumpable_lock);
-    if (spawning++ == 0)
-        dumpable_before = sys1(__NR_prctl, PR_GET_DUMPABLE);
-    pthread_mutex_unlock(&dumpable_lock);
 }
 
 static void guard_leave(const struct guard *guard)
 {
-    /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
-    pthread_mutex_lock(&dumpable_lock);
-    if (--spawning == 0 && dumpable_before == 1)
-        sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
-    pthread_mutex_unlock(&dumpable_lock);
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard->mask, 0, KERNEL_SIGSET_BYTES);
 }
 
@@ -127,15 +112,15 @@ static int store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_siz
     if (!fast)
         return -1;
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast); i++) {
-        unsigned int offset;
+        long long offset; /* wide: an offset past 2^32 must not wrap into the data */
         int value;
         PyObject *pair = PySequence_Fast_GET_ITEM(fast, i);
-        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "Ii", &offset, &value)) {
+        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "Li", &offset, &value)) {
             if (!PyErr_Occurred())
                 PyErr_SetString(PyExc_TypeError, "an input is a tuple (offset, value)");
             goto error;
         }
-        if (offset % sizeof value || offset > data_size || sizeof value > data_size - offset) {
+        if (offset < 0 || offset % (int)sizeof value || offset > (long long)data_size - (int)sizeof value) {
             PyErr_SetString(PyExc_ValueError, "input outside the program's data");
             goto error;
         }
@@ -309,8 +294,11 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
     describe(arena.child, arena.stack, flags, cgroup, sync != NULL);
     arena.child->no_clone3 = !clone3;
     if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
-        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0))
+        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {
+        core_dumpable_save();
         result = spawn_in(&arena, sync);
+        core_dumpable_restore();
+    }
     munmap(arena.base, arena.size);
 done:
     PyBuffer_Release(&program);

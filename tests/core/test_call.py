@@ -450,11 +450,16 @@ def test_fork_in_the_function():
     """A process forked by the function is an ordinary one: SIGTERM ends it."""
 
     def fork() -> int:
+        read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.write(write, b"forked")  # before this the fork handlers may not have run
             time.sleep(60)
             os._exit(0)
+        os.read(read, 6)
         os.kill(pid, signal.SIGTERM)
+        os.close(read)
+        os.close(write)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     assert call(fork) == -signal.SIGTERM

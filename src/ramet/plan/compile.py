@@ -174,7 +174,7 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
     if spec.tty:
-        _open_terminal(b, shape)
+        _open_terminal(b, spec, shape)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
@@ -214,11 +214,11 @@ def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: st
 
 
 O_RDWR, O_NOCTTY = 0o2, 0o400
-TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
+TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414
 SOL_SOCKET, SCM_RIGHTS = 1, 1
 
 
-def _open_terminal(b: Builder, shape: Shape) -> None:
+def _open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
     """A terminal pair of the sandbox's own devpts: its name is right inside, and none of the host's is seen.
 
     The master goes to the caller through the control socket. See pty(7), ioctl_tty(2).
@@ -235,6 +235,12 @@ def _open_terminal(b: Builder, shape: Shape) -> None:
     master = b.open("master", "openat", pts, "ptmx", O_RDWR | O_NOCTTY | os.O_CLOEXEC, 0)
     b.call("ioctl", master, TIOCSPTLCK, Block(bytes(8), text="[0]"))
     shape.terminal = b.open("slave", "ioctl", master, TIOCGPTPEER, O_RDWR | O_NOCTTY | os.O_CLOEXEC)
+    if spec.terminal_size is not None:
+        rows, columns = spec.terminal_size
+        text = f"{{ws_row={rows}, ws_col={columns}}}"
+        b.about("Sandbox.terminal_size", "set the terminal's size")
+        b.call("ioctl", master, TIOCSWINSZ, Block(struct.pack("<4H", rows, columns, 0, 0), text=text))
+        b.about("Sandbox.tty", "hand the terminal to the caller")
     rights_message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), master, bytes(4))
     vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
     header = Block(bytes(16), Ptr(vector), struct.pack("<Q", 1), Ptr(rights_message), struct.pack("<QQ", 24, 0),

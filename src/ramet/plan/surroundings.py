@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 
 from ramet.plan.steps import Block, Builder
@@ -32,10 +33,10 @@ def set_names(b: Builder, spec: Sandbox) -> None:
     """Host and NIS domain name of a new UTS namespace."""
     hostname = DEFAULT_HOSTNAME if spec.hostname is None else spec.hostname
     b.about("Sandbox.hostname", f"set the host name to {hostname!r}")
-    b.call("sethostname", hostname, len(hostname.encode()))
+    b.call("sethostname", hostname, len(os.fsencode(hostname)))
     if spec.domainname is not None:
         b.about("Sandbox.domainname", f"set the domain name to {spec.domainname!r}")
-        b.call("setdomainname", spec.domainname, len(spec.domainname.encode()))
+        b.call("setdomainname", spec.domainname, len(os.fsencode(spec.domainname)))
 
 
 def forbid_user_namespaces(b: Builder) -> None:

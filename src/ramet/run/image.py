@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _thread import allocate_lock
 
 from ramet.errors import UnsupportedError, errno_name
 
@@ -13,8 +14,32 @@ SEALS = 0xF  # SEAL | SHRINK | GROW | WRITE: nobody can change it any more
 #: Above every number that a plan hands out by number, so that a dup never hits it.
 LOWEST = 64
 
-_init: int | None = None
-_self: tuple[int, int] | None = None
+_Identity = tuple[int, int]
+_init: tuple[int, _Identity] | None = None
+_self: tuple[int, int, _Identity] | None = None
+_lock = allocate_lock()
+
+
+def _after_fork() -> None:
+    """A thread that is not there in the child may have held the lock."""
+    global _lock
+    _lock = allocate_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _identity(fd: int) -> _Identity:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _still(fd: int, identity: _Identity) -> bool:
+    """Is it what we opened? A caller that becomes a daemon closes descriptors it does not know, and reuses the numbers."""
+    try:
+        return _identity(fd) == identity
+    except OSError:
+        return False
 
 
 def above(fd: int, lowest: int) -> int:
@@ -25,8 +50,13 @@ def above(fd: int, lowest: int) -> int:
 def init_image() -> int:
     """A memfd that holds the init program and can't be written: a payload that reaches it through
     /proc/PID/exe changes nothing (CVE-2019-5736)."""
+    with _lock:
+        return _init_image()
+
+
+def _init_image() -> int:
     global _init
-    if _init is None:
+    if _init is None or not _still(*_init):
         path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_init")
         with open(path, "rb", buffering=0) as file:
             content = file.readall()
@@ -34,10 +64,11 @@ def init_image() -> int:
         try:
             os.write(fd, content)
             fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
-            _init = above(fd, LOWEST)
+            kept = above(fd, LOWEST)
+            _init = kept, _identity(kept)
         finally:
             os.close(fd)
-    return _init
+    return _init[0]
 
 
 def _memfd(name: str, *, executable: bool) -> int:
@@ -67,12 +98,21 @@ def plan_memory(content: bytes) -> int:
 
 def own_pidfd() -> int:
     """A pidfd of this process; another one after a fork."""
+    with _lock:
+        return _own_pidfd()
+
+
+def _own_pidfd() -> int:
     global _self
     pid = os.getpid()
-    if _self is None or _self[0] != pid:
-        if _self is not None:
+    if _self is None or _self[0] != pid or not _still(*_self[1:]):
+        if _self is not None and _still(*_self[1:]):
             os.close(_self[1])  # the parent's, inherited by fork
+        _self = None
         fd = os.pidfd_open(pid)
-        _self = (pid, above(fd, LOWEST))
-        os.close(fd)
+        try:
+            kept = above(fd, LOWEST)
+        finally:
+            os.close(fd)
+        _self = pid, kept, _identity(kept)
     return _self[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
 from ramet.spec.capabilities import capability_set
@@ -41,7 +43,8 @@ class Sandbox(Record):
     Surroundings
         hostname, domainname; env: the whole environment but PATH, HOME, LANG, TERM, which have defaults (None
         leaves one out); workdir: default the home directory, or / where there is none; loopback: bring lo up in a new net
-        namespace; tty: a pseudo-terminal of the sandbox's own as the controlling terminal and stdio; new_session.
+        namespace; tty: a pseudo-terminal of the sandbox's own as the controlling terminal and stdio; terminal_size: its
+        (rows, columns), set before the payload could look; new_session.
     Rights
         capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
         namespaces of its own; rlimits: name to (soft, hard).
@@ -70,6 +73,7 @@ class Sandbox(Record):
     workdir: str | None = None
     loopback: bool = True
     tty: bool = False
+    terminal_size: tuple[int, int] | None = None
     new_session: bool = True
     capabilities: frozenset[str] = frozenset()
     no_new_privs: bool = True
@@ -161,13 +165,27 @@ class Sandbox(Record):
                 continue
             if Namespace.UTS not in self.namespaces:
                 raise self._bad(name, "needs Namespace.UTS in Sandbox.namespaces")
-            if len(values.text(value, f"Sandbox.{name}").encode()) > HOST_NAME_MAX:
+            found = values.text(value, f"Sandbox.{name}")
+            if len(os.fsencode(found)) > HOST_NAME_MAX:
                 raise self._bad(name, f"is longer than {HOST_NAME_MAX} bytes")
+            self._put(name, found)
         self._put("env", check_env(self.env, "Sandbox.env"))
         if self.workdir is not None:
             self._put("workdir", values.clean(values.path(self.workdir, "Sandbox.workdir")))
         for name in ("loopback", "tty", "new_session", "no_new_privs", "nested_namespaces", "as_pid1"):
             values.flag(getattr(self, name), f"Sandbox.{name}")
+        self._settle_terminal()
+
+    def _settle_terminal(self) -> None:
+        if self.terminal_size is not None:
+            size = tuple(self.terminal_size) if isinstance(self.terminal_size, (tuple, list)) else ()
+            if len(size) != 2:
+                raise self._bad("terminal_size", "must be (rows, columns)")
+            for n, number in enumerate(size):
+                values.integer(number, f"Sandbox.terminal_size[{n}]", least=1, most=2**16 - 1)
+            if not self.tty:
+                raise self._bad("terminal_size", "needs tty")
+            self._put("terminal_size", size)
         if self.tty and not self.new_session:
             raise self._bad("tty", "needs new_session: a controlling terminal belongs to a session")
         if self.tty and Namespace.MOUNT not in self.namespaces:

@@ -1,0 +1,189 @@
+"""check(plan) -> what is out of order in it. Pure; tests hold every plan they can think of against it.
+
+The rules are those of `ramet.plan.compile`, as far as they can be read off the steps alone.
+"""
+
+from __future__ import annotations
+
+from ramet.plan.steps import Block, Ptr, Slot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ramet.plan.steps import Plan, Stage, Step
+
+AT_FDCWD = -100
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+LAST_FD = 2**32 - 1
+LAST_ID = 2**64 - 1
+
+EXECS = frozenset({"execve", "execveat"})
+SET_IDS = frozenset({"setgroups", "setresgid", "setresuid"})
+MOUNTING = frozenset(
+    {"mount", "open_tree", "move_mount", "mount_setattr", "fsopen", "fsconfig", "fsmount", "pivot_root", "umount2"}
+)
+#: With a directory descriptor and a path as their first two arguments.
+BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
+INPUTS = frozenset({"stdin", "stdout", "stderr", "control", "control_caller_end", "caller", "tail", "init"})
+
+
+def check(plan: Plan) -> list[str]:
+    """One line for each rule that the plan breaks; none for a plan in order."""
+    found: list[str] = []
+    inputs = INPUTS | {f"fd{fd}" for fd in plan.command.pass_fds}
+    inputs |= {f"ns_{join.kind.value}" for join in plan.spec.join}
+    for stage in plan.stages.values():
+        for rule in (_named, _slots, _exec_last, _mounts_before_rights, _inside_after_pivot, _signals):
+            found += [f"{stage.name}: {line}" for line in rule(stage, inputs)]
+    child = plan.stages["child"]
+    for on_child in (_life_first, _life_again, _descriptors):
+        found += [f"child: {line}" for line in on_child(child)]
+    found += _sync(plan)
+    return found
+
+
+def _named(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+    for n, step in enumerate(stage.steps):
+        if not step.origin or not step.doing:
+            yield f"step {n} ({step.call}) does not say where it comes from and what for"
+
+
+def slots_of(value: object) -> Iterator[Slot]:
+    """Every slot in an argument, those inside structures too."""
+    if isinstance(value, Slot):
+        yield value
+    elif isinstance(value, Ptr):
+        yield from slots_of(value.to)
+    elif isinstance(value, Block):
+        for part in value:
+            yield from slots_of(part)
+
+
+def _slots(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+    ready, closed = set(inputs), set()
+    for n, step in enumerate(stage.steps):
+        for arg in step.args:
+            for slot in slots_of(arg):
+                if slot in closed:
+                    yield f"step {n} ({step.call}) uses {slot} after it was closed"
+                elif slot not in ready:
+                    yield f"step {n} ({step.call}) uses {slot} before anything is in it"
+        if step.call == "close" and isinstance(step.args[0], Slot):
+            closed.add(step.args[0])
+        if step.result is not None:
+            if step.result in ready:
+                yield f"step {n} ({step.call}) overwrites {step.result}"
+            ready.add(step.result)
+
+
+def _exec_last(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+    if stage.name == "join":
+        return
+    execs = [n for n, step in enumerate(stage.steps) if step.call in EXECS]
+    if not execs or execs != list(range(execs[0], len(stage.steps))):
+        yield "it does not end in exec"
+    if len(execs) > 1 and not all(stage.steps[n].retries for n in execs):
+        yield "a later exec can never be reached"
+
+
+def _last(steps: Sequence[Step], calls: frozenset[str]) -> int:
+    return max((n for n, step in enumerate(steps) if step.call in calls), default=-1)
+
+
+def _gives_up_rights(step: Step) -> bool:
+    return step.call == "prctl" and step.args[0] in (PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS)
+
+
+def _mounts_before_rights(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+    last = _last(stage.steps, MOUNTING)
+    for n, step in enumerate(stage.steps[: last + 1]):
+        if _gives_up_rights(step):
+            yield f"step {n} gives up rights that step {last} ({stage.steps[last].call}) needs"
+            return
+
+
+def _inside_after_pivot(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+    """After pivot_root an absolute path is the sandbox's. Only the working directory and the command are."""
+    after = False
+    for n, step in enumerate(stage.steps):
+        if after and step.call in MOUNTING - {"umount2"}:
+            yield f"step {n} ({step.call}) still mounts after pivot_root"
+        if after and step.call in BY_PATH and step.args[0] == AT_FDCWD and step.origin != "Sandbox.workdir":
+            yield f"step {n} ({step.call}) uses the path {step.args[1]!r} after pivot_root"
+        after = after or step.call == "pivot_root"
+
+
+def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+    """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit us."""
+    places = [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"]
+    runs_payload = stage.steps[-1].call == "execve"
+    if not runs_payload:
+        if places:
+            yield f"step {places[0]} unblocks signals too early"
+        return
+    first_exec = next(n for n, step in enumerate(stage.steps) if step.call == "execve")
+    if places != [first_exec - 1]:
+        yield "signals must be unblocked just before the exec of the payload"
+
+
+def _is_life(steps: Sequence[Step], at: int) -> bool:
+    signal, look = steps[at : at + 2]
+    return (
+        signal.call == "prctl"
+        and signal.args[:2] == (PR_SET_PDEATHSIG, 9)
+        and look.call == "ppoll"
+        and look.expect == 0
+        and "caller" in slots_of(look.args[0])
+    )
+
+
+def _life_first(child: Stage) -> Iterator[str]:
+    if not _is_life(child.steps, 0):
+        yield "it does not begin by tying its life to the caller's"
+
+
+def _life_again(child: Stage) -> Iterator[str]:
+    """New credentials clear the parent-death signal: it must be set again before anything else is done."""
+    last = _last(child.steps, SET_IDS)
+    if last < 0:
+        return
+    after = last + 1
+    while child.steps[after].call == "capset":
+        after += 1
+    if not _is_life(child.steps, after):
+        yield f"step {last} ({child.steps[last].call}) clears the parent-death signal, and it is not set again"
+
+
+def _descriptors(child: Stage) -> Iterator[str]:
+    closing = [n for n, step in enumerate(child.steps) if step.call == "close_range"]
+    if not closing or child.steps[closing[-1]].args[1] != LAST_FD:
+        yield "the descriptors above those passed on are not closed"
+        return
+    placed = [int(step.args[1]) for step in child.steps if step.call == "dup3"]  # type: ignore[arg-type]
+    if len(placed) != len(set(placed)):
+        yield "two descriptors are placed under one number"
+    covered: set[int] = set()
+    for n in closing:
+        low, high = child.steps[n].args[:2]
+        covered |= {fd for fd in placed if low <= fd <= high}  # type: ignore[operator]
+    if covered:
+        yield f"close_range closes {sorted(covered)}, which are passed on"
+    opened: set[str] = set()
+    for step in child.steps[closing[0] :]:
+        if any(slot not in opened for arg in step.args for slot in slots_of(arg)):
+            yield f"{step.call} uses a descriptor that close_range has closed"
+        if step.result is not None:
+            opened.add(step.result)
+
+
+def _sync(plan: Plan) -> Iterator[str]:
+    steps = plan.stages["child"].steps
+    waits = [n for n, step in enumerate(steps) if step.call == "read" and step.args[0] == "control"]
+    if len(waits) != bool(plan.sync):
+        yield f"the child waits {len(waits)} times for a caller that has {len(plan.sync)} things to do"
+    for n in waits:
+        if any(step.call not in ("prctl", "ppoll", "close") for step in steps[:n]):
+            yield f"step {n} waits for the caller after something else was done"
+        if steps[n].expect != 1:
+            yield f"step {n} takes a caller that has let go for one that is done"

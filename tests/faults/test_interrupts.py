@@ -1,0 +1,143 @@
+"""Ctrl-C, and exceptions from anywhere, in the middle of a launch."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hosts import state
+
+import ramet
+
+HERE = os.path.dirname(__file__)
+
+RANDOM = """
+import os, random, signal, sys
+from hosts import children, descriptors
+import ramet
+chance = random.Random(int(sys.argv[1]))
+options = {"as_pid1": True} if sys.argv[2] == "as_pid1" else {}
+ramet.run(["true"])
+before = children(), sorted(descriptors())
+interrupted = finished = 0
+worst = []
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+while interrupted < 200:
+    try:
+        # A SIGINT by a timer, since a signal from outside would come after the same random time with more noise
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00005, 0.004))
+        ramet.run(["sh", "-c", "sleep 1000"], **options)
+        finished += 1
+    except KeyboardInterrupt:
+        interrupted += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    now = children(), sorted(descriptors())
+    if now[0] != before[0]:
+        print("left children", now[0] - before[0])
+        break
+    leaked = len(now[1]) - len(before[1])
+    if leaked:
+        print("left descriptors", set(now[1]) - set(before[1]))
+        break
+print(interrupted, finished)
+"""
+
+
+@pytest.mark.parametrize("mode", ["default", "as_pid1"])
+def test_interrupted_at_random_times_leaves_nothing(mode):
+    """KeyboardInterrupt at 200 random moments of run(), most of them in its start, leaves no process, zombie or
+    descriptor."""
+    seed = str(int.from_bytes(os.urandom(4), "little"))
+    done = subprocess.run([sys.executable, "-c", RANDOM, seed, mode], cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "200 0\n"), f"seed {seed}: {done.stdout}{done.stderr[-2000:]}"
+
+
+def code_of_ours(code):
+    return "/ramet/run/" in code.co_filename
+
+
+class Interrupt:
+    """Raise KeyboardInterrupt at the Nth line that the launching code executes."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, frame, event, _argument):
+        if not code_of_ours(frame.f_code):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+def run_interrupted(at, **fields):
+    """Was it interrupted?"""
+    tracer = Interrupt(at)
+    sys.settrace(tracer)
+    try:
+        ramet.run(["true"], **fields)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return tracer.left <= 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"as_pid1": True}], ids=["default", "as_pid1"])
+def test_interrupted_at_every_line_leaves_no_process(fields):
+    """KeyboardInterrupt raised at each line of run() in turn leaves no process and no zombie."""
+    ramet.run(["true"], **fields)
+    children_before = state()[0]
+    at = 0
+    left = []
+    while True:
+        at += 1
+        was = run_interrupted(at, **fields)
+        if state()[0] != children_before:
+            left.append((at, state()[0] - children_before))
+            children_before = state()[0]
+        if not was:
+            break
+    assert at > 100
+    assert left == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "where",
+    ["ramet.run.image.plan_memory", "ramet.run.image.own_pidfd", "ramet.run.control.pair", "ramet.run.control.receive", "ramet._core.spawn"],
+)
+def test_exception_in_the_middle_of_a_launch_leaves_nothing(where, error, monkeypatch, nothing_left):
+    """Whatever part of a launch raises whatever, what was opened before is closed, and what was started is reaped."""
+    import importlib
+
+    module, _, name = where.rpartition(".")
+    called = []
+
+    def fail(*_args, **_kwargs):
+        called.append(where)
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.import_module(module) if module != "ramet._core" else sys.modules["ramet._core"], name, fail)
+        with pytest.raises((type(error), ramet.Error)):
+            ramet.run(["true"])
+    assert called
+    assert ramet.run(["true"]).ok
+
+
+def test_exception_in_the_callers_part_leaves_nothing(monkeypatch, nothing_left):
+    """An exception while the child waits for its ids comes out as it is, and the child is gone."""
+    if os.geteuid():
+        pytest.skip("an ordinary user's default sandbox has no such part: the child maps its own ids")
+    from ramet.run import launch
+
+    def fail(*_):
+        raise LookupError("on purpose")
+
+    monkeypatch.setattr(launch, "serve", fail)
+    with pytest.raises(LookupError, match="on purpose"):
+        ramet.run(["true"])
