@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from ramet import _core
@@ -59,6 +60,8 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
+    for fd in plan.command.pass_fds:
+        _check_open(fd)
     made = _Descriptors()
     ours = None
     try:
@@ -77,6 +80,13 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
     return _settle(plan, pid, pidfd, ours)
 
 
+def _check_open(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+
+
 def _lowest(plan: Plan) -> int:
     """Above 0 to 2, init's four and everything passed on."""
     return max(8, *plan.command.pass_fds, 0) + 1 + (4 if plan.init else 0)
@@ -87,10 +97,7 @@ def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], en
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
     for fd in plan.command.pass_fds:
-        try:
-            made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
-        except OSError:
-            raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+        made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
     if encoded.tail is not None:
         made.give(TAIL, made.own(image.plan_memory(encoded.tail)), lowest)

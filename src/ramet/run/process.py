@@ -46,10 +46,11 @@ def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
 def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
     """The plan that would run this command on this host, now."""
     words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
+    fds = values.several(pass_fds, "pass_fds", "descriptors")
     try:
-        command = _command(words, tuple(pass_fds))
+        command = _command(words, fds)
     except TypeError:  # not hashable, so not text: let Command say what is wrong
-        command = Command(words, tuple(pass_fds))  # type: ignore[arg-type]
+        command = Command(words, fds)  # type: ignore[arg-type]
     return compile(sandbox, facts_for(sandbox), command)
 
 

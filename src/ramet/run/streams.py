@@ -192,4 +192,4 @@ def milliseconds(deadline: float | None) -> int | None:
     """For poll(2): the time left, rounded up, so that it never spins."""
     if deadline is None:
         return None
-    return max(0, min(int((deadline - monotonic()) * 1000) + 1, 2**31 - 1))
+    return max(0, int(min((deadline - monotonic()) * 1000 + 1, 2**31 - 1)))
