@@ -63,7 +63,7 @@ class Tmpfs(Mount):
     _kind = "tmpfs"
 
     destination: str
-    size: int | str = "256M"
+    size: int | str = 256 << 20
     mode: int = 0o755
     inodes: int | None = None
 
@@ -130,9 +130,8 @@ class Overlay(Mount):
 
     def _settle(self) -> None:
         self._put("destination", values.destination(self.destination, "Overlay.destination"))
-        if isinstance(self.lower, (str, bytes, os.PathLike)):
-            raise SpecTypeError("must be a list of directories, not one", field="Overlay.lower")
-        lower = tuple(values.host_path(path, f"Overlay.lower[{n}]") for n, path in enumerate(self.lower))
+        given = values.several(self.lower, "Overlay.lower", "directories")
+        lower = tuple(values.host_path(path, f"Overlay.lower[{n}]") for n, path in enumerate(given))
         if not lower:
             raise self._bad("lower", "is empty")
         self._put("lower", lower)
@@ -219,9 +218,7 @@ def mount_from_mapping(value: Mapping[str, Any], field: str) -> Mount:
 
 def check_mounts(value: object, field: str) -> tuple[Mount, ...]:
     """A tuple of mounts; two with the same destination are refused, since one would hide the other."""
-    if isinstance(value, (str, bytes, Mount)):
-        raise SpecTypeError("must be a list of mounts", field=field)
-    mounts = tuple(value)  # type: ignore[arg-type]
+    mounts = values.several(value, field, "mounts")
     seen: dict[str, int] = {}
     for n, mount in enumerate(mounts):
         if not isinstance(mount, Mount):
