@@ -109,6 +109,7 @@ class CommandError(StepError):
 
     @property
     def exit_code(self) -> int:
+        """As a shell tells it: 127 not found, 126 found but not executable."""
         return 127 if self.errno in (_errno.ENOENT, _errno.ENOTDIR) else 126
 
 

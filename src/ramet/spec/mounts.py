@@ -6,8 +6,6 @@ sandbox's own; a symlink as a destination is refused (bubblewrap GHSA-pxhw-h44j-
 
 from __future__ import annotations
 
-import os
-
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
 from ramet.spec.record import Record, unknown_field
@@ -156,7 +154,7 @@ class Symlink(Mount):
 
 
 class File(Mount):
-    """A file with this content (text is encoded as UTF-8)."""
+    """A file with this content (text is encoded as UTF-8). mode: its permissions, whatever the umask."""
 
     _kind = "file"
 
@@ -176,7 +174,7 @@ class File(Mount):
 
 
 class Directory(Mount):
-    """A directory."""
+    """A directory. mode: its permissions, whatever the umask."""
 
     _kind = "directory"
 
