@@ -4,9 +4,10 @@ import os
 import pwd
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import OUTSIDE_ID, Neighbour, as_root, as_user, said, shell
+from inside import OUTSIDE_ID, Neighbour, as_root, as_user, said, shell
 
 import ramet
 from ramet import Bind, HelperError, IdMapping, Sandbox, SpecError, UnsupportedError
@@ -14,7 +15,7 @@ from ramet import Bind, HelperError, IdMapping, Sandbox, SpecError, UnsupportedE
 
 def status_outside(pid):
     """Uid, Gid and Groups of a process, as the caller sees them."""
-    lines = open(f"/proc/{pid}/status", encoding="ascii").read().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return {line.split(":")[0]: line.split()[1:] for line in lines if ":" in line}
 
 
@@ -132,6 +133,7 @@ def has_subordinate_ids():
         owners = {str(os.geteuid()), pwd.getpwuid(os.geteuid()).pw_name}
     except KeyError:
         owners = {str(os.geteuid())}
+
     def has(path):
         try:
             return any(line.split(":")[0] in owners for line in open(path, encoding="ascii"))
@@ -209,7 +211,12 @@ def test_subordinate_ids_of_root(tmp_path):
 @pytest.mark.skipif(not has_subordinate_ids(), reason="needs a line in /etc/subuid and /etc/subgid for this user")
 def test_subordinate_ids_here():
     """A user who has subordinate ids can have the groups, and the ids, that they make."""
-    assert said(shell("id -u; id -G; wc -l < /proc/self/uid_map", groups=(5,), **SUBORDINATE)).split() == ["1000", "1000", "5", "3"]
+    assert said(shell("id -u; id -G; wc -l < /proc/self/uid_map", groups=(5,), **SUBORDINATE)).split() == [
+        "1000",
+        "1000",
+        "5",
+        "3",
+    ]
 
 
 @pytest.mark.skipif(has_subordinate_ids(), reason="this user has subordinate ids")

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from conftest import python, said, shell
+from inside import python, said, shell
 
 from ramet import Namespace, Sandbox
 
@@ -20,7 +20,9 @@ def test_only_loopback():
 
 def test_loopback_left_down():
     """With loopback=False lo stays down: nothing can be connected."""
-    code = "import socket; s = socket.create_server(('127.0.0.1', 7777)); socket.create_connection(('127.0.0.1', 7777), 2)"
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 7777)); socket.create_connection(('127.0.0.1', 7777), 2)"
+    )
     assert "Network is unreachable" in python(code, loopback=False).stderr
     assert python(code).ok
 
@@ -70,7 +72,9 @@ def test_names_of_the_host_network():
     if not os.path.exists("/etc/resolv.conf"):
         pytest.skip("this host has no /etc/resolv.conf")
     assert said(shell("test -e /etc/resolv.conf && echo there", namespaces=SHARED)) == "there"
-    assert said(shell("test -e /etc/resolv.conf || echo absent; getent hosts localhost | head -1")).split()[0] == "absent"
+    assert (
+        said(shell("test -e /etc/resolv.conf || echo absent; getent hosts localhost | head -1")).split()[0] == "absent"
+    )
 
 
 def test_localhost_resolves():

@@ -13,7 +13,6 @@ import pytest
 import ramet
 from ramet import PIPE, CommandError, ExitError, Popen, SpecError, StepError, TimeoutExpired
 
-
 needs_exit_info = pytest.mark.skipif(
     tuple(int(n) for n in os.uname().release.split(".")[:2]) < (6, 15),
     reason="needs Linux 6.15: PIDFD_INFO_EXIT tells how a process ended that others have reaped",
@@ -151,7 +150,9 @@ def test_terminate_as_pid1():
 def test_kill_ends_everything():
     """kill() ends every process inside, whatever it ignores."""
     reader, writer = os.pipe()
-    with Popen(["sh", "-c", "trap '' TERM INT HUP; setsid sleep 600 & echo up; sleep 600"], stdout=PIPE, pass_fds=[writer]) as box:
+    with Popen(
+        ["sh", "-c", "trap '' TERM INT HUP; setsid sleep 600 & echo up; sleep 600"], stdout=PIPE, pass_fds=[writer]
+    ) as box:
         os.close(writer)
         box.stdout.readline()
         assert not wait_readable(reader, 0)
@@ -392,11 +393,15 @@ def test_started_in_a_thread_that_ends():
     box.close()
 
 
-@pytest.mark.xfail(reason="the parent-death signal is the starting thread's, and without init nothing takes over", strict=False)
+@pytest.mark.xfail(
+    reason="the parent-death signal is the starting thread's, and without init nothing takes over", strict=False
+)
 def test_started_as_pid1_in_a_thread_that_ends():
     """The same without init."""
     boxes = []
-    thread = threading.Thread(target=lambda: boxes.append(Popen(["sh", "-c", "read line; exit 2"], stdin=PIPE, as_pid1=True)))
+    thread = threading.Thread(
+        target=lambda: boxes.append(Popen(["sh", "-c", "read line; exit 2"], stdin=PIPE, as_pid1=True))
+    )
     thread.start()
     thread.join()
     (box,) = boxes
@@ -437,7 +442,9 @@ def test_sigint_interrupts_the_wait(call):
     """A real SIGINT while waiting raises KeyboardInterrupt, and the sandbox is dead, all of it."""
     import subprocess
 
-    caller = subprocess.Popen([sys.executable, "-c", INTERRUPTED.format(call=call)], stdout=subprocess.PIPE, text=True, cwd="/")
+    caller = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED.format(call=call)], stdout=subprocess.PIPE, text=True, cwd="/"
+    )
     assert caller.stdout.readline() == "start\n"
     assert caller.stdout.readline() == "up\n"
     caller.send_signal(signal.SIGINT)
@@ -497,7 +504,11 @@ def test_fork_while_a_sandbox_runs():
 def test_failed_start_leaves_nothing():
     """A start that fails leaves no descriptor and no child, again and again (the folder's fixture looks)."""
     for _ in range(5):
-        for argv, fields in ((["nope"], {}), (["true"], {"workdir": "/nope"}), (["true"], {"rlimits": {"NOFILE": 2**63}})):
+        for argv, fields in (
+            (["nope"], {}),
+            (["true"], {"workdir": "/nope"}),
+            (["true"], {"rlimits": {"NOFILE": 2**63}}),
+        ):
             try:
                 ramet.run(argv, stdin=PIPE, **fields)
             except StepError:

@@ -41,9 +41,15 @@ def test_stdin_is_empty_by_default():
 def test_files(tmp_path):
     """Open files, and their numbers, serve as streams; positions are shared, as between processes."""
     (tmp_path / "in").write_text("first\nsecond\n")
-    with open(tmp_path / "in", "rb") as source, open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
+    with (
+        open(tmp_path / "in", "rb") as source,
+        open(tmp_path / "out", "wb") as out,
+        open(tmp_path / "err", "wb") as err,
+    ):
         source.read(0)
-        result = ramet.run(["sh", "-c", "read line; echo $line; echo err >&2"], stdin=source, stdout=out, stderr=err.fileno())
+        result = ramet.run(
+            ["sh", "-c", "read line; echo $line; echo err >&2"], stdin=source, stdout=out, stderr=err.fileno()
+        )
         assert os.lseek(source.fileno(), 0, os.SEEK_CUR) > 0
     assert (result.stdout, result.stderr) == (None, None)
     assert (tmp_path / "out").read_text() == "first\n"
@@ -227,6 +233,8 @@ def test_caller_with_closed_streams(closed):
     """A caller that has closed some of 0 to 2 gets the same, and no stream lands on a wrong number."""
     import subprocess
 
-    done = subprocess.run([sys.executable, "-c", CLOSED.format(closed=closed)], stdout=PIPE, stderr=PIPE, timeout=60, cwd="/", check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED.format(closed=closed)], stdout=PIPE, stderr=PIPE, timeout=60, cwd="/", check=False
+    )
     out = done.stdout.decode().rpartition("(b")[2]
     assert "(b" + out == repr((b"inout\n0\n1\n2\n3\n", b"err\n", 5)), done.stderr.decode()

@@ -191,13 +191,18 @@ def test_environment_too_long():
 def test_many_binds(tmp_path):
     """Hundreds of mounts are no problem."""
     mounts = [File(f"/f/{n}", str(n)) for n in range(500)] + [Bind("/etc/passwd", f"/b/{n}") for n in range(500)]
-    assert ramet.run(["sh", "-c", "ls /f /b | wc -l; cat /f/499"], mounts=mounts, text=True).stdout.split() == ["1003", "499"]
+    assert ramet.run(["sh", "-c", "ls /f /b | wc -l; cat /f/499"], mounts=mounts, text=True).stdout.split() == [
+        "1003",
+        "499",
+    ]
 
 
 # Paths
 
 
-@pytest.mark.parametrize("make", [lambda p: Bind(p), lambda p: Tmpfs(p), lambda p: Rootfs(p), lambda p: Sandbox(workdir=p)])
+@pytest.mark.parametrize(
+    "make", [lambda p: Bind(p), lambda p: Tmpfs(p), lambda p: Rootfs(p), lambda p: Sandbox(workdir=p)]
+)
 def test_too_long_paths(make):
     """A path of 4096 bytes or more, and a component past 255, are ENAMETOOLONG before anything runs."""
     for path in ("/" + "a/" * 2048, "/" + "a" * 256, "/" + "ü" * 128):
@@ -213,7 +218,17 @@ def test_loop_of_links(tmp_path):
     assert str(tmp_path / "a") in error.message and "symbolic links" in error.message
 
 
-@pytest.mark.parametrize("kind", [lambda d: Bind("/etc", d), lambda d: Tmpfs(d), lambda d: File(d), lambda d: Directory(d), lambda d: Symlink(d, "x"), lambda d: Overlay(d, ["/etc"])])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda d: Bind("/etc", d),
+        lambda d: Tmpfs(d),
+        lambda d: File(d),
+        lambda d: Directory(d),
+        lambda d: Symlink(d, "x"),
+        lambda d: Overlay(d, ["/etc"]),
+    ],
+)
 @pytest.mark.parametrize("bad", ["relative", "/a/../b", "..", "/..", "/", "//", "/.", ""])
 def test_bad_destinations(kind, bad):
     """A destination is absolute, without .., and not the root itself; an empty one is not taken for one."""
@@ -272,27 +287,89 @@ def test_directory_source_swapped_for_a_link(tmp_path):
 # Numbers
 
 
-@pytest.mark.parametrize("bad", [0, -1, True, False, 1.5, None, "", "0", "-5M", "1X", "M", "1..5G", "nan", "inf", "1e400", 2**63, "9999999T", "0x10", "1 G G", [], b"1M"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        0,
+        -1,
+        True,
+        False,
+        1.5,
+        None,
+        "",
+        "0",
+        "-5M",
+        "1X",
+        "M",
+        "1..5G",
+        "nan",
+        "inf",
+        "1e400",
+        2**63,
+        "9999999T",
+        "0x10",
+        "1 G G",
+        [],
+        b"1M",
+    ],
+)
 def test_bad_sizes(bad):
     """Sizes are whole and positive, or text with a binary unit; what is not, or does not fit 63 bits, is refused."""
     assert refused(Tmpfs, "/t", size=bad).field == "Tmpfs.size"
     assert refused(Sandbox, output=bad).field == "Sandbox.output"
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", 1), ("2K", 2048), ("3M", 3 << 20), ("1.5G", 3 << 29), ("1T", 1 << 40), ("4MiB", 4 << 20), ("4MB", 4 << 20), (" 7K ", 7168)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("2K", 2048),
+        ("3M", 3 << 20),
+        ("1.5G", 3 << 29),
+        ("1T", 1 << 40),
+        ("4MiB", 4 << 20),
+        ("4MB", 4 << 20),
+        (" 7K ", 7168),
+    ],
+)
 def test_good_sizes(text, value):
     """Units are binary."""
     assert Tmpfs("/t", size=text).size == value
 
 
-@pytest.mark.parametrize("bad", [0, -1, -0.0, True, float("nan"), float("inf"), float("-inf"), "", "abc", "1x", "1m2", "-5s", "0", "nan", "inf", "1e999", [], b"1s", 10**400])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        0,
+        -1,
+        -0.0,
+        True,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        "",
+        "abc",
+        "1x",
+        "1m2",
+        "-5s",
+        "0",
+        "nan",
+        "inf",
+        "1e999",
+        [],
+        b"1s",
+        10**400,
+    ],
+)
 def test_bad_timeouts(bad):
     """A timeout is positive and finite: 0 does not mean none, NaN and infinity mean nothing."""
     assert refused(Sandbox, timeout=bad).field == "Sandbox.timeout"
     assert refused(ramet.run, ["true"], timeout=bad).field == "Sandbox.timeout"
 
 
-@pytest.mark.parametrize(("text", "value"), [("1.5", 1.5), ("250ms", 0.25), ("1m30s", 90), ("2h", 7200), ("1d", 86400), (3, 3.0)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1.5", 1.5), ("250ms", 0.25), ("1m30s", 90), ("2h", 7200), ("1d", 86400), (3, 3.0)]
+)
 def test_good_timeouts(text, value):
     """Durations are numbers of seconds, or text."""
     assert Sandbox(timeout=text).timeout == value
@@ -386,7 +463,20 @@ def test_file_source_swapped_for_a_link(tmp_path):
     swap_and_launch(tmp_path, lambda path: path.write_text("content"))
 
 
-@pytest.mark.parametrize("bad", [{"kind": "net"}, {"kind": "net", "pid": 1, "pidfd": 2}, {"kind": "nett", "pid": 1}, {"kind": 5, "pid": 1}, {"kind": "net", "pid": 0}, {"kind": "net", "pid": -1}, {"kind": "net", "pid": "1"}, {"kind": "net", "pidfd": -1}, {"kind": "net", "path": ""}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"kind": "net"},
+        {"kind": "net", "pid": 1, "pidfd": 2},
+        {"kind": "nett", "pid": 1},
+        {"kind": 5, "pid": 1},
+        {"kind": "net", "pid": 0},
+        {"kind": "net", "pid": -1},
+        {"kind": "net", "pid": "1"},
+        {"kind": "net", "pidfd": -1},
+        {"kind": "net", "path": ""},
+    ],
+)
 def test_bad_joins(bad):
     """A namespace to join is named in exactly one way."""
     assert refused(Join, **bad).field.startswith("Join.")
@@ -403,10 +493,18 @@ def test_flags_are_booleans(field, bad):
     assert (error.field, isinstance(error, TypeError)) == (f"Sandbox.{field}", True)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("hostnam", "hostname"), ("memory_limit", None), ("mount", "mounts"), ("envv", "env"), ("time_out", "timeout")])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("hostnam", "hostname"), ("memory_limit", None), ("mount", "mounts"), ("envv", "env"), ("time_out", "timeout")],
+)
 def test_unknown_fields(name, meant):
     """A field that does not exist is a TypeError with the nearest name, for Sandbox, run and Popen."""
-    for call in (lambda: Sandbox(**{name: 1}), lambda: ramet.run(["true"], **{name: 1}), lambda: Popen(["true"], **{name: 1}), lambda: Sandbox().replace(**{name: 1})):
+    for call in (
+        lambda: Sandbox(**{name: 1}),
+        lambda: ramet.run(["true"], **{name: 1}),
+        lambda: Popen(["true"], **{name: 1}),
+        lambda: Sandbox().replace(**{name: 1}),
+    ):
         error = refused(call)
         assert isinstance(error, TypeError)
         assert (f"did you mean {meant!r}" in error.hint) if meant else error.hint
@@ -484,7 +582,12 @@ def test_errors_can_be_pickled():
     import pickle
 
     found = []
-    for call in (lambda: ramet.run([]), lambda: ramet.run(["true"], workdir="/nope"), lambda: ramet.run(["nope"]), lambda: ramet.run(["false"], check=True)):
+    for call in (
+        lambda: ramet.run([]),
+        lambda: ramet.run(["true"], workdir="/nope"),
+        lambda: ramet.run(["nope"]),
+        lambda: ramet.run(["false"], check=True),
+    ):
         with pytest.raises(Error) as caught:
             call()
         found.append(caught.value)

@@ -5,7 +5,20 @@ import pickle
 
 import pytest
 
-from ramet import Bind, File, IdMapping, Join, Namespace, Overlay, Rootfs, Sandbox, SpecError, SpecTypeError, TimeOffsets, Tmpfs
+from ramet import (
+    Bind,
+    File,
+    IdMapping,
+    Join,
+    Namespace,
+    Overlay,
+    Rootfs,
+    Sandbox,
+    SpecError,
+    SpecTypeError,
+    TimeOffsets,
+    Tmpfs,
+)
 
 FULL = Sandbox(
     namespaces={"user", "mount", "pid", "time", "uts"},
@@ -27,7 +40,13 @@ def test_values(value):
     """A record equals and hashes like its equal, survives pickling and copying, and its repr builds it again."""
     import ramet
 
-    for again in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value), value.replace(), type(value)(**value.to_mapping())):
+    for again in (
+        pickle.loads(pickle.dumps(value)),
+        copy.copy(value),
+        copy.deepcopy(value),
+        value.replace(),
+        type(value)(**value.to_mapping()),
+    ):
         assert again == value and hash(again) == hash(value)
     if not isinstance(value, (Sandbox, Join)):
         assert eval(repr(value), vars(ramet).copy()) == value
@@ -110,4 +129,9 @@ def test_repr_shows_what_differs_from_the_default():
 
 def test_names_of_namespaces():
     """Kinds may be named by their members, kernel names, or OCI's."""
-    assert Sandbox(namespaces=["user", "mount", "network", "PID"]).namespaces == {Namespace.USER, Namespace.MOUNT, Namespace.NET, Namespace.PID}
+    assert Sandbox(namespaces=["user", "mount", "network", "PID"]).namespaces == {
+        Namespace.USER,
+        Namespace.MOUNT,
+        Namespace.NET,
+        Namespace.PID,
+    }
