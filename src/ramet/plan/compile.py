@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ramet.spec import Command, Join, Sandbox
 
 CLONE_CLEAR_SIGHAND = 1 << 32
-CLONE_AUTOREAP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 36
+CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 35, 1 << 36
 CAP_SYS_ADMIN = 21
 
 #: Joined first to last: the user namespace gives the rights for the rest (setns(2)).
@@ -52,7 +52,7 @@ class Shape:
         self.tty = spec.tty
         self.maps: Maps | None = idmap.choose_maps(spec, facts) if self.new_user else None
         self.uid, self.gid = idmap.payload_ids(spec, facts)
-        self.idmapped: dict[str, Slot] = {}
+        self.idmapped = idmap.idmapped_binds(spec, facts, self.maps)
         self.pts: Slot | None = None
         self.terminal: Slot | None = None
         free = (number for number in range(3, 4096) if number not in command.pass_fds)
@@ -100,6 +100,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
         control=shape.number(idmap.CONTROL),
         watch=shape.number(CALLER),
         tty=spec.tty,
+        idmapped=tuple(shape.idmapped.values()),
         notes=_notes(spec),
         owner=idmap.owner_outside(spec, facts, shape.maps, shape.uid, shape.gid),
     )
@@ -134,9 +135,10 @@ def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape) -> int:
     flags = CLONE_CLEAR_SIGHAND
     for kind in spec.namespaces - {Namespace.TIME}:
         flags |= kind.clone_flag
-    if facts.autokill and shape.init:
-        # The kernel's own answer to a dead caller: it kills the child when the last copy of the pidfd is closed.
-        flags |= CLONE_AUTOREAP | CLONE_PIDFD_AUTOKILL
+    if facts.autokill and shape.init and spec.no_new_privs and not spec.join:
+        # The kernel's own answer to a dead caller: it kills the child when the pidfd's last copy is closed. An
+        # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins are made, excludes it.
+        flags |= CLONE_AUTOREAP | CLONE_NNP | CLONE_PIDFD_AUTOKILL
     return flags
 
 

@@ -8,7 +8,8 @@ from collections import namedtuple
 from ramet.errors import SpecError, UnsupportedError
 from ramet.plan.life import repeat_after_credentials
 from ramet.plan.steps import Block, Builder, CallerStep, Slot
-from ramet.spec import IdMapping, Namespace
+from ramet.plan.tree import NODEV, NOSUID, RDONLY
+from ramet.spec import Bind, IdMapping, Namespace
 from ramet.spec.sandbox import DEFAULT_ID
 
 TYPE_CHECKING = False
@@ -29,6 +30,10 @@ CONTROL = Slot("control")
 
 Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 """uid, gid: of the payload inside; uids, gids: the lines; by_child: written by the child itself, no sync."""
+
+
+IdmappedBind = namedtuple("IdmappedBind", "slot real uid gid outside_uid outside_gid attributes origin")
+"""A bind whose mount the caller prepares. real: the source; uid, gid: its owner, shown as the payload's ids outside."""
 
 
 def payload_ids(spec: Sandbox, facts: Facts) -> tuple[int, int]:
@@ -187,3 +192,34 @@ def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple
     )
     text = f"{{effective={effective:#x}, permitted={permitted:#x}, inheritable={inheritable:#x}}}"
     return Block(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), text="{_LINUX_CAPABILITY_VERSION_3, 0}"), Block(data, text=text)
+
+
+def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, IdmappedBind]:
+    """Which binds need it: by their number in Sandbox.mounts, as text.
+
+    By default those that a privileged caller's payload could not write to otherwise, but for root's own directories:
+    what the payload makes set-uid there would be set-uid root on the host. That takes idmap=True.
+    """
+    found = {}
+    for n, mount in enumerate(spec.mounts):
+        if not isinstance(mount, Bind) or mount.source not in facts.paths:
+            continue
+        source = facts.paths[mount.source]
+        wanted = mount.idmap
+        if wanted is None:
+            wanted = mount.writable and facts.privileged and maps is not None and source.uid != 0
+        if not wanted:
+            continue
+        field = f"Sandbox.mounts[{n}].idmap"
+        if maps is None:
+            raise SpecError("needs Namespace.USER in Sandbox.namespaces", field=field)
+        if not facts.privileged:
+            raise UnsupportedError(
+                field, fact="the caller has no CAP_SETUID and CAP_SETGID", needs="a privileged caller (mount_setattr(2))"
+            )
+        outside_uid, outside_gid = _outside(maps.uids, maps.uid), _outside(maps.gids, maps.gid)
+        attributes = NOSUID | NODEV | (0 if mount.writable else RDONLY)
+        found[str(n)] = IdmappedBind(
+            Slot(f"idmapped{n}"), source.real, source.uid, source.gid, outside_uid, outside_gid, attributes, field
+        )
+    return found

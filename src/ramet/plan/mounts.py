@@ -182,7 +182,9 @@ def _bind(tree: Tree, mount: Bind, facts: Facts, shape: Shape, key: str) -> None
         return  # optional, and not there
     is_dir = found.kind == "dir"
     if key in shape.idmapped:
-        tree.attach(shape.idmapped[key], mount.destination, is_dir=is_dir)
+        slot = shape.idmapped[key].slot
+        tree.attach(slot, mount.destination, is_dir=is_dir)
+        tree.b.close(slot)
         return
     tree_fd = tree.clone_host(found.real)
     tree.set_attributes(tree_fd, NOSUID | NODEV | (0 if mount.writable else RDONLY))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ramet.host.facts import Facts
     from ramet.plan.encode import Encodings
+    from ramet.plan.idmap import IdmappedBind
     from ramet.spec import Command, Sandbox
 
     class Step(NamedTuple):
@@ -109,6 +110,7 @@ class Plan:
         "control",
         "encoded",
         "facts",
+        "idmapped",
         "init",
         "notes",
         "owner",
@@ -133,6 +135,7 @@ class Plan:
         control: int,
         watch: int,
         tty: bool,
+        idmapped: tuple[IdmappedBind, ...],
         notes: tuple[str, ...],
         owner: tuple[int, int] | None = None,
     ) -> None:
@@ -140,6 +143,7 @@ class Plan:
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
         self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
         self.owner = owner
+        self.idmapped = idmapped
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 
     def __iter__(self) -> Iterator[Step]:

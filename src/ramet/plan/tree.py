@@ -48,7 +48,12 @@ def open_how(flags: int, resolve: int) -> Block:
 def mount_attr(attributes: int) -> Block:
     """struct mount_attr, only setting."""
     names = "|".join(name for bit, name in ATTR_NAMES if attributes & bit)
-    return Block(struct.pack("<QQQQ", attributes, 0, 0, 0), text=f"{{attr_set={names}}}")
+    return Block(mount_attr_bytes(attributes), text=f"{{attr_set={names}}}")
+
+
+def mount_attr_bytes(attributes: int, *, userns: int = 0) -> bytes:
+    """struct mount_attr as bytes."""
+    return struct.pack("<QQQQ", attributes, 0, 0, userns)
 
 
 class Tree:

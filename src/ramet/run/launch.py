@@ -13,8 +13,9 @@ from ramet.plan.finish import INIT_EXE, TAIL
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
-from ramet.run import control, image
+from ramet.run import control, idmapped, image
 from ramet.run.failure import step_failed
+from ramet.run.spawner import in_lasting_thread
 from ramet.run.sync import serve
 
 TYPE_CHECKING = False
@@ -55,8 +56,12 @@ class _Descriptors:
         self.opened.clear()
 
 
-def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None) -> Launched:
-    """Start the plan's child with these standard streams; returns when it has exec'd init, or the payload.
+def launch(
+    plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None, wait: bool = True
+) -> Launched:
+    """Start the plan's child with these standard streams; returns when the payload has exec'd.
+
+    With wait=False already when init has: then the first message of its socket may tell of a step that failed.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -69,15 +74,18 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
             ours, theirs = control.pair()
             made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
             made.give(CONTROL_CALLER_END, ours.fileno(), _lowest(plan))
-        _give_inputs(made, plan, stdio, encoded or encodings(plan))
-        pid, pidfd = _spawn(plan, made, ours, encoded or encodings(plan))
+        _give_inputs(made, plan, stdio, encoded or encodings(plan), quiet=not wait)
+        if plan.init:
+            pid, pidfd = _spawn(plan, made, ours, encoded or encodings(plan))
+        else:
+            pid, pidfd = in_lasting_thread(lambda: _spawn(plan, made, ours, encoded or encodings(plan)))
     except BaseException:
         if ours is not None:
             ours.close()
         raise
     finally:
         made.close()
-    return _settle(plan, pid, pidfd, ours)
+    return _settle(plan, pid, pidfd, ours, wait=wait)
 
 
 def _check_open(fd: int) -> None:
@@ -92,16 +100,20 @@ def _lowest(plan: Plan) -> int:
     return max(8, *plan.command.pass_fds, 0) + 1 + (4 if plan.init else 0)
 
 
-def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], encoded: Encodings) -> None:
+def _give_inputs(
+    made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], encoded: Encodings, *, quiet: bool
+) -> None:
     lowest = _lowest(plan)
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
     for fd in plan.command.pass_fds:
         made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
-    if encoded.tail is not None:
-        made.give(TAIL, made.own(image.plan_memory(encoded.tail)), lowest)
+    if plan.init:
+        made.give(TAIL, made.own(image.plan_memory(encoded.tail(quiet=quiet))), lowest)
         made.give(INIT_EXE, image.init_image(), lowest)
+    for bind in plan.idmapped:
+        made.give(bind.slot, made.own(idmapped.make(bind)), lowest)
     for join in plan.spec.join:
         if join.pidfd is not None:
             made.inputs[join_slot(join)] = join.pidfd
@@ -155,7 +167,7 @@ def _spawn(plan: Plan, made: _Descriptors, ours: socket.socket | None, encoded: 
     return pid, pidfd
 
 
-def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None) -> Launched:
+def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None, *, wait: bool) -> Launched:
     """Receive the terminal; wait until init says that the payload has started, or which step failed."""
     terminal = None
     try:
@@ -166,6 +178,8 @@ def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None) -> Lau
                 ours.close()
             return Launched(pid, pidfd, None, terminal)
         assert ours is not None
+        if not wait:
+            return Launched(pid, pidfd, ours, terminal)
         message = control.receive(ours)
         if message is not None and message.kind == control.STARTED:
             return Launched(pid, pidfd, ours, terminal)

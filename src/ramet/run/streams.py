@@ -147,7 +147,7 @@ class Pump:
             streams.close_ours(0)
 
     def run(self, ended: int, deadline: float | None) -> None:
-        """Until the descriptor `ended` is readable and nothing more is to be had. TimeoutExpired at the deadline."""
+        """Until the descriptor `ended` is readable and every stream at its end. TimeoutExpired at the deadline."""
         poller = select.poll()
         poller.register(ended, select.POLLIN)
         by_fd = {}
@@ -164,7 +164,7 @@ class Pump:
                 if fd == ended:
                     over = True
                     poller.unregister(ended)
-                elif self._move(by_fd[fd], fd):
+                elif self.move(by_fd[fd], fd):
                     poller.unregister(fd)
                     self.streams.close_ours(by_fd.pop(fd))
             if over and 0 in by_fd.values():
@@ -173,7 +173,18 @@ class Pump:
                 poller.unregister(fd)
                 self.streams.close_ours(by_fd.pop(fd))
 
-    def _move(self, number: int, fd: int) -> bool:
+    def drain(self) -> None:
+        """Take what is there now, and wait for no more: who was killed without a pid namespace of its own may have
+        left somebody behind who holds a stream open."""
+        self.streams.close_ours(0)
+        for number in self.captures:
+            fd = self.streams.ours[number]
+            while fd is not None and readable(fd, 0):
+                if self.move(number, fd):
+                    break
+            self.streams.close_ours(number)
+
+    def move(self, number: int, fd: int) -> bool:
         """Move what can be moved now; True when the stream is at its end."""
         try:
             if number == 0:
@@ -193,3 +204,10 @@ def milliseconds(deadline: float | None) -> int | None:
     if deadline is None:
         return None
     return max(0, int(min((deadline - monotonic()) * 1000 + 1, 2**31 - 1)))
+
+
+def readable(fd: int, timeout: int | None) -> bool:
+    """Is there something to read, or an end, within so many milliseconds?"""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(timeout))
