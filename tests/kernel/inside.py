@@ -15,7 +15,7 @@ as_user = pytest.mark.skipif(os.geteuid() == 0, reason="what an ordinary caller 
 
 needs_idmap = pytest.mark.xfail(
     os.geteuid() == 0,
-    reason="a root caller's sources are opened by its unprivileged child; idmapped mounts (Bind.idmap) are not made yet",
+    reason="a root caller's unprivileged child opens the sources and layers itself, and may not where only root may",
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 from inside import OUTSIDE_ID, Neighbour, as_root, as_user, said, shell
 
 import ramet
+from needs import need
 from ramet import Bind, HelperError, IdMapping, Sandbox, SpecError, UnsupportedError
 
 
@@ -182,7 +183,7 @@ def run_with_subuids(user, fields, tmp_path):
     command = ["unshare", "-m", "sh", str(script), *become, sys.executable, "-c", INNER, repr(fields)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
     if done.returncode == 77:
-        pytest.skip("needs /etc/subuid and /etc/subgid to exist: apt-get install uidmap")
+        need(False, "/etc/subuid and /etc/subgid to exist: apt-get install uidmap")
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

@@ -48,7 +48,7 @@ print(look(1).strip(), look("self").strip())
     assert own == "read" or name in ("stack",)
 
 
-@pytest.mark.parametrize("number", [1, 2, 9, 11, 15, 19])
+@pytest.mark.parametrize("number", [1, 9, 10, 11, 15, 19])
 def test_signals_from_inside_do_not_hurt_init(number):
     """No signal that the payload sends to pid 1 does anything; the same to another process ends or stops it."""
     script = f"kill -{number} 1; kill -{number} 1; sleep 600 & kill -{number} $!; "

@@ -6,6 +6,7 @@ import resource
 import pytest
 from inside import python, said, shell
 
+from needs import need
 from ramet import Sandbox, SpecError, StepError
 
 LIMITS = "import resource as r; print(*r.getrlimit(r.RLIMIT_{}))"
@@ -35,7 +36,7 @@ def test_unlimited():
     """None is no limit."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     if hard != resource.RLIM_INFINITY:
-        pytest.skip("needs an unlimited RLIMIT_CPU in the caller")
+        need(False, "an unlimited RLIMIT_CPU in the caller")
     assert said(python(LIMITS.format("CPU"), rlimits={"CPU": None})) == "-1 -1"
 
 
@@ -111,7 +112,7 @@ def test_above_the_callers_hard_limit():
     """An ordinary caller can't raise a limit above its own hard one: an error that names field and reason."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
-        pytest.skip("needs a finite hard RLIMIT_NOFILE in the caller")
+        need(False, "a finite hard RLIMIT_NOFILE in the caller")
     with pytest.raises(StepError) as caught:
         shell("true", rlimits={"NOFILE": hard + 1})
     assert caught.value.origin == "Sandbox.rlimits['NOFILE']"

@@ -5,6 +5,7 @@ import socket
 import pytest
 from inside import python, said, shell
 
+from needs import need
 from ramet import Namespace, Sandbox
 
 SHARED = Sandbox().namespaces - {Namespace.NET}
@@ -32,7 +33,7 @@ def test_loopback_ipv6():
     import os
 
     if not os.path.exists("/proc/net/if_inet6"):
-        pytest.skip("needs a kernel with IPv6")
+        need(False, "a kernel with IPv6")
     code = "import socket; s = socket.create_server(('::1', 0), family=socket.AF_INET6); socket.create_connection(s.getsockname()[:2]); print('up')"
     assert said(python(code)) == "up"
 

@@ -93,7 +93,16 @@ def test_what_is_typed_arrives():
 
 def test_ctrl_c_interrupts():
     """The interrupt character in the terminal is SIGINT for the foreground process group."""
-    with Terminal(["sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 600; done"]) as terminal:
+    code = """
+import sys
+try:
+    print("ready", flush=True)
+    sys.stdin.readline()
+except KeyboardInterrupt:
+    print("caught", flush=True)
+    sys.exit(7)
+"""
+    with Terminal([sys.executable, "-I", "-S", "-c", code]) as terminal:
         terminal.until(b"ready")
         terminal.write(b"\x03")
         terminal.until(b"caught")

@@ -393,9 +393,6 @@ def test_started_in_a_thread_that_ends():
     box.close()
 
 
-@pytest.mark.xfail(
-    reason="the parent-death signal is the starting thread's, and without init nothing takes over", strict=False
-)
 def test_started_as_pid1_in_a_thread_that_ends():
     """The same without init."""
     boxes = []

@@ -105,9 +105,10 @@ def test_text():
 
 
 def test_text_that_cannot_be_decoded_does_not_leak():
-    """Output that is not what encoding= says is a UnicodeDecodeError, and nothing is left."""
+    """Output that is no text shows its bytes, or, with errors="strict", is a UnicodeDecodeError that leaves nothing."""
+    assert ramet.run(["printf", "\\374"], text=True).stdout == "\\xfc"
     with pytest.raises(UnicodeDecodeError):
-        ramet.run(["printf", "\\374"], text=True)
+        ramet.run(["printf", "\\374"], errors="strict")
 
 
 def test_unknown_encoding_runs_nothing(tmp_path):
