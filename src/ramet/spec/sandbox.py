@@ -16,7 +16,12 @@ from ramet.spec.rootfs import Rootfs, check_rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from ramet.plan.steps import Plan
+    from ramet.run.process import Argv
+    from ramet.run.result import Result
 
 HOST_NAME_MAX = 64
 DEFAULT_ID = 1000
@@ -197,6 +202,20 @@ class Sandbox(Record):
         if self.timeout is not None:
             self._put("timeout", values.duration(self.timeout, "Sandbox.timeout"))
         self._put("output", values.size(self.output, "Sandbox.output"))
+
+    # The two arrows that point back to run, for convenience; loaded when called.
+
+    def plan(self, argv: Argv, *, pass_fds: Sequence[int] = ()) -> Plan:
+        """The plan that would run this command in this sandbox on this host; print it to read it. Nothing runs."""
+        from ramet.run.process import plan_for
+
+        return plan_for(argv, self, pass_fds)
+
+    def run(self, argv: Argv, **options: Any) -> Result:
+        """`ramet.run` with this sandbox."""
+        from ramet.run.process import run
+
+        return run(argv, self, **options)
 
     def joined(self, kind: Namespace) -> bool:
         """Is this kind entered rather than new or shared?"""
