@@ -23,8 +23,9 @@
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
  *    (the shape of CVE-2024-21626).
  * 7. The kernel's answers. clone3 may be ENOSYS under a container's filter: then, and only then, clone.
- * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that a caller that waits for any child, or ignores
- *    SIGCHLD, is not disturbed. The plan begins with the parent-death signal and then looks whether the caller
+ * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that until the exec a caller that waits for any child
+ *    sees nothing of it. exec makes it SIGCHLD, whatever it was (de_thread() in the kernel): a caller that ignores
+ *    SIGCHLD or waits for any child may take the end away, so how it ended is asked of init, or of the pidfd. The plan begins with the parent-death signal and then looks whether the caller
  *    is still there, so there is no moment at which a dead caller leaves a waiting child.
  */
 #include "core.h"

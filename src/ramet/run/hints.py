@@ -51,6 +51,14 @@ def _outside_only(step: Step | None, plan: Plan) -> str | None:
     return real
 
 
+def _sizes(step: Step | None, plan: Plan) -> str:
+    """How big arguments and environment are."""
+    words = [os.fsencode(word) for word in plan.command.argv]
+    words += [os.fsencode(f"{name}={value}") for name, value in plan.spec.env.items() if value is not None]
+    total, longest = sum(len(word) + 1 for word in words), max(len(word) + 1 for word in words)
+    return f"arguments and environment are {total} bytes, the longest of them {longest}"
+
+
 def _mount_destination(step: Step | None, plan: Plan) -> bool | None:
     return True if step is not None and step.origin.startswith(("Sandbox.mounts", "default")) else None
 
@@ -107,13 +115,19 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan], bool | str | None], s
         _outside_only,
         "{} exists outside; if it is not visible inside, or its interpreter is not, bind it",
     ),
+    (
+        "execve",
+        E.ENOENT,
+        lambda step, plan: True if "/" in plan.command.argv[0] else None,
+        "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
+    ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),
     ("execve", E.EACCES, _always, "not executable by the payload's user: see the mode of the file and of the directories above it"),
     (
         "execve",
         E.E2BIG,
-        _always,
-        "arguments and environment are too big (128 KiB each, about 2 MiB together); pass data by stdin or a file",
+        _sizes,
+        "{}; the kernel takes 128 KiB each, about 2 MiB together: pass data by stdin or a file",
     ),
     ("prlimit64", E.EPERM, _always, "above the caller's own hard limit; `ulimit -Ha` shows it"),
     ("read", E.EPROTO, _always, "the caller gave up while the ids were being mapped"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from ramet import _core
@@ -64,6 +65,8 @@ def launch(
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
+    for fd in plan.command.pass_fds:
+        _check_open(fd)
     made = _Descriptors()
     ours = None
     try:
@@ -85,6 +88,13 @@ def launch(
     return _settle(plan, pid, pidfd, ours, wait=wait)
 
 
+def _check_open(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+
+
 def _lowest(plan: Plan) -> int:
     """Above 0 to 2, init's four and everything passed on."""
     return max(8, *plan.command.pass_fds, 0) + 1 + (4 if plan.init else 0)
@@ -97,10 +107,7 @@ def _give_inputs(
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
     for fd in plan.command.pass_fds:
-        try:
-            made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
-        except OSError:
-            raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+        made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
     if plan.init:
         made.give(TAIL, made.own(image.plan_memory(encoded.tail(quiet=quiet))), lowest)
@@ -217,10 +224,35 @@ def kill(pidfd: int) -> None:
         return
 
 
+PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
+CLD_EXITED, CLD_KILLED = 1, 2
+
+
+def _left_word(pidfd: int) -> tuple[int, int] | None:
+    """The wait status of a process that was reaped, from struct pidfd_info (linux/pidfd.h)."""
+    import fcntl
+    import select
+    import struct
+
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()  # ECHILD may come before the end, where the kernel reaps for a caller that ignores SIGCHLD
+    info = bytearray(struct.pack("<Q", PIDFD_INFO_EXIT).ljust(64, b"\0"))
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask, status = struct.unpack_from("<Q", info)[0], struct.unpack_from("<i", info, 60)[0]
+    if not mask & PIDFD_INFO_EXIT:
+        return None
+    return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
+
+
 def reap(pidfd: int) -> tuple[int, int] | None:
-    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it."""
+    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and left no
+    word (before Linux 6.15)."""
     try:
         found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
     except ChildProcessError:
-        return None
+        return _left_word(pidfd)
     return (found.si_code, found.si_status) if found else None

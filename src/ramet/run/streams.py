@@ -11,7 +11,7 @@ from ramet.errors import SpecError, SpecTypeError, TimeoutExpired
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: As subprocess has them.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -135,10 +135,14 @@ class Capture:
 class Pump:
     """Feeds stdin and drains stdout and stderr until they, and the sandbox, are at their end."""
 
-    def __init__(self, streams: Streams, data: bytes | memoryview, limit: int) -> None:
+    def __init__(
+        self, streams: Streams, data: bytes | memoryview, limit: int, already: Mapping[int, bytes] | None = None
+    ) -> None:
         self.streams = streams
         self.input = memoryview(data)
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
+        for number, found in (already or {}).items():
+            self.captures[number].add(found)
         if streams.ours[0] is not None and not self.input:
             streams.close_ours(0)
 
@@ -199,7 +203,7 @@ def milliseconds(deadline: float | None) -> int | None:
     """For poll(2): the time left, rounded up, so that it never spins."""
     if deadline is None:
         return None
-    return max(0, min(int((deadline - monotonic()) * 1000) + 1, 2**31 - 1))
+    return max(0, int(min((deadline - monotonic()) * 1000 + 1, 2**31 - 1)))
 
 
 def readable(fd: int, timeout: int | None) -> bool:
