@@ -195,7 +195,6 @@ def test_rootfs_in_a_private_directory_of_the_user(tmp_path):
 
 
 @as_root
-@needs_idmap
 @pytest.mark.parametrize("writable", [False, True])
 def test_bind_from_a_private_directory_of_root(tmp_path, writable):
     """A root caller can bind what lies below directories that only root may enter."""

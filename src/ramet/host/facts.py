@@ -32,7 +32,8 @@ _CAPGET_HEADER = bytearray((0x20080522).to_bytes(4, "little") + bytes(4))
 class Path(Record):
     """A path of the host. kind: "dir", "file" (all that is neither directory nor link), "link".
 
-    real: with every symlink resolved; target: of a link; uid, gid: its owner.
+    real: with every symlink resolved; target: of a link; uid, gid: its owner. guarded: it lies below a directory that
+    not everybody may pass, as /root does.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Path(Record):
     target: str = ""
     uid: int = 0
     gid: int = 0
+    guarded: bool = False
 
 
 class IdRange(Record):
@@ -57,7 +59,8 @@ class Facts(Record):
     the helpers, if installed; layout: paths of the minimal view that exist; python: directories of the running
     Python, each with its resolved path; autokill: can clone kill the child when its pidfd is closed (CLONE_PIDFD_AUTOKILL, since Linux 7.1)?
     detached_trees: can part of a file system that is mounted nowhere be bound (since Linux 6.15)?
-    paths: what the spec at hand names.
+    guarded_python: which of the Python's directories lie below one that not everybody may pass; paths: what the spec at
+    hand names.
     """
 
     kernel: tuple[int, int]
@@ -74,6 +77,7 @@ class Facts(Record):
     python: tuple[tuple[str, str], ...]
     autokill: bool = False
     detached_trees: bool = False
+    guarded_python: frozenset[str] = frozenset()
     paths: Mapping[str, Path] = FrozenMap()
 
     def capable(self, number: int) -> bool:
@@ -137,7 +141,17 @@ def _look_up(path: str, field: str, optional: bool) -> Path | None:
     except OSError as error:
         raise SpecError(f"{path!r}: {error.strerror}", field=field) from None
     kind = "dir" if stat.S_ISDIR(found.st_mode) else "file"
-    return Path(kind, real=real, uid=found.st_uid, gid=found.st_gid)
+    return Path(kind, real=real, uid=found.st_uid, gid=found.st_gid, guarded=_guarded(real))
+
+
+def _guarded(real: str) -> bool:
+    """Is there a directory above that only some may pass? A root caller's child is nobody in particular."""
+    above = os.path.dirname(real)
+    while above != "/":
+        if not os.stat(above).st_mode & stat.S_IXOTH:
+            return True
+        above = os.path.dirname(above)
+    return False
 
 
 def _ask() -> Facts:
@@ -149,6 +163,7 @@ def _ask() -> Facts:
     kernel = kernel_version(uname.release)
     if kernel < OLDEST_KERNEL:
         raise UnsupportedError("ramet can't run here", fact=f"the kernel is {uname.release}", needs="Linux 5.14")
+    python = _python()
     return Facts(
         kernel=kernel,
         machine=uname.machine,
@@ -161,7 +176,8 @@ def _ask() -> Facts:
         newuidmap=_which("newuidmap"),
         newgidmap=_which("newgidmap"),
         layout=_layout(),
-        python=_python(),
+        python=python,
+        guarded_python=frozenset(prefix for prefix, real in python if _guarded(real)),
         autokill=_autokill(kernel),
         detached_trees=kernel >= (6, 15),
     )

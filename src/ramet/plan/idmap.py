@@ -9,7 +9,7 @@ from ramet.errors import SpecError, UnsupportedError
 from ramet.plan.life import repeat_after_credentials
 from ramet.plan.steps import Block, Builder, CallerStep, Slot
 from ramet.plan.tree import NODEV, NOSUID, RDONLY
-from ramet.spec import Bind, IdMapping, Namespace
+from ramet.spec import Bind, IdMapping, Namespace, Rootfs
 from ramet.spec.sandbox import DEFAULT_ID
 
 TYPE_CHECKING = False
@@ -33,7 +33,8 @@ Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 
 
 IdmappedBind = namedtuple("IdmappedBind", "slot real uid gid outside_uid outside_gid attributes origin")
-"""A bind whose mount the caller prepares. real: the source; uid, gid: its owner, shown as the payload's ids outside."""
+"""A bind whose mount the caller prepares. real: the source; uid, gid: its owner, shown as the payload's ids outside, or
+None where ids stay as they are."""
 
 
 def payload_ids(spec: Sandbox, facts: Facts) -> tuple[int, int]:
@@ -195,7 +196,7 @@ def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple
 
 
 def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, IdmappedBind]:
-    """Which binds need it: by their number in Sandbox.mounts, as text.
+    """Which mounts the caller prepares: by their number in Sandbox.mounts, as text, or by the Python's prefix.
 
     By default those that a privileged caller's payload could not write to otherwise, but for root's own directories:
     what the payload makes set-uid there would be set-uid root on the host. That takes idmap=True.
@@ -208,7 +209,10 @@ def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, 
         wanted = mount.idmap
         if wanted is None:
             wanted = mount.writable and facts.privileged and maps is not None and source.uid != 0
+        attributes = NOSUID | NODEV | (0 if mount.writable else RDONLY)
         if not wanted:
+            if source.guarded and facts.privileged:
+                found[str(n)] = _plain(f"prepared{n}", source.real, attributes, f"Sandbox.mounts[{n}].source")
             continue
         field = f"Sandbox.mounts[{n}].idmap"
         if maps is None:
@@ -218,8 +222,22 @@ def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, 
                 field, fact="the caller has no CAP_SETUID and CAP_SETGID", needs="a privileged caller (mount_setattr(2))"
             )
         outside_uid, outside_gid = _outside(maps.uids, maps.uid), _outside(maps.gids, maps.gid)
-        attributes = NOSUID | NODEV | (0 if mount.writable else RDONLY)
         found[str(n)] = IdmappedBind(
             Slot(f"idmapped{n}"), source.real, source.uid, source.gid, outside_uid, outside_gid, attributes, field
         )
+    if isinstance(spec.rootfs, Rootfs) and spec.rootfs.writes != "discarded":  # an overlay takes its layers by path
+        root = facts.paths.get(spec.rootfs.path)
+        if root is not None and root.guarded and facts.privileged:
+            attributes = NOSUID | NODEV | (RDONLY if spec.rootfs.writes == "refused" else 0)
+            found["rootfs"] = _plain("rootfs", root.real, attributes, "Sandbox.rootfs.path")
+    if spec.rootfs is None or spec.rootfs == "minimal":
+        for n, (prefix, real) in enumerate(facts.python):
+            if prefix in facts.guarded_python and facts.privileged and Namespace.MOUNT in spec.namespaces:
+                origin = "default view: the running Python"
+                found[prefix] = _plain(f"python{n}", real, NOSUID | NODEV | RDONLY, origin)
     return found
+
+
+def _plain(slot: str, real: str, attributes: int, origin: str) -> IdmappedBind:
+    """A mount that only a privileged caller can reach: its child is an ordinary user, who can't pass /root."""
+    return IdmappedBind(Slot(slot), real, None, None, None, None, attributes, origin)

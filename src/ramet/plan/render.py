@@ -148,6 +148,9 @@ def clone_text(plan: Plan) -> str:
 
 def idmapped_text(bind: IdmappedBind) -> str:
     """A mount that the caller prepares."""
+    if bind.uid is None:
+        attributes = "|".join(name for name, bit in ATTR if bind.attributes & bit)
+        return f"mount_setattr(open_tree({quoted(bind.real)}), {attributes}) = {bind.slot}   {bind.origin}"
     return (
         f"mount_setattr(open_tree({quoted(bind.real)}), MOUNT_ATTR_IDMAP, {bind.uid}:{bind.gid} -> "
         f"{bind.outside_uid}:{bind.outside_gid}) = {bind.slot}   {bind.origin}"

@@ -28,13 +28,16 @@ NR_OPEN_TREE, NR_MOUNT_SETATTR = 428, 442
 
 
 def make(bind: IdmappedBind) -> int:
-    """A detached mount of the source, idmapped; a descriptor. Raises StepError."""
-    call = f"mount_setattr({bind.real!r}, MOUNT_ATTR_IDMAP)"
+    """A detached mount of the source, idmapped if it has ids; a descriptor. Raises StepError."""
+    mapped = bind.uid is not None
+    call = f"mount_setattr({bind.real!r}{', MOUNT_ATTR_IDMAP' if mapped else ''})"
     try:
         flags = OPEN_TREE_CLONE | os.O_CLOEXEC | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW
         fd = _core.syscall("open_tree", NR_OPEN_TREE, AT_FDCWD, os.fsencode(bind.real) + b"\0", flags)
         try:
-            attr = mount_attr_bytes(bind.attributes | MOUNT_ATTR_IDMAP, userns=_namespace(bind))
+            attr = mount_attr_bytes(bind.attributes)
+            if mapped:
+                attr = mount_attr_bytes(bind.attributes | MOUNT_ATTR_IDMAP, userns=_namespace(bind))
             _core.syscall("mount_setattr", NR_MOUNT_SETATTR, fd, b"\0", AT_EMPTY_PATH | AT_RECURSIVE, attr, len(attr))
         except BaseException:
             os.close(fd)
@@ -42,12 +45,14 @@ def make(bind: IdmappedBind) -> int:
         return int(fd)
     except OSError as error:
         raise StepError(
-            f"show {bind.real} with its owner's ids as the payload's",
+            f"show {bind.real}" + (" with its owner's ids as the payload's" if mapped else ""),
             errno=error.errno or 0,
             call=call,
             origin=bind.origin,
             stage="caller",
-            hint="its file system, or one mounted below it, may not support idmapped mounts; idmap=False does without",
+            hint="its file system, or one mounted below it, may not support idmapped mounts; idmap=False does without"
+            if mapped
+            else None,
         ) from None
 
 
