@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ramet import _core
 from ramet.errors import SpecError, StepError, UnsupportedError
@@ -14,6 +15,7 @@ from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
 from ramet.run import control, image
 from ramet.run.failure import step_failed
+from ramet.run.hold import Signals
 from ramet.run.sync import serve
 
 TYPE_CHECKING = False
@@ -25,12 +27,36 @@ if TYPE_CHECKING:
 
 
 class Launched:
-    """A child that has exec'd. control: the caller's end of init's socket, or None without init."""
+    """A child that has exec'd. control: the caller's end of init's socket, or None without init.
+
+    It is there before the child is, so that an exception from a signal handler, which can come between any two
+    operations, finds somebody who knows the child: whoever drops this object ends the child.
+    """
 
     __slots__ = ("control", "pid", "pidfd", "terminal")
 
-    def __init__(self, pid: int, pidfd: int, control: socket.socket | None, terminal: int | None) -> None:
-        self.pid, self.pidfd, self.control, self.terminal = pid, pidfd, control, terminal
+    def __init__(self) -> None:
+        self.pid = self.pidfd = -1
+        self.control: socket.socket | None = None
+        self.terminal: int | None = None
+
+    def close(self) -> None:
+        """Kill and reap what still runs; close every descriptor."""
+        if self.pidfd >= 0:
+            kill(self.pidfd)
+            reap(self.pidfd)
+            fd, self.pidfd = self.pidfd, -1
+            os.close(fd)
+        if self.terminal is not None:
+            fd, self.terminal = self.terminal, None
+            os.close(fd)
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "terminal") and not sys.is_finalizing():
+            self.close()
 
 
 class _Descriptors:
@@ -49,9 +75,10 @@ class _Descriptors:
         self.inputs[slot] = fd if fd >= lowest else self.own(image.above(fd, lowest))
 
     def close(self) -> None:
-        for fd in reversed(self.opened):
+        while self.opened:
+            fd = self.opened[-1]
+            del self.opened[-1]
             os.close(fd)
-        self.opened.clear()
 
 
 def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None) -> Launched:
@@ -60,21 +87,27 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
     made = _Descriptors()
-    ours = None
+    launched = Launched()
+    signals = Signals()
     try:
+        signals.hold()
         if plan.init or plan.sync or plan.tty:
-            ours, theirs = control.pair()
+            launched.control, theirs = control.pair()
             made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
-            made.give(CONTROL_CALLER_END, ours.fileno(), _lowest(plan))
+            # As it is, not a copy: it is closed in the child, and a copy would leave the child the original.
+            made.inputs[CONTROL_CALLER_END] = launched.control.fileno()
         _give_inputs(made, plan, stdio, encoded or encodings(plan))
-        pid, pidfd = _spawn(plan, made, ours, encoded or encodings(plan))
+        _spawn(plan, made, launched, encoded or encodings(plan), signals)
+        made.close()
+        signals.release()
+        _settle(plan, launched)
     except BaseException:
-        if ours is not None:
-            ours.close()
+        made.close()
+        launched.close()
         raise
     finally:
-        made.close()
-    return _settle(plan, pid, pidfd, ours)
+        signals.release()
+    return launched
 
 
 def _lowest(plan: Plan) -> int:
@@ -116,24 +149,30 @@ def _values(encoded: Encoded, inputs: dict[Slot, int]) -> list[tuple[int, int]]:
     return [(offset, inputs[slot]) for slot, offset in encoded.offsets.items() if slot in inputs]
 
 
-def _spawn(plan: Plan, made: _Descriptors, ours: socket.socket | None, encoded: Encodings) -> tuple[int, int]:
+def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encodings, signals: Signals) -> None:
     inputs = made.inputs
     sync = None
     if plan.sync:
-        assert ours is not None
-        end: socket.socket = ours
+        assert launched.control is not None
+        end: socket.socket = launched.control
 
         def sync(pid: int, pidfd: int) -> None:
+            helped = any(step.action == "helper" for step in plan.sync)
+            if helped:
+                signals.release()  # a helper may hang, and should not be started with every signal blocked
             serve(plan, end, pid)
+            if helped:
+                signals.hold()
 
     try:
-        pid, pidfd, stage, step, errno = _core.spawn(
+        _, _, stage, step, errno = _core.spawn(
             encoded.child.blob,
             _values(encoded.child, inputs),
             plan.clone_flags,
             join=encoded.join.blob if encoded.join else None,
             join_inputs=_values(encoded.join, inputs) if encoded.join else (),
             sync=sync,
+            into=launched,
         )
     except OSError as error:
         if isinstance(error, StepError) or error.filename != "mmap":
@@ -145,27 +184,20 @@ def _spawn(plan: Plan, made: _Descriptors, ours: socket.socket | None, encoded: 
         ) from None
     if stage:
         raise step_failed(plan, stage, step, errno)
-    return pid, pidfd
 
 
-def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None) -> Launched:
+def _settle(plan: Plan, launched: Launched) -> None:
     """Receive the terminal; wait until init says that the payload has started, or which step failed."""
-    terminal = None
-    try:
-        if plan.tty and ours is not None:
-            terminal = control.receive_terminal(ours)
-        if not plan.init:
-            if ours is not None:
-                ours.close()
-            return Launched(pid, pidfd, None, terminal)
-        assert ours is not None
-        message = control.receive(ours)
-        if message is not None and message.kind == control.STARTED:
-            return Launched(pid, pidfd, ours, terminal)
-    except BaseException:
-        _end(pidfd, ours, terminal)
-        raise
-    _end(pidfd, ours, terminal)
+    ours = launched.control
+    if plan.tty and ours is not None:
+        launched.terminal = control.receive_terminal(ours)
+    if not plan.init:
+        if ours is not None:
+            launched.control = None
+            ours.close()
+        return
+    assert ours is not None
+    message = control.receive(ours)
     if message is None:
         raise StepError(
             "start init",
@@ -175,18 +207,8 @@ def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None) -> Lau
             stage="init",
             hint="the sandbox was killed while it started",
         )
-    raise step_failed(plan, message.stage, message.step, message.value)
-
-
-def _end(pidfd: int, ours: socket.socket | None, terminal: int | None) -> None:
-    """Kill and reap; close what is ours."""
-    kill(pidfd)
-    reap(pidfd)
-    os.close(pidfd)
-    if terminal is not None:
-        os.close(terminal)
-    if ours is not None:
-        ours.close()
+    if message.kind != control.STARTED:
+        raise step_failed(plan, message.stage, message.step, message.value)
 
 
 SIGKILL = 9

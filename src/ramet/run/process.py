@@ -282,11 +282,7 @@ class Popen:
         for file in self._files.values():
             _close_file(file)
         self._streams.close_all()
-        if launched.terminal is not None:
-            os.close(launched.terminal)
-        if launched.control is not None:
-            launched.control.close()
-        os.close(launched.pidfd)
+        launched.close()
 
     def __enter__(self) -> Self:
         return self
