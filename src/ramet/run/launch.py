@@ -14,7 +14,7 @@ from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
 from ramet.run import control, image
-from ramet.run.failure import step_failed
+from ramet.run.failure import caller_failed, step_failed
 from ramet.run.hold import Signals
 from ramet.run.sync import serve
 
@@ -101,9 +101,11 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
         made.close()
         signals.release()
         _settle(plan, launched)
-    except BaseException:
+    except BaseException as error:
         made.close()
         launched.close()
+        if isinstance(error, OSError):
+            raise caller_failed(error) from None
         raise
     finally:
         signals.release()

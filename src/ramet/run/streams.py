@@ -32,8 +32,12 @@ class Streams:
             signals.hold()
             for number, (name, wanted) in enumerate((("stdin", stdin), ("stdout", stdout), ("stderr", stderr))):
                 self.theirs.append(self._choose(number, name, wanted))
-        except BaseException:
+        except BaseException as error:
             self.close_all()
+            if isinstance(error, OSError):
+                from ramet.run.failure import caller_failed
+
+                raise caller_failed(error) from None
             raise
         finally:
             signals.release()
