@@ -33,18 +33,25 @@ class Launched:
     operations, finds somebody who knows the child: whoever drops this object ends the child.
     """
 
-    __slots__ = ("control", "pid", "pidfd", "terminal")
+    __slots__ = ("control", "owner", "pid", "pidfd", "terminal")
 
     def __init__(self) -> None:
         self.pid = self.pidfd = -1
+        self.owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the child
         self.control: socket.socket | None = None
         self.terminal: int | None = None
 
+    def end(self) -> tuple[int, int] | None:
+        """Kill and reap, where the child is ours; what `reap` says."""
+        if self.owner != os.getpid():
+            return None
+        kill(self.pidfd)
+        return reap(self.pidfd)
+
     def close(self) -> None:
-        """Kill and reap what still runs; close every descriptor."""
+        """End what still runs; close every descriptor."""
         if self.pidfd >= 0:
-            kill(self.pidfd)
-            reap(self.pidfd)
+            self.end()
             fd, self.pidfd = self.pidfd, -1
             os.close(fd)
         if self.terminal is not None:

@@ -277,8 +277,7 @@ class Popen:
         if launched is None:
             return
         if self._ending is None:
-            kill(launched.pidfd)
-            self._ending = Ending.from_wait(reap(launched.pidfd))
+            self._ending = Ending.from_wait(launched.end())
         for file in self._files.values():
             _close_file(file)
         self._streams.close_all()
