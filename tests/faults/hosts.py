@@ -13,8 +13,11 @@ def children():
     """Pids of all children of this process, zombies too."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found |= {int(word) for word in file.read().split()}
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                found |= {int(word) for word in file.read().split()}
+        except FileNotFoundError:
+            continue  # a thread that has just ended; its children are another's now
     return found
 
 

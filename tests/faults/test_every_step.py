@@ -30,12 +30,6 @@ def null():
     os.close(fd)
 
 
-def end(launched):
-    from ramet.run.launch import _end
-
-    _end(launched.pidfd, launched.control, launched.terminal)
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left):
     """Step N of each stage returns an errno instead of being made: a StepError with that stage, step, errno, call and
@@ -47,13 +41,13 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
             holder = ramet.Popen(["sleep", "1000"], as_pid1=True)
             fields = {"namespaces": {Namespace.MOUNT}, "join": [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)]}
     plan = plan_for(["/bin/true"], Sandbox(**fields))
-    end(launch(plan, (null, null, null)))  # the control: it works when nothing is made to fail
+    launch(plan, (null, null, null)).close()  # the control: it works when nothing is made to fail
     before = state()
     tried = 0
     for stage in plan.stages.values():
         for number, step in enumerate(stage.steps):
             with pytest.raises(ramet.StepError) as raised:
-                end(launch(plan, (null, null, null), encoded=failing(plan, stage.name, number, ODD_ERRNO)))
+                launch(plan, (null, null, null), encoded=failing(plan, stage.name, number, ODD_ERRNO))
             error = raised.value
             assert (error.stage, error.index, error.errno) == (stage.name, number, ODD_ERRNO), step
             assert (error.origin, error.doing, error.call) == (step.origin, step.doing, step_text(step))
@@ -71,7 +65,7 @@ def test_a_failing_step_never_runs_the_payload(null):
     plan = plan_for(["/bin/echo", "it ran"], Sandbox())
     launched = launch(plan, (null, writer, null))
     ran = wait_for(reader)
-    end(launched)
+    launched.close()
     for stage in plan.stages.values():
         for number in range(len(stage.steps)):
             with pytest.raises(ramet.StepError):

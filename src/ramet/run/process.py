@@ -334,16 +334,11 @@ class Popen:
         if launched is None:
             return
         if self._ending is None:
-            kill(launched.pidfd)
-            self._ending = Ending.from_wait(reap(launched.pidfd))
+            self._ending = Ending.from_wait(launched.end())
         for file in self._files.values():
             _close_file(file)
         self._streams.close_all()
-        if launched.terminal is not None:
-            os.close(launched.terminal)
-        if launched.control is not None:
-            launched.control.close()
-        os.close(launched.pidfd)
+        launched.close()
 
     def __enter__(self) -> Self:
         return self
