@@ -33,6 +33,18 @@ class Error(Exception):
 
     hint: str | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Not by calling __init__ with args, as exceptions are copied and pickled otherwise: ours take names.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[Error], args: tuple[object, ...], state: dict[str, object]) -> Error:
+    error = cls.__new__(cls)
+    base = OSError if issubclass(cls, OSError) else Exception
+    base.__init__(error, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class SpecError(Error, ValueError):
     """What was asked for is wrong or contradicts itself; nothing ran.
