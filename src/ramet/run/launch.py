@@ -235,9 +235,30 @@ def kill(pidfd: int) -> None:
 
 
 def reap(pidfd: int) -> tuple[int, int] | None:
-    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it."""
+    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and it can't be told."""
     try:
         found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
     except ChildProcessError:
-        return None
+        return _end_of_reaped(pidfd)
     return (found.si_code, found.si_status) if found else None
+
+
+PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
+CLD_EXITED, CLD_KILLED = 1, 2
+
+
+def _end_of_reaped(pidfd: int) -> tuple[int, int] | None:
+    """After exec a child's exit signal is SIGCHLD whatever clone was told, so a caller that ignores SIGCHLD, or waits for
+    any child, takes its status from us. The pidfd keeps it (ioctl_pidfd(2), since Linux 6.15)."""
+    import fcntl
+
+    info = bytearray(64)
+    info[0] = PIDFD_INFO_EXIT
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    if not info[0] & PIDFD_INFO_EXIT:
+        return None
+    status = int.from_bytes(info[60:64], "little")
+    return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
