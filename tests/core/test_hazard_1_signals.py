@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 #: A process group of its own, to which somebody sends queued signals at 1 kHz; every run of the C-level handler,
 #: in whichever process that shares the wake-up pipe, puts one byte into it.
 STORM = """
@@ -138,3 +140,27 @@ def test_1_signals_ignored_ones_and_blocked_ones_are_not_inherited(python):
     masks = [int(word, 16) for word in re.findall(r"^Sig\w+:\s*(\w+)", out, re.M)]
     assert masks[:4] == [0, 0, 0, 0]
     assert all(masks[4:]) and len(masks) == 6
+
+
+@pytest.mark.parametrize("fields", ["{}", "{'as_pid1': True}", "{'new_session': False}"])
+def test_1_signals_of_the_callers_terminal_do_not_reach_the_payload(python, fields):
+    """A signal to the caller's process group, as Ctrl-C sends, is the caller's alone; with new_session=False, the payload's
+    too."""
+    out = python(f"""
+        import os, signal
+        import ramet
+        os.setpgid(0, 0)
+        seen = []
+        signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+        script = "trap 'echo caught; exit' INT; echo ready; read line; echo $line"
+        box = ramet.Popen(["bash", "-c", script], stdin=ramet.PIPE, stdout=ramet.PIPE, **{fields})
+        first = os.read(box.stdout.fileno(), 6)
+        os.killpg(os.getpgrp(), signal.SIGINT)
+        if {fields}.get("new_session", True):
+            box.stdin.write(b"done\\n")
+            box.stdin.close()
+        print(first, os.read(box.stdout.fileno(), 99), seen)
+        box.close()
+    """)
+    answer = "caught" if "new_session" in fields else "done"
+    assert out == f"b'ready\\n' b'{answer}\\n' [1]\n"
