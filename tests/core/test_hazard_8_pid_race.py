@@ -13,6 +13,27 @@ def test_8_pid_race_caller_that_ignores_sigchld_gets_the_verdict(python):
     assert out.splitlines() == ["'sh' exited with 7", "'sh' was ended by SIGKILL"]
 
 
+def test_8_pid_race_status_that_another_took_is_still_known(python):
+    """Without init there is no report: then the pidfd tells the exit code after the kernel has reaped it (since Linux 6.15)."""
+    import os
+
+    if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 15):
+        import pytest
+
+        pytest.skip("a pidfd tells the status of a reaped process since Linux 6.15")
+    out = python("""
+        import signal
+        import ramet
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        print(ramet.run(["sh", "-c", "exit 7"], as_pid1=True))
+        print(ramet.run(["true"], as_pid1=True))
+        box = ramet.Popen(["sleep", "1000"], as_pid1=True)
+        box.kill()
+        print(box.wait())
+    """)
+    assert out.splitlines() == ["'sh' exited with 7", "'true' exited with 0", "-9"]
+
+
 def test_8_pid_race_other_threads_wait_for_any_child(python):
     """A thread that waits for any child may get a sandbox's status, and never its verdict."""
     out = python("""

@@ -134,7 +134,7 @@ def _is_life(steps: Sequence[Step], at: int) -> bool:
         and signal.args[:2] == (PR_SET_PDEATHSIG, 9)
         and look.call == "ppoll"
         and look.expect == 0
-        and "caller" in slots_of(look.args[0])
+        and "caller" in list(slots_of(look.args[0]))
     )
 
 
@@ -160,15 +160,15 @@ def _descriptors(child: Stage) -> Iterator[str]:
     if not closing or child.steps[closing[-1]].args[1] != LAST_FD:
         yield "the descriptors above those passed on are not closed"
         return
-    placed = [int(step.args[1]) for step in child.steps if step.call == "dup3"]  # type: ignore[arg-type]
+    placed = [step.args[1] for step in child.steps if step.call == "dup3"]
     if len(placed) != len(set(placed)):
         yield "two descriptors are placed under one number"
-    covered: set[int] = set()
+    covered: set[object] = set()
     for n in closing:
         low, high = child.steps[n].args[:2]
-        covered |= {fd for fd in placed if low <= fd <= high}  # type: ignore[operator]
+        covered |= {fd for fd in placed if low <= fd <= high}
     if covered:
-        yield f"close_range closes {sorted(covered)}, which are passed on"
+        yield f"close_range closes {sorted(covered, key=str)}, which are passed on"
     opened: set[str] = set()
     for step in child.steps[closing[0] :]:
         if any(slot not in opened for arg in step.args for slot in slots_of(arg)):
