@@ -23,7 +23,8 @@ def stack_pointer(pid):
 
 
 def test_3_stack_is_the_childs_own_over_a_guard_page():
-    """While it waits, the child's stack pointer lies in a private mapping with an unreadable page just below, and that mapping
+    """While it waits, the child's stack pointer lies in a private mapping with an unreadable page just
+    below, and that mapping
     is gone afterwards."""
     before = {low for low, _, _ in maps()}
     ready, go = os.pipe()
@@ -54,7 +55,8 @@ def test_3_stack_is_the_childs_own_over_a_guard_page():
 
 
 def test_3_stack_without_address_space_is_unsupported(python):
-    """With no address space left for a stack, UnsupportedError names the limit, nothing is left, and the next run works."""
+    """With no address space left for a stack, UnsupportedError names the limit, nothing is left, and the
+    next run works."""
     out = python("""
         import gc, os, resource, sys
         import ramet

@@ -1,4 +1,5 @@
-"""Hazard 5 of csrc/spawn.c: the child's new credentials clear the dumpable flag of memory that it shares with us."""
+"""Hazard 5 of csrc/spawn.c: the child's new credentials clear the dumpable flag of memory that it shares
+with us."""
 
 import os
 
@@ -30,7 +31,8 @@ def test_5_dumpable_is_kept_by_a_spawn(dumpable):
 
 
 def test_5_dumpable_is_shared_while_the_child_waits():
-    """The control: while the child that cleared it waits, ours is cleared; so without care it would stay so."""
+    """The control: while the child that cleared it waits, ours is cleared; so without care it would stay
+    so."""
     ready, go = os.pipe()
     seen = []
 

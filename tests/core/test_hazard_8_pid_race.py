@@ -14,7 +14,8 @@ def test_8_pid_race_caller_that_ignores_sigchld_gets_the_verdict(python):
 
 
 def test_8_pid_race_status_that_another_took_is_still_known(python):
-    """Without init there is no report: then the pidfd tells the exit code after the kernel has reaped it (since Linux 6.15)."""
+    """Without init there is no report: then the pidfd tells the exit code after the kernel has reaped it
+    (since Linux 6.15)."""
     import os
 
     if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 15):
@@ -82,7 +83,8 @@ def test_8_pid_race_handle_that_is_dropped_ends_the_sandbox(python):
 
 def test_8_pid_race_sixteen_threads(python):
     """16 threads with 50 runs each: every result is its own, and nothing is left."""
-    out = python("""
+    out = python(
+        """
         import os, threading
         import ramet
         from core_programs import PR_GET_DUMPABLE, children, descriptors, prctl
@@ -98,12 +100,15 @@ def test_8_pid_race_sixteen_threads(python):
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         print(wrong, (children(), sorted(descriptors()), prctl(PR_GET_DUMPABLE)) == before)
-    """, timeout=120)
+    """,
+        timeout=120,
+    )
     assert out == "[] True\n"
 
 
 def test_8_pid_race_first_runs_of_many_threads(python):
-    """Threads that start their process's very first sandboxes at once, after a fork too, share what is kept, and leave
+    """Threads that start their process's very first sandboxes at once, after a fork too, share what is
+    kept, and leave
     nothing more."""
     out = python("""
         import os, threading
@@ -129,7 +134,8 @@ def test_8_pid_race_first_runs_of_many_threads(python):
 
 
 def test_8_pid_race_asyncio_executor(python):
-    """Runs from asyncio's executor, with the loop's own child watching at work beside them, all end rightly."""
+    """Runs from asyncio's executor, with the loop's own child watching at work beside them, all end
+    rightly."""
     out = python("""
         import asyncio
         import ramet
@@ -144,7 +150,8 @@ def test_8_pid_race_asyncio_executor(python):
 
 
 def test_8_pid_race_fork_and_multiprocessing(python):
-    """A caller that forks while a sandbox lives keeps it; the forked processes start sandboxes of their own."""
+    """A caller that forks while a sandbox lives keeps it; the forked processes start sandboxes of their
+    own."""
     out = python("""
         import multiprocessing, os
         import ramet

@@ -10,7 +10,8 @@ from ramet.errors import CommandError, HelperError, StepError, errno_name
 
 
 def test_step_error_answers_in_order():
-    """A StepError's lines are: what could not be done and the errno by name; which step of which stage, and the call; the
+    """A StepError's lines are: what could not be done and the errno by name; which step of which stage, and
+    the call; the
     field it came from; a blank line; the hint."""
     error = StepError(
         "map the ids",
@@ -34,7 +35,13 @@ def test_step_error_answers_in_order():
 
 def test_step_error_without_step_or_hint_is_shorter():
     """Where the clone itself was refused there is no number, and without a hint no blank line."""
-    error = StepError("clone the child", errno=errno.ENOSPC, call="clone3({...})", origin="Sandbox.namespaces", stage="clone")
+    error = StepError(
+        "clone the child",
+        errno=errno.ENOSPC,
+        call="clone3({...})",
+        origin="Sandbox.namespaces",
+        stage="clone",
+    )
     assert str(error).splitlines() == [
         "cannot clone the child: ENOSPC (No space left on device)",
         "  clone: clone3({...})",
@@ -43,17 +50,22 @@ def test_step_error_without_step_or_hint_is_shorter():
 
 
 def test_a_real_failure_has_that_form():
-    """A command that is not there is reported so by the kernel's own answer, with the step that `ramet plan` shows."""
+    """A command that is not there is reported so by the kernel's own answer, with the step that `ramet
+    plan` shows."""
     with pytest.raises(CommandError) as raised:
         ramet.run(["/nonexistent/program"])
     first, second, third = str(raised.value).splitlines()
     assert first == "cannot execute '/nonexistent/program': ENOENT (No such file or directory)"
-    assert second.startswith("  payload step ") and 'execve("/nonexistent/program", ["/nonexistent/program"]' in second
+    assert (
+        second.startswith("  payload step ")
+        and 'execve("/nonexistent/program", ["/nonexistent/program"]' in second
+    )
     assert third == "  from: command"
 
 
 def test_spec_error_names_the_field_first():
-    """A SpecError is one line, "field: message", and its hint; it is a ValueError, and a TypeError for a wrong type."""
+    """A SpecError is one line, "field: message", and its hint; it is a ValueError, and a TypeError for a
+    wrong type."""
     with pytest.raises(ramet.SpecError) as raised:
         ramet.Sandbox(mounts=[ramet.Tmpfs("/a"), ramet.Tmpfs("/a")])
     assert raised.value.field == "Sandbox.mounts[1].destination"
@@ -78,7 +90,9 @@ def test_unsupported_error_names_fact_and_need():
 
 def test_helper_error_repeats_what_the_helper_said():
     """A HelperError shows how the helper was called, how it ended, and its own words."""
-    error = HelperError("cannot map", argv=["newuidmap", "7"], exit_code=1, stderr="range not allowed\n", hint="h")
+    error = HelperError(
+        "cannot map", argv=["newuidmap", "7"], exit_code=1, stderr="range not allowed\n", hint="h"
+    )
     assert str(error) == "cannot map: newuidmap 7 exited with 1\n  it said: range not allowed\n\nhint: h"
 
 
@@ -110,7 +124,8 @@ def test_file_that_is_no_program_is_126():
 
 
 def test_too_long_arguments_are_e2big_with_a_hint():
-    """One argument above 128 KiB is the kernel's E2BIG, and the hint says what to do instead; below it works."""
+    """One argument above 128 KiB is the kernel's E2BIG, and the hint says what to do instead; below it
+    works."""
     with pytest.raises(CommandError) as raised:
         ramet.run(["true", "x" * 200_000])
     assert raised.value.errno == errno.E2BIG and "stdin or a file" in raised.value.hint
@@ -124,8 +139,17 @@ def test_errno_without_a_name_is_a_number():
 
 
 def test_every_error_is_ramets_own():
-    """One `except ramet.Error` catches all of them; StepError is an OSError too, TimeoutExpired a TimeoutError."""
-    for name in ("SpecError", "StepError", "UnsupportedError", "HelperError", "TimeoutExpired", "ExitError", "CommandError"):
+    """One `except ramet.Error` catches all of them; StepError is an OSError too, TimeoutExpired a
+    TimeoutError."""
+    for name in (
+        "SpecError",
+        "StepError",
+        "UnsupportedError",
+        "HelperError",
+        "TimeoutExpired",
+        "ExitError",
+        "CommandError",
+    ):
         assert issubclass(getattr(ramet, name), ramet.Error)
     assert issubclass(ramet.TimeoutExpired, TimeoutError)
 

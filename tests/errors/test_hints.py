@@ -15,7 +15,8 @@ def step(call, origin="Sandbox.mounts[0] = Bind('/a')"):
 
 
 PLAN = plan_for(["/bin/true"], ramet.Sandbox())
-#: One for each row of the table: call, errno, step, a word of the hint; then what in /proc/sys the row asks for.
+#: One for each row of the table: call, errno, step, a word of the hint; then what in /proc/sys the row asks
+#: for.
 CASES = {
     ("clone3", E.ENOSPC, 0): (None, "max_user_namespaces=15000", {"user/max_user_namespaces": "0"}),
     ("clone3", E.ENOSPC, 1): (None, "32 levels", {"user/max_user_namespaces": "9"}),
@@ -86,7 +87,8 @@ def test_every_row_has_its_case():
 
 
 def test_a_row_is_silent_where_its_fact_is_not_so(sysctls):
-    """A hint states only what the facts show: with other values, or for another step, another hint or none is given."""
+    """A hint states only what the facts show: with other values, or for another step, another hint or none
+    is given."""
     assert "32 levels" in hints.hint_for("clone3", E.ENOSPC, None, PLAN)
     assert hints.hint_for("write", E.EPERM, step("write"), PLAN) is None
     assert hints.hint_for("fsmount", E.EPERM, step("fsmount", "default Tmpfs('/tmp')"), PLAN) is None
@@ -101,4 +103,8 @@ def test_hint_for_a_command_that_is_only_outside():
     """A command that exists outside and is not visible inside is named with where it really is."""
     with pytest.raises(ramet.CommandError) as raised:
         ramet.run(["sh"], rootfs="empty")
-    assert "exists outside" in raised.value.hint and "/sh" not in raised.value.hint.split(" ")[0] or "dash" in raised.value.hint
+    assert (
+        ("exists outside" in raised.value.hint
+        and "/sh" not in raised.value.hint.split(" ")[0])
+        or "dash" in raised.value.hint
+    )

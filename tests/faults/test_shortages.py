@@ -10,7 +10,9 @@ HERE = os.path.dirname(__file__)
 
 
 def python(code, *args):
-    done = subprocess.run([sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -36,7 +38,8 @@ print(*answers)
 
 
 def test_few_descriptors_are_an_error_or_no_matter():
-    """With RLIMIT_NOFILE from 0 to 99 each run succeeds or raises one of ramet's errors, and nothing is left; with enough it
+    """With RLIMIT_NOFILE from 0 to 99 each run succeeds or raises one of ramet's errors, and nothing is
+    left; with enough it
     succeeds."""
     answers = python(FEW_NUMBERS).split()
     assert set(answers) == {"True", "StepError"}
@@ -72,7 +75,8 @@ print(*answers)
 
 
 def test_full_descriptor_table_is_an_error():
-    """With 0 to 39 free descriptors each run succeeds or raises a StepError with EMFILE, and nothing is left."""
+    """With 0 to 39 free descriptors each run succeeds or raises a StepError with EMFILE, and nothing is
+    left."""
     answers = python(FULL_TABLE).split()
     assert set(answers) == {"True", "StepError:24"}
     assert answers[0] == "StepError:24" and answers[-1] == "True"
@@ -135,7 +139,8 @@ print(ramet.run(["true"]).ok)
 
 @pytest.mark.parametrize("name", ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"])
 def test_no_more_namespaces_is_named(name):
-    """In a user namespace of the test's own where user.max_*_namespaces is 0, the clone is refused with ENOSPC and the hint
+    """In a user namespace of the test's own where user.max_*_namespaces is 0, the clone is refused with
+    ENOSPC and the hint
     says that it is such a limit."""
     inner = ["unshare", "--user", "--map-root-user", sys.executable, "-c", NO_NAMESPACES, name]
     done = subprocess.run(inner, cwd=HERE, capture_output=True, text=True, timeout=30, check=False)

@@ -21,7 +21,17 @@ LAST_ID = 2**64 - 1
 EXECS = frozenset({"execve", "execveat"})
 SET_IDS = frozenset({"setgroups", "setresgid", "setresuid"})
 MOUNTING = frozenset(
-    {"mount", "open_tree", "move_mount", "mount_setattr", "fsopen", "fsconfig", "fsmount", "pivot_root", "umount2"}
+    {
+        "mount",
+        "open_tree",
+        "move_mount",
+        "mount_setattr",
+        "fsopen",
+        "fsconfig",
+        "fsmount",
+        "pivot_root",
+        "umount2",
+    }
 )
 #: With a directory descriptor and a path as their first two arguments.
 BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
@@ -115,7 +125,8 @@ def _inside_after_pivot(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
 
 
 def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
-    """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit us."""
+    """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit
+    us."""
     places = [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"]
     runs_payload = stage.steps[-1].call == "execve"
     if not runs_payload:
@@ -152,7 +163,8 @@ def _life_again(child: Stage) -> Iterator[str]:
     while child.steps[after].call == "capset":
         after += 1
     if not _is_life(child.steps, after):
-        yield f"step {last} ({child.steps[last].call}) clears the parent-death signal, and it is not set again"
+        yield f"step {last} ({child.steps[last].call}) clears the parent-death signal, and it is not set
+        again"
 
 
 def _descriptors(child: Stage) -> Iterator[str]:

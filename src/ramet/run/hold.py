@@ -1,6 +1,7 @@
 """Holding signals back while a descriptor is known only to the call that makes it.
 
-A handler that raises, as Ctrl-C's does, runs as soon as a call returns: before its result is stored anywhere, and so
+A handler that raises, as Ctrl-C's does, runs as soon as a call returns: before its result is stored
+anywhere, and so
 before anybody could close it. Signals that come meanwhile are handled when they are let go.
 """
 
@@ -16,7 +17,8 @@ ALL, NONE = b"\xff" * 8, bytes(8)
 
 
 class Signals:
-    """``try: signals.hold() ... finally: signals.release()``. Only of this thread; cheap; may be called again and again."""
+    """``try: signals.hold() ... finally: signals.release()``. Only of this thread; cheap; may be called
+    again and again."""
 
     __slots__ = ("_before", "_held")
 
