@@ -14,7 +14,7 @@ enum stage {
     STAGE_CHILD = 3, /* the child's steps */
 };
 
-/* Shared by caller, intermediate and child (all CLONE_VM). */
+/* Shared by caller, intermediate and child: by CLONE_VM, or, with join steps, by a mapping that is MAP_SHARED. */
 struct child {
     struct loaded program;          /* the child's steps */
     struct loaded join;             /* the intermediate's steps; n_steps 0 and no stack when there is none */

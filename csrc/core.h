@@ -10,6 +10,11 @@
 /* Raise OSError(errno) whose text names the system call. Returns NULL. */
 PyObject *core_oserror(int error, const char *call);
 
+/* Around every child that shares the caller's memory; with the GIL held. */
+void core_dumpable_save(void);
+void core_dumpable_restore(void);
+void core_dumpable_abandon(void); /* the child is lost in the middle: one fewer, the flag left as it is */
+
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_spawn_doc[];
 

@@ -242,7 +242,8 @@ static _Noreturn __attribute__((used)) void init_main(const uint64_t *stack)
     /* Tied to the thread that cloned us, which may end before we should. From here the pidfd watches. */
     sys2(__NR_prctl, SET_PARENT_DEATH_SIGNAL, 0);
     struct init_message started = {.kind = INIT_STARTED, .value = (int32_t)pid};
-    send_message(head->control, &started);
+    if (!head->quiet)
+        send_message(head->control, &started);
     supervise(head, (int)signals, pid);
 }
 

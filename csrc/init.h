@@ -13,7 +13,8 @@ struct init_head {
     int32_t caller;  /* pidfd of the caller, readable when it is dead; -1: none */
     uint32_t own_size;     /* program that init runs itself; may have no steps */
     uint32_t payload_size; /* program of init's child, ending in execve */
-    uint32_t reserved[3];
+    uint32_t quiet;        /* the caller does not wait for INIT_STARTED: don't wake it */
+    uint32_t reserved[2];
 };
 
 enum init_message_kind {

@@ -14,14 +14,18 @@
  *    the caller can't have it: then `sync` is called while the child runs, and a futex the kernel clears when the
  *    child leaves our memory (CLONE_CHILD_CLEARTID) takes the place of the vfork wait. The compiler decides which.
  * 5. Dumpable. Credential changes in the child clear the dumpable flag of the memory it shares with us. Saved before
- *    the first of the children that run at a time, restored after the last. A child that joins namespaces of others clears it on purpose first: while it is 0, a
- *    process in there cannot ptrace the child or read our memory through it (the shape of CVE-2016-9962).
+ *    the first of several spawns at once, restored after the last. A child that joins namespaces of others has a copy
+ *    of our memory instead (setns into a time namespace demands that, too), and clears the copy's flag first: so a
+ *    process in there cannot ptrace the child or read our memory through it (the shape of CVE-2016-9962), and
+ *    no other child finds its /proc/self closed meanwhile. Only with a sync step, where the caller must go on while
+ *    the child waits, is the memory shared there; that is a privileged caller, to whom /proc/self is open.
  * 6. Leaks. The plan's close_range ends what O_CLOEXEC missed; what is exec'd first is a sealed memfd
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
  *    (the shape of CVE-2024-21626).
  * 7. The kernel's answers. clone3 may be ENOSYS under a container's filter: then, and only then, clone.
- * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that a caller that waits for any child, or ignores
- *    SIGCHLD, is not disturbed. The plan begins with the parent-death signal and then looks whether the caller
+ * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that until the exec a caller that waits for any child
+ *    sees nothing of it. exec makes it SIGCHLD, whatever it was (de_thread() in the kernel): a caller that ignores
+ *    SIGCHLD or waits for any child may take the end away, so how it ended is asked of init, or of the pidfd. The plan begins with the parent-death signal and then looks whether the caller
  *    is still there, so there is no moment at which a dead caller leaves a waiting child.
  */
 #include "core.h"
@@ -49,31 +53,6 @@ const char core_spawn_doc[] =
     "Raises OSError when there is no memory for the child's stack. Follows clone(2).";
 
 #define PAGE 4096u
-
-/* The dumpable flag belongs to the memory, so to all threads that spawn: saved one by one, the second would save
- * what the first's child has cleared. Both functions are called with the GIL held. */
-static struct {
-    unsigned count;
-    pid_t of; /* a fork meanwhile copies the count, not the spawning threads */
-    long before;
-} dumpable;
-
-static void dumpable_save(void)
-{
-    pid_t self = getpid();
-    if (dumpable.of != self)
-        dumpable.count = 0;
-    dumpable.of = self;
-    if (dumpable.count++ == 0)
-        dumpable.before = sys1(__NR_prctl, PR_GET_DUMPABLE);
-}
-
-static void dumpable_restore(void)
-{
-    /* 2 (suidsafe) can't be set by hand, and needs no restoring: nothing sets a lower value to higher */
-    if (--dumpable.count == 0 && dumpable.before == 1)
-        sys2(__NR_prctl, PR_SET_DUMPABLE, 1);
-}
 
 /* The caller's thread state that a clone disturbs. */
 struct guard {
@@ -108,7 +87,9 @@ static int arena_make(struct arena *arena, size_t data_size, size_t join_size, i
     size_t child_at = stacks, data_at = child_at + page_up(sizeof(struct child));
     size_t join_at = data_at + page_up(data_size);
     arena->size = join_at + page_up(join_size);
-    void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* Shared where the child has a copy of our memory: what it reports must reach us. */
+    int sharing = joins ? MAP_SHARED : MAP_PRIVATE;
+    void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return errno;
     arena->base = base;
@@ -202,11 +183,12 @@ static void start(struct child *child)
 }
 
 /* Start it through an intermediate process that first runs the join steps. The intermediate shares our
- * descriptor table, so that the pidfd it is given for the child is ours. */
-static void start_joined(struct child *child, unsigned char *stack)
+ * descriptor table, so that the pidfd it is given for the child is ours. Its memory is a copy, which it shares with
+ * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours. */
+static void start_joined(struct child *child, unsigned char *stack, int syncs)
 {
     struct kernel_clone_args args = {
-        .flags = CLONE_VM | CLONE_VFORK | CLONE_FILES,
+        .flags = (syncs ? CLONE_VM : 0) | CLONE_VFORK | CLONE_FILES,
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = CHILD_STACK_SIZE,
     };
@@ -262,10 +244,10 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
     Py_BEGIN_ALLOW_THREADS
     guard_enter(&guard);
     if (arena->join_stack)
-        start_joined(child, arena->join_stack);
+        start_joined(child, arena->join_stack, sync != NULL);
     else
         start(child);
-    if (!sync || child->failed_stage != STAGE_NONE)
+    if (!sync || child->pid <= 0)
         guard_leave(&guard);
     Py_END_ALLOW_THREADS
 
@@ -335,9 +317,9 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
     arena.child->no_clone3 = !clone3;
     if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
         (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {
-        dumpable_save();
+        core_dumpable_save();
         result = spawn_in(&arena, sync, into == Py_None ? NULL : into);
-        dumpable_restore();
+        core_dumpable_restore();
     }
     munmap(arena.base, arena.size);
 done:

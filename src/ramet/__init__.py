@@ -5,6 +5,7 @@
     b'42\\n'
 """
 
+from ramet.call import call
 from ramet.errors import (
     ChildDied,
     CommandError,
@@ -17,6 +18,7 @@ from ramet.errors import (
     TimeoutExpired,
     UnsupportedError,
 )
+from ramet.flags import CLONE
 from ramet.run.process import Popen, run
 from ramet.run.result import Result, Usage
 from ramet.run.streams import DEVNULL, PIPE, STDOUT
@@ -39,3 +41,40 @@ from ramet.spec import (
 )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Bind",
+    "CLONE",
+    "ChildDied",
+    "CommandError",
+    "DEVNULL",
+    "Dev",
+    "Directory",
+    "Error",
+    "ExitError",
+    "File",
+    "HelperError",
+    "IdMapping",
+    "Join",
+    "Mqueue",
+    "Namespace",
+    "Overlay",
+    "PIPE",
+    "Popen",
+    "Proc",
+    "Result",
+    "Rootfs",
+    "STDOUT",
+    "Sandbox",
+    "SpecError",
+    "SpecTypeError",
+    "StepError",
+    "Symlink",
+    "TimeOffsets",
+    "TimeoutExpired",
+    "Tmpfs",
+    "UnsupportedError",
+    "Usage",
+    "call",
+    "run",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 
 import pytest
 
@@ -150,23 +151,27 @@ def test_a_real_child_has_the_namespaces_it_was_given() -> None:
 
 
 def test_namespaces_for_children_are_told() -> None:
-    """After unshare(CLONE_NEWPID) the process keeps its pid namespace and its children get another."""
+    """After unshare(CLONE_NEWPID) the process keeps its pid namespace, and its children live in another."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(read)
         try:
             lowlevel.unshare(CLONE.NEWUSER | CLONE.NEWPID)
-            lowlevel.clone3(child=[]).wait()  # only now does the namespace exist
+            inner = os.fork()  # its pid 1: the namespace exists while this one lives
+            if inner == 0:
+                signal.pause()
             told = read_process(os.getpid())
             os.write(write, json.dumps([told.ids["pid"], told.children.get("pid")]).encode())
+            os.kill(inner, signal.SIGKILL)
         finally:
             os._exit(0)
-    os.waitpid(child, 0)
-    own, later = json.loads(os.read(read, 100))
-    assert own == read_process(os.getpid()).ids["pid"]
-    assert later in (None, own) or later != own  # a namespace whose pid 1 has ended shows no more
-    os.close(read)
     os.close(write)
+    with open(read) as file:
+        own, later = json.load(file)
+    os.waitpid(child, 0)
+    assert own == read_process(os.getpid()).ids["pid"]
+    assert later is not None and later != own
 
 
 def test_names_of_processes_may_hold_anything(tmp_path: object) -> None:

@@ -45,7 +45,7 @@ def test_3_stack_is_the_childs_own_over_a_guard_page():
     os.close(go)
     pointer, during = seen[0]
     (place,) = (n for n, (low, high, _) in enumerate(during) if low <= pointer < high)
-    low, high, mode = during[place]
+    low, _high, mode = during[place]
     guard_low, guard_high, guard_mode = during[place - 1]
     assert (mode, guard_mode) == ("rw-p", "---p")
     assert guard_high == low and guard_high - guard_low == 4096

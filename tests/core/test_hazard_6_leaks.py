@@ -79,10 +79,9 @@ def test_6_leaks_closed_standard_descriptors_are_filled(closed, python, tmp_path
 def test_6_leaks_pass_fds_and_only_these(fields):
     """Descriptors that are passed arrive under their numbers, in whatever order and however high, and
     usable; no other does."""
-    low, high = (
-        os.open("/dev/null", os.O_RDONLY),
-        fcntl.fcntl(os.open("/dev/zero", os.O_RDONLY), fcntl.F_DUPFD, 300),
-    )
+    low, zero = os.open("/dev/null", os.O_RDONLY), os.open("/dev/zero", os.O_RDONLY)
+    high = fcntl.fcntl(zero, fcntl.F_DUPFD_CLOEXEC, 300)
+    os.close(zero)
     script = f"ls /proc/self/fd; head -c 3 <&{high} | od -An -tx1"
     out = ramet.run(["bash", "-c", script], text=True, pass_fds=[high, low], **fields).stdout.split()
     os.close(low)

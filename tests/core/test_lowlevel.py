@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from needs import since
 
 from ramet import lowlevel
 from ramet.errors import SpecError, TimeoutExpired
@@ -337,7 +338,7 @@ def test_a_pidfd_stands_for_the_child() -> None:
     without.wait()
 
 
-@pytest.mark.skipif(KERNEL < (6, 15), reason="the kernel keeps exit statuses in pidfds since 6.15")
+@since(6, 15)
 def test_the_status_of_what_was_reaped_is_kept_in_the_pidfd() -> None:
     """After somebody else has waited for the child, wait_pidfd still tells how it ended."""
     made = clone3(pidfd=True, child=[], exit_status=5)
@@ -349,7 +350,7 @@ def test_the_status_of_what_was_reaped_is_kept_in_the_pidfd() -> None:
     made.close()
 
 
-@pytest.mark.skipif(KERNEL < (7, 1), reason="CLONE_AUTOREAP came with Linux 7.1")
+@since(7, 1)
 def test_autoreap_and_autokill() -> None:
     """An AUTOREAP child leaves its status in the pidfd; closing an AUTOKILL pidfd kills."""
     with clone3(CLONE.AUTOREAP, pidfd=True, child=[], exit_status=3) as made:

@@ -35,8 +35,9 @@ CASES = {
     ("openat2", E.ENOENT, 1): (step("openat2", "Sandbox.workdir"), "inside the sandbox", {}),
     ("mkdirat", E.EROFS, 0): (step("mkdirat"), "read-only", {}),
     ("symlinkat", E.EROFS, 0): (step("symlinkat"), "read-only", {}),
-    ("move_mount", E.ENOTDIR, 0): (step("move_mount"), "directory", {}),
+    ("move_mount", E.EINVAL, 0): (step("move_mount"), "directory", {}),
     ("execve", E.ENOENT, 0): (step("execve"), "exists outside", {}),
+    ("execve", E.ENOENT, 1): (step("execve"), "does not exist inside", {}),
     ("execve", E.ENOEXEC, 0): (step("execve"), "#!", {}),
     ("execve", E.EACCES, 0): (step("execve"), "mode", {}),
     ("execve", E.E2BIG, 0): (step("execve"), "stdin or a file", {}),
@@ -78,7 +79,8 @@ def test_row_speaks(row, sysctls, monkeypatch):
     sysctls.update(needed)
     if row[:2] == ("openat", E.EACCES):
         monkeypatch.setattr(hints.os, "geteuid", lambda: 12345)  # the files of /proc/self are not this user's
-    assert word in hints.hint_for(row[0], row[1], about, PLAN)
+    plan = plan_for(["/nonexistent"], ramet.Sandbox()) if row == ("execve", E.ENOENT, 1) else PLAN
+    assert word in hints.hint_for(row[0], row[1], about, plan)
 
 
 def test_every_row_has_its_case():
@@ -94,7 +96,7 @@ def test_a_row_is_silent_where_its_fact_is_not_so(sysctls):
     assert hints.hint_for("fsmount", E.EPERM, step("fsmount", "default Tmpfs('/tmp')"), PLAN) is None
     assert hints.hint_for("openat", E.EACCES, step("openat", "Sandbox.uid_mappings"), PLAN) is None
     assert hints.hint_for("openat2", E.ELOOP, step("openat2", "Sandbox.workdir"), PLAN) is None
-    gone = plan_for(["/nonexistent"], ramet.Sandbox())
+    gone = plan_for(["no-such-name"], ramet.Sandbox())
     assert hints.hint_for("execve", E.ENOENT, step("execve"), gone) is None
     assert hints.hint_for("nosuchcall", E.EPERM, None, PLAN) is None
 

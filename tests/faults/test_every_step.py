@@ -36,14 +36,13 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
     errno, call and
     origin; no process, zombie, mount or descriptor more than before."""
     fields = SPECS[name]
-    if name == "join":
-        if os.geteuid():
-            # An ordinary user joins only below a user namespace of their own, which is made here
-            holder = ramet.Popen(["sleep", "1000"], as_pid1=True)
-            fields = {
-                "namespaces": {Namespace.MOUNT},
-                "join": [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)],
-            }
+    if name == "join" and os.geteuid():
+        # An ordinary user joins only below a user namespace of their own, which is made here
+        holder = ramet.Popen(["sleep", "1000"], as_pid1=True)
+        fields = {
+            "namespaces": {Namespace.MOUNT},
+            "join": [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)],
+        }
     plan = plan_for(["/bin/true"], Sandbox(**fields))
     launch(plan, (null, null, null)).close()  # the control: it works when nothing is made to fail
     before = state()

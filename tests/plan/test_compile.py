@@ -42,7 +42,7 @@ def test_compile_is_deterministic(name):
     assert first is not second
     assert str(first) == str(second)
     assert encodings(first).child.blob == encodings(second).child.blob
-    assert encodings(first).tail == encodings(second).tail
+    assert encodings(first).tail(quiet=False) == encodings(second).tail(quiet=False)
 
 
 def test_compile_does_not_ask_the_machine(monkeypatch):
@@ -151,7 +151,8 @@ def test_every_capability_not_kept_is_dropped():
 
 def test_kernel_kills_with_the_pidfd_where_it_can():
     """CLONE_PIDFD_AUTOKILL and CLONE_AUTOREAP are used where facts have them, and only there."""
-    assert "CLONE_AUTOREAP|CLONE_PIDFD_AUTOKILL" in str(compile(Sandbox(), NEW_USER, TRUE))
+    new = str(compile(Sandbox(), NEW_USER, TRUE)).splitlines()[0]
+    assert "CLONE_AUTOREAP" in new and "CLONE_PIDFD_AUTOKILL" in new
     assert "AUTO" not in str(compile(Sandbox(), USER, TRUE))
 
 

@@ -147,11 +147,11 @@ def test_encodings_are_made_once_and_failing_ones_apart():
 def test_tail_is_laid_as_init_reads_it():
     """Head, then two programs, each at a multiple of 16; the sizes add up."""
     plan = compile(Sandbox(), ROOT, Command(("/bin/true",)))
-    tail = encodings(plan).tail
-    magic, control, watch, own, payload = INIT_HEAD.unpack_from(tail)
-    assert (magic, control, watch) == (0x31494D52, plan.control, plan.watch)
+    tail = encodings(plan).tail(quiet=False)
+    magic, control, watch, own, payload, quiet = INIT_HEAD.unpack_from(tail)
+    assert (magic, control, watch, quiet) == (0x31494D52, plan.control, plan.watch, 0)
+    assert INIT_HEAD.unpack_from(encodings(plan).tail(quiet=True))[-1] == 1
     assert INIT_HEAD.size == 32 and own % 16 == 0
     assert len(tail) == INIT_HEAD.size + own + payload
     assert HEADER.unpack_from(tail, INIT_HEAD.size)[1] == 0
     assert HEADER.unpack_from(tail, INIT_HEAD.size + own)[1] == len(plan.stages["payload"].steps)
-    assert encodings(compile(Sandbox(as_pid1=True), ROOT, Command(("/bin/true",)))).tail is None

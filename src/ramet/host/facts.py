@@ -34,7 +34,8 @@ _CAPGET_HEADER = bytearray((0x20080522).to_bytes(4, "little") + bytes(4))
 class Path(Record):
     """A path of the host. kind: "dir", "file" (all that is neither directory nor link), "link".
 
-    real: with every symlink resolved; target: of a link; uid, gid: its owner.
+    real: with every symlink resolved; target: of a link; uid, gid: its owner. guarded: it lies below a directory that
+    not everybody may pass, as /root does.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Path(Record):
     target: str = ""
     uid: int = 0
     gid: int = 0
+    guarded: bool = False
 
 
 class IdRange(Record):
@@ -60,7 +62,8 @@ class Facts(Record):
     Python, each with its resolved path; autokill: can clone kill the child when its pidfd is closed (CLONE_PIDFD_AUTOKILL, since Linux 7.1)?
     detached_trees: can part of a file system that is mounted nowhere be bound (since Linux 6.15)?
     maps_others: has the caller's user namespace the id that a root caller's payload gets? (Not after `unshare -r`.)
-    paths: what the spec at hand names.
+    guarded_python: which of the Python's directories lie below one that not everybody may pass; paths: what the spec at
+    hand names.
     """
 
     kernel: tuple[int, int]
@@ -78,6 +81,7 @@ class Facts(Record):
     autokill: bool = False
     maps_others: bool = True
     detached_trees: bool = False
+    guarded_python: frozenset[str] = frozenset()
     paths: Mapping[str, Path] = FrozenMap()
 
     def capable(self, number: int) -> bool:
@@ -108,6 +112,10 @@ def facts_for(spec: Sandbox) -> Facts:
     if not spec.mounts and not isinstance(spec.rootfs, Rootfs):
         return known
     named = {path: _look_up(path, field, optional) for path, field, optional in _paths_of(spec)}
+    for path, field, _ in _paths_of(spec):
+        fact = named[path]
+        if fact is not None and fact.kind != "dir" and not field.endswith(".source"):
+            raise SpecError(f"{path!r} is not a directory", field=field)
     found = {path: fact for path, fact in named.items() if fact is not None}
     return known.replace(paths=FrozenMap(found)) if found else known
 
@@ -137,7 +145,17 @@ def _look_up(path: str, field: str, optional: bool) -> Path | None:
     except OSError as error:
         raise SpecError(f"{path!r}: {error.strerror}", field=field) from None
     kind = "dir" if stat.S_ISDIR(found.st_mode) else "file"
-    return Path(kind, real=real, uid=found.st_uid, gid=found.st_gid)
+    return Path(kind, real=real, uid=found.st_uid, gid=found.st_gid, guarded=_guarded(real))
+
+
+def _guarded(real: str) -> bool:
+    """Is there a directory above that only some may pass? A root caller's child is nobody in particular."""
+    above = os.path.dirname(real)
+    while above != "/":
+        if not os.stat(above).st_mode & stat.S_IXOTH:
+            return True
+        above = os.path.dirname(above)
+    return False
 
 
 def _ask() -> Facts:
@@ -149,6 +167,7 @@ def _ask() -> Facts:
     kernel = kernel_version(uname.release)
     if kernel < OLDEST_KERNEL:
         raise UnsupportedError("ramet can't run here", fact=f"the kernel is {uname.release}", needs="Linux 5.14")
+    python = _python()
     return Facts(
         kernel=kernel,
         machine=uname.machine,
@@ -161,7 +180,8 @@ def _ask() -> Facts:
         newuidmap=_which("newuidmap"),
         newgidmap=_which("newgidmap"),
         layout=_layout(),
-        python=_python(),
+        python=python,
+        guarded_python=frozenset(prefix for prefix, real in python if _guarded(real)),
         autokill=_autokill(kernel),
         detached_trees=kernel >= (6, 15),
         maps_others=_maps_others(),
@@ -175,7 +195,17 @@ def kernel_version(release: str) -> tuple[int, int]:
 
 
 def _autokill(kernel: tuple[int, int]) -> bool:
-    return False
+    """Found by trying, on the kernels that may know it: a filter may refuse what the version promises."""
+    if kernel < (7, 1):
+        return False
+    from ramet import lowlevel
+    from ramet.flags import CLONE
+
+    try:
+        with lowlevel.clone3(CLONE.AUTOREAP | CLONE.NNP | CLONE.PIDFD_AUTOKILL, exit_signal=0, pidfd=True, child=[]):
+            return True
+    except OSError:
+        return False
 
 
 def _read(path: str) -> str | None:

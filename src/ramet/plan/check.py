@@ -163,8 +163,8 @@ def _life_again(child: Stage) -> Iterator[str]:
     while child.steps[after].call == "capset":
         after += 1
     if not _is_life(child.steps, after):
-        yield f"step {last} ({child.steps[last].call}) clears the parent-death signal, and it is not set
-        again"
+        call = child.steps[last].call
+        yield f"step {last} ({call}) clears the parent-death signal, and it is not set again"
 
 
 def _descriptors(child: Stage) -> Iterator[str]:

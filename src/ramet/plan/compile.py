@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ramet.spec import Command, Join, Sandbox
 
 CLONE_CLEAR_SIGHAND = 1 << 32
-CLONE_AUTOREAP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 36
+CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 35, 1 << 36
 CAP_SYS_ADMIN = 21
 
 #: Joined first to last: the user namespace gives the rights for the rest (setns(2)).
@@ -52,7 +52,7 @@ class Shape:
         self.tty = spec.tty
         self.maps: Maps | None = idmap.choose_maps(spec, facts) if self.new_user else None
         self.uid, self.gid = idmap.payload_ids(spec, facts)
-        self.idmapped: dict[str, Slot] = {}
+        self.idmapped = idmap.idmapped_binds(spec, facts, self.maps)
         self.pts: Slot | None = None
         self.terminal: Slot | None = None
         free = (number for number in range(3, 4096) if number not in command.pass_fds)
@@ -82,7 +82,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
     shape = Shape(spec, facts, command)
     stages = {}
     if spec.join:
-        stages["join"] = Stage("join", tuple(_join(spec)))
+        stages["join"] = Stage("join", tuple(_join(spec, facts)))
     child = _child(spec, facts, command, shape)
     if shape.init:
         stages["child"] = child
@@ -100,7 +100,9 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
         control=shape.number(idmap.CONTROL),
         watch=shape.number(CALLER),
         tty=spec.tty,
+        idmapped=tuple(shape.idmapped.values()),
         notes=_notes(spec),
+        owner=idmap.owner_outside(spec, facts, shape.maps, shape.uid, shape.gid),
     )
 
 
@@ -133,9 +135,10 @@ def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape) -> int:
     flags = CLONE_CLEAR_SIGHAND
     for kind in spec.namespaces - {Namespace.TIME}:
         flags |= kind.clone_flag
-    if facts.autokill and shape.init:
-        # The kernel's own answer to a dead caller: it kills the child when the last copy of the pidfd is closed.
-        flags |= CLONE_AUTOREAP | CLONE_PIDFD_AUTOKILL
+    if facts.autokill and shape.init and spec.no_new_privs and not spec.join:
+        # The kernel's own answer to a dead caller: it kills the child when the pidfd's last copy is closed. An
+        # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins are made, excludes it.
+        flags |= CLONE_AUTOREAP | CLONE_NNP | CLONE_PIDFD_AUTOKILL
     return flags
 
 
@@ -144,11 +147,14 @@ def join_slot(join: Join) -> Slot:
     return Slot(f"ns_{join.kind.value}")
 
 
-def _join(spec: Sandbox) -> list[object]:
+def _join(spec: Sandbox, facts: Facts) -> list[object]:
     """Run by an intermediate process. Memory first: while it is not dumpable, nobody in there can ptrace us."""
     b = Builder()
     b.about("Sandbox.join", "hide our memory from processes in there")
     b.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if facts.privileged and spec.joined(Namespace.USER):
+        b.about("Sandbox.groups", "leave the caller's groups")  # in there it may be forbidden
+        idmap.set_groups(b, ())
     by_kind = {join.kind.value: (n, join) for n, join in enumerate(spec.join)}
     for kind in JOIN_ORDER:
         if kind in by_kind:
@@ -165,14 +171,12 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
         idmap.map_ids(b, shape.maps)
     if Namespace.TIME in spec.namespaces:
         surroundings.new_time_namespace(b, spec.time_offsets)
-    if (shape.maps and not shape.maps.by_child) or (not shape.maps and facts.privileged and not spec.joined(Namespace.USER)):
-        capabilities = 2 ** (facts.last_cap + 1) - 1 if shape.maps else facts.capabilities
-        idmap.become(b, shape.uid, shape.gid, spec.groups, capabilities)
+    _become(b, spec, facts, shape)
     surroundings.surround(b, spec)
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
     if spec.tty:
-        _open_terminal(b, shape)
+        _open_terminal(b, spec, shape)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
@@ -186,6 +190,19 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
         finish.exec_init(b, shape)
         return Stage("child", tuple(b.steps))
     return _payload(b, spec, command, shape, "child")
+
+
+def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    """Take the payload's ids, where they are not the caller's own already. A root caller's never stay 0."""
+    everything = 2 ** (facts.last_cap + 1) - 1
+    if shape.maps:
+        if not shape.maps.by_child:
+            idmap.become(b, shape.uid, shape.gid, spec.groups, everything)
+    elif spec.joined(Namespace.USER):
+        if facts.privileged or spec.uid is not None or spec.gid is not None or spec.groups:
+            idmap.become(b, shape.uid, shape.gid, spec.groups or None, everything)
+    elif facts.privileged:
+        idmap.become(b, shape.uid, shape.gid, spec.groups, facts.capabilities)
 
 
 def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: str) -> Stage:
@@ -203,11 +220,11 @@ def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: st
 
 
 O_RDWR, O_NOCTTY = 0o2, 0o400
-TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
+TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414
 SOL_SOCKET, SCM_RIGHTS = 1, 1
 
 
-def _open_terminal(b: Builder, shape: Shape) -> None:
+def _open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
     """A terminal pair of the sandbox's own devpts: its name is right inside, and none of the host's is seen.
 
     The master goes to the caller through the control socket. See pty(7), ioctl_tty(2).
@@ -224,6 +241,12 @@ def _open_terminal(b: Builder, shape: Shape) -> None:
     master = b.open("master", "openat", pts, "ptmx", O_RDWR | O_NOCTTY | os.O_CLOEXEC, 0)
     b.call("ioctl", master, TIOCSPTLCK, Block(bytes(8), text="[0]"))
     shape.terminal = b.open("slave", "ioctl", master, TIOCGPTPEER, O_RDWR | O_NOCTTY | os.O_CLOEXEC)
+    if spec.terminal_size is not None:
+        rows, columns = spec.terminal_size
+        text = f"{{ws_row={rows}, ws_col={columns}}}"
+        b.about("Sandbox.terminal_size", "set the terminal's size")
+        b.call("ioctl", master, TIOCSWINSZ, Block(struct.pack("<4H", rows, columns, 0, 0), text=text))
+        b.about("Sandbox.tty", "hand the terminal to the caller")
     rights_message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), master, bytes(4))
     vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
     header = Block(bytes(16), Ptr(vector), struct.pack("<Q", 1), Ptr(rights_message), struct.pack("<QQ", 24, 0),

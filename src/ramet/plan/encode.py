@@ -151,28 +151,31 @@ def _arg(arg: Arg, data: _Data, blocks: Mapping[int, int]) -> tuple[int, int]:
 
 
 INIT_MAGIC = 0x31494D52
-INIT_HEAD = struct.Struct("<IiiII12x")
+INIT_HEAD = struct.Struct("<IiiIII8x")
 NOTHING = Stage("init", ())
 
 
 class Encodings:
     """Everything of a plan that runs outside the caller: join and child as programs, the rest as init reads it.
 
-    tail: the memfd's content (csrc/init.h), or None where there is no init.
     """
 
-    __slots__ = ("child", "join", "tail")
+    __slots__ = ("_head", "_tail", "child", "join")
 
     def __init__(self, plan: Plan, fail: Mapping[str, Mapping[int, int]]) -> None:
         machine = plan.facts.machine
         self.child = encode(plan.stages["child"], machine, fail=fail.get("child"))
         join = plan.stages.get("join")
         self.join = encode(join, machine, fail=fail.get("join")) if join else None
-        self.tail: bytes | None = None
         if plan.init:
             own = _padded(encode(NOTHING, machine).blob)
             payload = encode(plan.stages["payload"], machine, fail=fail.get("payload")).blob
-            self.tail = INIT_HEAD.pack(INIT_MAGIC, plan.control, plan.watch, len(own), len(payload)) + own + payload
+            self._tail = own + payload
+            self._head = (INIT_MAGIC, plan.control, plan.watch, len(own), len(payload))
+
+    def tail(self, *, quiet: bool) -> bytes:
+        """The content of the memfd for init (csrc/init.h). quiet: it shall not say that the payload has started."""
+        return INIT_HEAD.pack(*self._head, quiet) + self._tail
 
 
 def _padded(blob: bytes) -> bytes:

@@ -8,7 +8,8 @@ from collections import namedtuple
 from ramet.errors import SpecError, UnsupportedError
 from ramet.plan.life import repeat_after_credentials
 from ramet.plan.steps import Block, Builder, CallerStep, Slot
-from ramet.spec import IdMapping, Namespace
+from ramet.plan.tree import NODEV, NOSUID, RDONLY
+from ramet.spec import Bind, IdMapping, Namespace, Rootfs
 from ramet.spec.sandbox import DEFAULT_ID
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ UNPRIVILEGED_ID = 65533
 SUBORDINATE_SIZE = 65536
 
 PR_SET_KEEPCAPS = 8
+CAP_CHOWN = 0
 CAPABILITY_VERSION_3 = 0x20080522
 CONTROL_CALLER_END = Slot("control_caller_end")
 CONTROL = Slot("control")
@@ -30,11 +32,16 @@ Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 """uid, gid: of the payload inside; uids, gids: the lines; by_child: written by the child itself, no sync."""
 
 
+IdmappedBind = namedtuple("IdmappedBind", "slot real uid gid outside_uid outside_gid attributes origin")
+"""A bind whose mount the caller prepares. real: the source; uid, gid: its owner, shown as the payload's ids outside, or
+None where ids stay as they are."""
+
+
 def payload_ids(spec: Sandbox, facts: Facts) -> tuple[int, int]:
     """The payload's uid and gid inside."""
-    if Namespace.USER in spec.namespaces:
-        own_uid = own_gid = DEFAULT_ID
-    elif facts.privileged and not any(join.kind is Namespace.USER for join in spec.join):
+    if Namespace.USER in spec.namespaces or spec.joined(Namespace.USER):
+        own_uid = own_gid = DEFAULT_ID  # what a sandbox maps, unless told otherwise
+    elif facts.privileged:
         own_uid = own_gid = UNPRIVILEGED_ID
     else:
         own_uid, own_gid = facts.uid, facts.gid
@@ -59,6 +66,19 @@ def choose_maps(spec: Sandbox, facts: Facts) -> Maps:
             hint='gid_mappings="subordinate" maps the caller\'s range of /etc/subgid',
         )
     return Maps(uid, gid, uids, gids, by_child, by_child, helper)
+
+
+def owner_outside(spec: Sandbox, facts: Facts, maps: Maps | None, uid: int, gid: int) -> tuple[int, int] | None:
+    """Who the payload is outside, where the caller can give it what is made for it: /dev/stdin is opened anew."""
+    if not (facts.privileged and facts.capable(CAP_CHOWN)) or spec.joined(Namespace.USER):
+        return None
+    if maps is None:
+        return uid, gid
+    return _outside(maps.uids, uid), _outside(maps.gids, gid)
+
+
+def _outside(lines: tuple[IdMapping, ...], inside: int) -> int:
+    return next(line.outside + inside - line.inside for line in lines if line.covers(inside))
 
 
 def _lines(
@@ -141,17 +161,26 @@ def caller_maps(maps: Maps, facts: Facts) -> tuple[CallerStep, ...]:
     )
 
 
-def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...], capabilities: int) -> None:
-    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now."""
+def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...] | None, capabilities: int) -> None:
+    """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now.
+
+    groups: None leaves them, as in a joined user namespace, which may not allow setgroups(2).
+    """
     b.about("Sandbox.uid", f"become uid {uid} and gid {gid}")
     b.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    packed = struct.pack(f"<{len(groups)}I", *groups)
-    shown = "[" + ", ".join(str(g) for g in groups) + "]"
-    b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
+    if groups is not None:
+        set_groups(b, groups)
     b.call("setresgid", gid, gid, gid)
     b.call("setresuid", uid, uid, uid)
     b.call("capset", *capability_blocks(capabilities, capabilities, 0))
     repeat_after_credentials(b)
+
+
+def set_groups(b: Builder, groups: tuple[int, ...]) -> None:
+    """setgroups(2)."""
+    packed = struct.pack(f"<{len(groups)}I", *groups)
+    shown = "[" + ", ".join(str(g) for g in groups) + "]"
+    b.call("setgroups", len(groups), Block(packed or bytes(4), text=shown))
 
 
 def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple[Block, Block]:
@@ -164,3 +193,51 @@ def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple
     )
     text = f"{{effective={effective:#x}, permitted={permitted:#x}, inheritable={inheritable:#x}}}"
     return Block(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), text="{_LINUX_CAPABILITY_VERSION_3, 0}"), Block(data, text=text)
+
+
+def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, IdmappedBind]:
+    """Which mounts the caller prepares: by their number in Sandbox.mounts, as text, or by the Python's prefix.
+
+    By default those that a privileged caller's payload could not write to otherwise, but for root's own directories:
+    what the payload makes set-uid there would be set-uid root on the host. That takes idmap=True.
+    """
+    found = {}
+    for n, mount in enumerate(spec.mounts):
+        if not isinstance(mount, Bind) or mount.source not in facts.paths:
+            continue
+        source = facts.paths[mount.source]
+        wanted = mount.idmap
+        if wanted is None:
+            wanted = mount.writable and facts.privileged and maps is not None and source.uid != 0
+        attributes = NOSUID | NODEV | (0 if mount.writable else RDONLY)
+        if not wanted:
+            if source.guarded and facts.privileged:
+                found[str(n)] = _plain(f"prepared{n}", source.real, attributes, f"Sandbox.mounts[{n}].source")
+            continue
+        field = f"Sandbox.mounts[{n}].idmap"
+        if maps is None:
+            raise SpecError("needs Namespace.USER in Sandbox.namespaces", field=field)
+        if not facts.privileged:
+            raise UnsupportedError(
+                field, fact="the caller has no CAP_SETUID and CAP_SETGID", needs="a privileged caller (mount_setattr(2))"
+            )
+        outside_uid, outside_gid = _outside(maps.uids, maps.uid), _outside(maps.gids, maps.gid)
+        found[str(n)] = IdmappedBind(
+            Slot(f"idmapped{n}"), source.real, source.uid, source.gid, outside_uid, outside_gid, attributes, field
+        )
+    if isinstance(spec.rootfs, Rootfs) and spec.rootfs.writes != "discarded":  # an overlay takes its layers by path
+        root = facts.paths.get(spec.rootfs.path)
+        if root is not None and root.guarded and facts.privileged:
+            attributes = NOSUID | NODEV | (RDONLY if spec.rootfs.writes == "refused" else 0)
+            found["rootfs"] = _plain("rootfs", root.real, attributes, "Sandbox.rootfs.path")
+    if spec.rootfs is None or spec.rootfs == "minimal":
+        for n, (prefix, real) in enumerate(facts.python):
+            if prefix in facts.guarded_python and facts.privileged and Namespace.MOUNT in spec.namespaces:
+                origin = "default view: the running Python"
+                found[prefix] = _plain(f"python{n}", real, NOSUID | NODEV | RDONLY, origin)
+    return found
+
+
+def _plain(slot: str, real: str, attributes: int, origin: str) -> IdmappedBind:
+    """A mount that only a privileged caller can reach: its child is an ordinary user, who can't pass /root."""
+    return IdmappedBind(Slot(slot), real, None, None, None, None, attributes, origin)

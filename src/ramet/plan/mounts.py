@@ -71,7 +71,7 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     if shape.root != "empty":
         _default_mounts(tree, facts, shape, taken)
     if shape.root == "minimal":
-        _running_python(tree, facts, taken)
+        _running_python(tree, facts, shape, taken)
     for n, mount in enumerate(spec.mounts):
         b.about(f"Sandbox.mounts[{n}] = {_short(mount)}", f"mount {mount.destination}")  # type: ignore[attr-defined]
         _APPLY[type(mount)](tree, mount, facts, shape, f"{n}")
@@ -103,6 +103,8 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
     if rootfs.writes == "discarded":
         mount = _overlay_root(tree, shape, real)
+    elif "rootfs" in shape.idmapped:
+        mount = shape.idmapped["rootfs"].slot
     else:
         mount = tree.clone_host(real)
         tree.set_attributes(mount, NOSUID | NODEV | (RDONLY if rootfs.writes == "refused" else 0))
@@ -136,12 +138,15 @@ def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: 
             tree.make_file(name, content.encode(), 0o644)
 
 
-def _running_python(tree: Tree, facts: Facts, taken: list[str]) -> None:
+def _running_python(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) -> None:
     """After /tmp and the home directory: the prefix may lie below one of these."""
     for prefix, real in facts.python:
         if not _covered(prefix, taken):
             tree.b.about("default view: the running Python", f"show {prefix}")
-            _bind_host(tree, prefix, real, is_dir=True)
+            if prefix in shape.idmapped:
+                _attach_prepared(tree, shape.idmapped[prefix].slot, prefix, is_dir=True)
+            else:
+                _bind_host(tree, prefix, real, is_dir=True)
 
 
 def _show(tree: Tree, name: str, facts: Facts) -> None:
@@ -182,12 +187,18 @@ def _bind(tree: Tree, mount: Bind, facts: Facts, shape: Shape, key: str) -> None
         return  # optional, and not there
     is_dir = found.kind == "dir"
     if key in shape.idmapped:
-        tree.attach(shape.idmapped[key], mount.destination, is_dir=is_dir)
+        _attach_prepared(tree, shape.idmapped[key].slot, mount.destination, is_dir=is_dir)
         return
     tree_fd = tree.clone_host(found.real)
     tree.set_attributes(tree_fd, NOSUID | NODEV | (0 if mount.writable else RDONLY))
     tree.attach(tree_fd, mount.destination, is_dir=is_dir)
     tree.b.close(tree_fd)
+
+
+def _attach_prepared(tree: Tree, slot: Slot, where: str, *, is_dir: bool) -> None:
+    """A mount that the caller has made."""
+    tree.attach(slot, where, is_dir=is_dir)
+    tree.b.close(slot)
 
 
 def _tmpfs(tree: Tree, mount: Tmpfs, facts: Facts, shape: Shape, key: str) -> None:
@@ -282,7 +293,9 @@ def _overlay(tree: Tree, shape: Shape, lower: list[str], upper: str | None, work
         b.call("fchdir", store)
     # In a user namespace, overlayfs keeps its marks in user.* attributes: trusted.* are the host's.
     flags = ("userxattr",) if shape.new_user else ()
-    joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)
+    # The kernel undoes backslashes in all three; only lowerdir is a list.
+    lower, (upper, work) = ([path.replace("\\", "\\\\") for path in paths] for paths in (lower, (upper, work)))
+    joined = ":".join(path.replace(":", "\\:") for path in lower)
     options = {"lowerdir": joined, "upperdir": upper, "workdir": work}
     return tree.new_fs("overlay", NOSUID | NODEV, flags=flags, **options)
 

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ramet.plan.idmap import IdmappedBind
     from ramet.plan.steps import Arg, CallerStep, Plan, Stage, Step
 
 ALL_BITS = 2**32 - 1
@@ -66,7 +67,7 @@ PRCTL = {
     47: "PR_CAP_AMBIENT",
 }
 AMBIENT = {2: "PR_CAP_AMBIENT_RAISE", 4: "PR_CAP_AMBIENT_CLEAR_ALL"}
-IOCTL = {0x8914: "SIOCSIFFLAGS", 0x540E: "TIOCSCTTY", 0x40045431: "TIOCSPTLCK", 0x5441: "TIOCGPTPEER"}
+IOCTL = {0x8914: "SIOCSIFFLAGS", 0x540E: "TIOCSCTTY", 0x40045431: "TIOCSPTLCK", 0x5441: "TIOCGPTPEER", 0x5414: "TIOCSWINSZ"}
 FSCONFIG = {0: "FSCONFIG_SET_FLAG", 1: "FSCONFIG_SET_STRING", 6: "FSCONFIG_CMD_CREATE"}
 RLIMIT_NAMES = {number: f"RLIMIT_{name}" for name, number in RLIMITS.items()}
 
@@ -145,6 +146,17 @@ def clone_text(plan: Plan) -> str:
     return f"clone3({{flags={_flags(plan.clone_flags | 0x1100 | wait, CLONE)}, exit_signal=0}})"
 
 
+def idmapped_text(bind: IdmappedBind) -> str:
+    """A mount that the caller prepares."""
+    if bind.uid is None:
+        attributes = "|".join(name for name, bit in ATTR if bind.attributes & bit)
+        return f"mount_setattr(open_tree({quoted(bind.real)}), {attributes}) = {bind.slot}   {bind.origin}"
+    return (
+        f"mount_setattr(open_tree({quoted(bind.real)}), MOUNT_ATTR_IDMAP, {bind.uid}:{bind.gid} -> "
+        f"{bind.outside_uid}:{bind.outside_gid}) = {bind.slot}   {bind.origin}"
+    )
+
+
 def caller_text(step: CallerStep) -> str:
     """What the caller does while the child waits."""
     if step.action == "write":
@@ -194,6 +206,9 @@ def plan_text(plan: Plan) -> str:
     for name in ("join", "child", "payload"):
         if name in plan.stages:
             lines += ["", titles[name], *stage_lines(plan.stages[name])]
+        if name == "child" and plan.idmapped:
+            lines += ["", "the caller, before the clone:"]
+            lines += [f"         {idmapped_text(bind)}" for bind in plan.idmapped]
         if name == "child" and plan.sync:
             lines += ["", "the caller, while the child waits in its first read:"]
             lines += [f"         {caller_text(step):<64}  {step.origin}" for step in plan.sync]
@@ -219,6 +234,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
     return {
         "clone": {"text": clone_text(plan), "flags": plan.clone_flags},
         "sync": [{"text": caller_text(step), "from": step.origin} for step in plan.sync],
+        "prepared": [idmapped_text(bind) for bind in plan.idmapped],
         "stages": {name: [_plain(step) for step in stage.steps] for name, stage in plan.stages.items()},
         "notes": list(plan.notes),
     }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ramet.host.facts import Facts
     from ramet.plan.encode import Encodings
+    from ramet.plan.idmap import IdmappedBind
     from ramet.spec import Command, Sandbox
 
     class Step(NamedTuple):
@@ -99,7 +100,8 @@ class Plan:
     stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? Then control, tail and caller are the numbers of the descriptors it is given.
-    tty: the child sends back the master of a new pseudo-terminal. notes: what a careful reader should know.
+    tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
+    are not the caller's: pipes for it should be its own. notes: what a careful reader should know.
     """
 
     __slots__ = (
@@ -108,8 +110,10 @@ class Plan:
         "control",
         "encoded",
         "facts",
+        "idmapped",
         "init",
         "notes",
+        "owner",
         "spec",
         "stages",
         "sync",
@@ -131,11 +135,15 @@ class Plan:
         control: int,
         watch: int,
         tty: bool,
+        idmapped: tuple[IdmappedBind, ...],
         notes: tuple[str, ...],
+        owner: tuple[int, int] | None = None,
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
         self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
+        self.owner = owner
+        self.idmapped = idmapped
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 
     def __iter__(self) -> Iterator[Step]:

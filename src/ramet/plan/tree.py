@@ -48,7 +48,12 @@ def open_how(flags: int, resolve: int) -> Block:
 def mount_attr(attributes: int) -> Block:
     """struct mount_attr, only setting."""
     names = "|".join(name for bit, name in ATTR_NAMES if attributes & bit)
-    return Block(struct.pack("<QQQQ", attributes, 0, 0, 0), text=f"{{attr_set={names}}}")
+    return Block(mount_attr_bytes(attributes), text=f"{{attr_set={names}}}")
+
+
+def mount_attr_bytes(attributes: int, *, userns: int = 0) -> bytes:
+    """struct mount_attr as bytes."""
+    return struct.pack("<QQQQ", attributes, 0, 0, userns)
 
 
 class Tree:
@@ -83,7 +88,7 @@ class Tree:
     def clone_host(self, real: str) -> Slot:
         """A copy of the host's mounts at and below a resolved path; anything swapped for a link is refused."""
         b = self.b
-        how = self._once("source", lambda: open_how(O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS))
+        how = self._once("source", lambda: open_how(O_PATH, RESOLVE_NO_SYMLINKS))
         place = b.open("src", "openat2", AT_FDCWD, real, how, 24)
         tree = b.open("mnt", "open_tree", place, "", OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE)
         b.close(place)
@@ -255,12 +260,16 @@ class Tree:
         null = b.open("mnt", "open_tree", AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | O_CLOEXEC)
         empty = self.new_fs("tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, mode="0555", nr_inodes="1")
         target = self._existing(where)
-        # The wrong kind is ENOTDIR; a path that is not there leaves no descriptor in the slot, which is EBADF.
+        # Only the cover of the right kind goes on (EINVAL for the other); a path that is not there is EBADF.
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
         for cover in (null, empty):
-            b.call("move_mount", cover, "", target, "", flags, allow=(errno.ENOTDIR, errno.EBADF))
+            b.call("move_mount", cover, "", target, "", flags, allow=(errno.EINVAL, errno.EBADF))
             b.close(cover)
         b.close(target, allow=(errno.EBADF,))
+        # Neither: then what is there now is no mount of its own, which mount_setattr(2) answers with EINVAL.
+        covered = self._existing(where)
+        b.call("mount_setattr", covered, "", AT_EMPTY_PATH, mount_attr(RDONLY), 32, allow=(errno.EBADF,))
+        b.close(covered, allow=(errno.EBADF,))
 
     def make_readonly(self, where: str) -> None:
         """Cover a path, if it exists, by a read-only copy of itself."""

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Plan
 
 
+CALL_MAX = 1000
+
+
+def _shortened(text: str) -> str:
+    """Arguments may be megabytes; the plan has them whole."""
+    return text if len(text) <= CALL_MAX else f"{text[:CALL_MAX - 40]} ... {text[-30:]}"
+
+
 def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepError:
     """The error for {stage, step, errno} as the C core reports it."""
     if stage_number == STAGE_CLONE:
@@ -29,7 +37,7 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
     return kind(
         step.doing,
         errno=errno,
-        call=step_text(step),
+        call=_shortened(step_text(step)),
         origin=step.origin,
         stage=stage.name,
         index=index,

@@ -53,6 +53,14 @@ def _outside_only(step: Step | None, plan: Plan | None) -> str | None:
     return real
 
 
+def _sizes(step: Step | None, plan: Plan) -> str:
+    """How big arguments and environment are."""
+    words = [os.fsencode(word) for word in plan.command.argv]
+    words += [os.fsencode(f"{name}={value}") for name, value in plan.spec.env.items() if value is not None]
+    total, longest = sum(len(word) + 1 for word in words), max(len(word) + 1 for word in words)
+    return f"arguments and environment are {total} bytes, the longest of them {longest}"
+
+
 def _not_dumpable(step: Step | None, plan: Plan | None) -> bool | None:
     """Applies to the maps of a caller whose files in /proc are root's, since it changed its ids."""
     try:
@@ -120,20 +128,26 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | N
     ("openat2", E.ENOENT, _always, "the path does not exist inside the sandbox"),
     ("mkdirat", E.EROFS, _always, "the place is read-only inside; make the directory in the source beforehand"),
     ("symlinkat", E.EROFS, _always, "the place is read-only inside; put the link into the source beforehand"),
-    ("move_mount", E.ENOTDIR, _always, "a directory can't be mounted on a file, nor a file on a directory"),
+    ("move_mount", E.EINVAL, _mount_destination, "a directory can't be mounted on a file, nor a file on a directory"),
     (
         "execve",
         E.ENOENT,
         _outside_only,
         "{} exists outside; if it is not visible inside, or its interpreter is not, bind it",
     ),
+    (
+        "execve",
+        E.ENOENT,
+        lambda step, plan: True if plan is not None and "/" in plan.command.argv[0] else None,
+        "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
+    ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),
     ("execve", E.EACCES, _always, "not executable by the payload's user: see the mode of the file and of the directories above it"),
     (
         "execve",
         E.E2BIG,
-        _always,
-        "arguments and environment are too big (128 KiB each, about 2 MiB together); pass data by stdin or a file",
+        _sizes,
+        "{}; the kernel takes 128 KiB each, about 2 MiB together: pass data by stdin or a file",
     ),
     ("prlimit64", E.EPERM, _always, "above the caller's own hard limit; `ulimit -Ha` shows it"),
     ("read", E.EPROTO, _always, "the caller gave up while the ids were being mapped"),

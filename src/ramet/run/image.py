@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -39,7 +40,16 @@ def _still(fd: int, identity: _Identity) -> bool:
 
 def above(fd: int, lowest: int) -> int:
     """A copy of the descriptor, close-on-exec, at or above `lowest`."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EMFILE):
+            raise
+        raise UnsupportedError(
+            "ramet needs descriptors of its own above those passed on",
+            fact=f"none from {lowest} on is free ({errno_name(error.errno)})",
+            needs="a higher RLIMIT_NOFILE, or lower numbers in pass_fds",
+        ) from None
 
 
 def _keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 
@@ -13,9 +14,10 @@ from ramet.plan.finish import INIT_EXE, TAIL
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
-from ramet.run import control, image
+from ramet.run import control, idmapped, image
 from ramet.run.failure import caller_failed, step_failed
 from ramet.run.hold import Signals
+from ramet.run.spawner import in_lasting_thread
 from ramet.run.sync import serve
 
 TYPE_CHECKING = False
@@ -88,11 +90,17 @@ class _Descriptors:
             os.close(fd)
 
 
-def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None) -> Launched:
-    """Start the plan's child with these standard streams; returns when it has exec'd init, or the payload.
+def launch(
+    plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None, wait: bool = True
+) -> Launched:
+    """Start the plan's child with these standard streams; returns when the payload has exec'd.
+
+    With wait=False already when init has: then the first message of its socket may tell of a step that failed.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
+    for fd in plan.command.pass_fds:
+        _check_open(fd)
     made = _Descriptors()
     launched = Launched()
     signals = Signals()
@@ -103,11 +111,14 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
             made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
             # As it is, not a copy: it is closed in the child, and a copy would leave the child the original.
             made.inputs[CONTROL_CALLER_END] = launched.control.fileno()
-        _give_inputs(made, plan, stdio, encoded or encodings(plan))
-        _spawn(plan, made, launched, encoded or encodings(plan), signals)
+        _give_inputs(made, plan, stdio, encoded or encodings(plan), quiet=not wait)
+        if plan.init:
+            _spawn(plan, made, launched, encoded or encodings(plan), signals)
+        else:
+            in_lasting_thread(lambda: _spawn(plan, made, launched, encoded or encodings(plan), signals))
         made.close()
         signals.release()
-        _settle(plan, launched)
+        _settle(plan, launched, wait=wait)
     except BaseException as error:
         made.close()
         launched.close()
@@ -119,24 +130,32 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
     return launched
 
 
+def _check_open(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+
+
 def _lowest(plan: Plan) -> int:
     """Above 0 to 2, init's four and everything passed on."""
     return max(8, *plan.command.pass_fds, 0) + 1 + (4 if plan.init else 0)
 
 
-def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], encoded: Encodings) -> None:
+def _give_inputs(
+    made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], encoded: Encodings, *, quiet: bool
+) -> None:
     lowest = _lowest(plan)
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
     for fd in plan.command.pass_fds:
-        try:
-            made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
-        except OSError:
-            raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+        made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
-    if encoded.tail is not None:
-        made.give(TAIL, made.own(image.plan_memory(encoded.tail)), lowest)
+    if plan.init:
+        made.give(TAIL, made.own(image.plan_memory(encoded.tail(quiet=quiet))), lowest)
         made.give(INIT_EXE, image.init_image(), lowest)
+    for bind in plan.idmapped:
+        made.give(bind.slot, made.own(idmapped.make(bind)), lowest)
     for join in plan.spec.join:
         if join.pidfd is not None:
             made.inputs[join_slot(join)] = join.pidfd
@@ -169,9 +188,11 @@ def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encoding
             helped = any(step.action == "helper" for step in plan.sync)
             if helped:
                 signals.release()  # a helper may hang, and should not be started with every signal blocked
-            serve(plan, end, pid)
-            if helped:
-                signals.hold()
+            try:
+                serve(plan, end, pid)
+            finally:
+                if helped:
+                    signals.hold()  # on an exception too: spawn restores the mask that it has found
 
     try:
         _, _, stage, step, errno = _core.spawn(
@@ -195,7 +216,7 @@ def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encoding
         raise step_failed(plan, stage, step, errno)
 
 
-def _settle(plan: Plan, launched: Launched) -> None:
+def _settle(plan: Plan, launched: Launched, *, wait: bool) -> None:
     """Receive the terminal; wait until init says that the payload has started, or which step failed."""
     ours = launched.control
     if plan.tty and ours is not None:
@@ -204,6 +225,8 @@ def _settle(plan: Plan, launched: Launched) -> None:
         if ours is not None:
             launched.control = None
             ours.close()
+        return
+    if not wait:
         return
     assert ours is not None
     message = control.receive(ours)
@@ -234,31 +257,35 @@ def kill(pidfd: int) -> None:
         return
 
 
-def reap(pidfd: int) -> tuple[int, int] | None:
-    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and it can't be told."""
-    try:
-        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
-    except ChildProcessError:
-        return _end_of_reaped(pidfd)
-    return (found.si_code, found.si_status) if found else None
-
-
 PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
 CLD_EXITED, CLD_KILLED = 1, 2
 
 
-def _end_of_reaped(pidfd: int) -> tuple[int, int] | None:
-    """After exec a child's exit signal is SIGCHLD whatever clone was told, so a caller that ignores SIGCHLD, or waits for
-    any child, takes its status from us. The pidfd keeps it (ioctl_pidfd(2), since Linux 6.15)."""
+def _left_word(pidfd: int) -> tuple[int, int] | None:
+    """The wait status of a process that was reaped, from struct pidfd_info (linux/pidfd.h)."""
     import fcntl
+    import select
+    import struct
 
-    info = bytearray(64)
-    info[0] = PIDFD_INFO_EXIT
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()  # ECHILD may come before the end, where the kernel reaps for a caller that ignores SIGCHLD
+    info = bytearray(struct.pack("<Q", PIDFD_INFO_EXIT).ljust(64, b"\0"))
     try:
         fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
     except OSError:
         return None
-    if not info[0] & PIDFD_INFO_EXIT:
+    mask, status = struct.unpack_from("<Q", info)[0], struct.unpack_from("<i", info, 60)[0]
+    if not mask & PIDFD_INFO_EXIT:
         return None
-    status = int.from_bytes(info[60:64], "little")
     return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
+
+
+def reap(pidfd: int) -> tuple[int, int] | None:
+    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and left no
+    word (before Linux 6.15)."""
+    try:
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
+    except ChildProcessError:
+        return _left_word(pidfd)
+    return (found.si_code, found.si_status) if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import sys
@@ -13,9 +14,10 @@ from ramet.errors import ExitError, SpecError, SpecTypeError, TimeoutExpired
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
 from ramet.run import control
+from ramet.run.failure import step_failed
 from ramet.run.launch import SIGKILL, kill, launch, reap
 from ramet.run.result import Ending, Result
-from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, milliseconds
+from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, milliseconds, readable
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     Argv = Sequence[str | bytes | os.PathLike[str]]
 
 DEFAULT = Sandbox()
+EXIT_CANNOT_START = 125
 
 
 def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
@@ -45,10 +48,11 @@ def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
 def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
     """The plan that would run this command on this host, now."""
     words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
+    fds = values.several(pass_fds, "pass_fds", "descriptors")
     try:
-        command = _command(words, tuple(pass_fds))
+        command = _command(words, fds)
     except TypeError:  # not hashable, so not text: let Command say what is wrong
-        command = Command(words, tuple(pass_fds))  # type: ignore[arg-type]
+        command = Command(words, fds)  # type: ignore[arg-type]
     return compile(sandbox, facts_for(sandbox), command)
 
 
@@ -61,7 +65,8 @@ class Popen:
     """A command running in a sandbox of its own.
 
     stdin, stdout, stderr: PIPE, DEVNULL, a descriptor, a file, or None for the caller's own; stderr may be STDOUT. Unlike
-    subprocess, stdin is DEVNULL unless given. text, encoding, errors: decode what is captured. pass_fds: descriptors
+    subprocess, stdin is DEVNULL unless given. text, encoding, errors: decode what is
+    captured (bytes that can't be are escaped, unless errors says otherwise). pass_fds: descriptors
     passed on under their own numbers. Any field of Sandbox may be given by name.
 
     The sandbox dies when the caller dies, and when this object is closed or collected. Used as a context manager, it is
@@ -83,6 +88,7 @@ class Popen:
         encoding: str | None = None,
         errors: str | None = None,
         pass_fds: Sequence[int] = (),
+        _await_start: bool = True,
         **fields: Any,
     ) -> None:
         self._launched: Launched | None = None
@@ -91,14 +97,16 @@ class Popen:
         self.sandbox = sandbox_with(sandbox, fields)
         self.plan = plan_for(argv, self.sandbox, pass_fds)
         self.args = self.plan.command.argv
-        self._text = (encoding or "utf-8", errors or "strict") if text or encoding or errors else None
+        decoded = text or encoding or errors
+        self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
         self._files: dict[int, Any] = {}
-        self._late: Pump
-        self._streams = Streams(stdin, stdout, stderr)
+        self._read_ahead: dict[int, bytes] = {}
+        self._pumping: Pump | None = None
+        self._streams = Streams(stdin, stdout, stderr, self.plan.owner)
         self._started = monotonic()
         try:
             theirs = self._streams.theirs
-            self._launched = launch(self.plan, (theirs[0], theirs[1], theirs[2]))
+            self._launched = launch(self.plan, (theirs[0], theirs[1], theirs[2]), wait=_await_start)
         except BaseException:
             self._streams.close_all()
             raise
@@ -163,7 +171,7 @@ class Popen:
 
     def poll(self) -> int | None:
         """The return code if it has ended, else None."""
-        if self._ending is None and self._launched is not None and _readable(self._ended_fd(), 0):
+        if self._ending is None and self._launched is not None and readable(self._ended_fd(), 0):
             self._settle()
         return self.returncode
 
@@ -175,7 +183,7 @@ class Popen:
         deadline = None if timeout is None else monotonic() + timeout
         try:
             while self._ending is None:
-                if not _readable(self._ended_fd(), milliseconds(deadline)):
+                if not readable(self._ended_fd(), milliseconds(deadline)):
                     raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0)
                 self._settle()
         except KeyboardInterrupt:
@@ -188,13 +196,13 @@ class Popen:
     def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Feed stdin, collect stdout and stderr until their end, wait. (stdout, stderr), None where no PIPE.
 
-        Raises TimeoutExpired; then the sandbox goes on, and what was read so far is lost.
+        Raises TimeoutExpired; then the sandbox goes on, and another call takes up where this one stopped.
         """
-        found = self._communicate(input, None if timeout is None else monotonic() + timeout, timeout)
-        return found[0], found[1]
+        pump = self._communicate(input, None if timeout is None else monotonic() + timeout, timeout)
+        return self._captured(pump)[:2]
 
-    def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> tuple[Any, Any, tuple[str, ...]]:
-        pump = Pump(self._streams, self._encoded(input), self.sandbox.output)
+    def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> Pump:
+        pump = self._pump(input)
         try:
             pump.run(self._ended_fd(), deadline)
             self._settle()
@@ -202,9 +210,35 @@ class Popen:
             self.kill()
             raise
         except TimeoutExpired:
-            self._late = pump
             raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0) from None
-        return self._captured(pump)
+        return pump
+
+    def _pump(self, input: bytes | str | None) -> Pump:
+        """The one pump of this object: what it has read before a timeout is not lost."""
+        if self._pumping is None:
+            self._take_back()
+            self._pumping = Pump(self._streams, self._encoded(input), self.sandbox.output, self._read_ahead)
+        elif input is not None:
+            raise SpecError("has been given already", field="input")
+        return self._pumping
+
+    def _take_back(self) -> None:
+        """Streams that were used as files become descriptors again; what such a file had read ahead is kept."""
+        for number, file in self._files.items():
+            if file.closed:
+                continue
+            if number == 0:
+                _flush(file)
+            elif self._text is not None:
+                name = ("stdin", "stdout", "stderr")[number]
+                raise SpecError("was read as text by hand; read it on to its end", field=name)
+            fd = os.dup(file.fileno())
+            os.set_blocking(fd, False)
+            self._streams.ours[number] = fd
+            if number:
+                self._read_ahead[number] = file.peek()
+            _close_file(file)
+        self._files.clear()
 
     def _captured(self, pump: Pump) -> tuple[Any, Any, tuple[str, ...]]:
         names = {1: "stdout", 2: "stderr"}
@@ -218,7 +252,7 @@ class Popen:
         if self._streams.ours[0] is None:
             raise SpecError("can only be given with stdin=PIPE", field="input")
         if isinstance(input, str):
-            encoding, errors = self._text or ("utf-8", "strict")
+            encoding, errors = self._text or ("utf-8", "surrogateescape")
             return input.encode(encoding, errors)
         try:
             return memoryview(input).cast("B")
@@ -234,14 +268,37 @@ class Popen:
         return launched.control.fileno() if launched.control is not None else launched.pidfd
 
     def _settle(self) -> None:
-        """The end has come: take the report, reap. Once, whichever thread is first."""
+        """The end has come: take the report, reap. Once, whichever thread is first.
+
+        Raises StepError where the start was not waited for, and a step of the payload has failed.
+        """
         with self._lock:
             if self._ending is not None:
                 return
             launched = self._alive()
             message = control.receive(launched.control) if launched.control is not None else None
             found = reap(launched.pidfd)
-            self._ending = Ending.from_init(message) if message is not None else Ending.from_wait(found)
+            if message is None:
+                self._ending = Ending.from_wait(found)
+            elif message.kind == control.FAILED:
+                self._ending = Ending(EXIT_CANNOT_START, None, None)
+                raise step_failed(self.plan, message.stage, message.step, message.value)
+            else:
+                self._ending = Ending.from_init(message)
+
+    def _result(self, pump: Pump, *, timed_out: bool) -> Result:
+        out, err, truncated = self._captured(pump)
+        ending = self._ending
+        assert ending is not None
+        return Result(
+            argv=self.args,
+            ending=ending,
+            timed_out=timed_out,
+            stdout=out,
+            stderr=err,
+            truncated=truncated,
+            duration=monotonic() - self._started,
+        )
 
     # Signals
 
@@ -304,17 +361,28 @@ class Popen:
         return f"<ramet.Popen {self.args[0]!r} {state}>"
 
 
+def _flush(file: Any) -> None:
+    try:
+        file.flush()
+    except BrokenPipeError:
+        return
+
+
+def _known_encoding(encoding: str, errors: str) -> tuple[str, str]:
+    try:
+        "".encode(encoding, errors)
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError, ValueError) as error:
+        field = "errors" if "error" in str(error) else "encoding"
+        raise SpecError(str(error), field=field) from None
+    return encoding, errors
+
+
 def _close_file(file: Any) -> None:
     try:
         file.close()
     except BrokenPipeError:
         return  # unread input of a payload that has ended
-
-
-def _readable(fd: int, timeout: int | None) -> bool:
-    poller = select.poll()
-    poller.register(fd, select.POLLIN)
-    return bool(poller.poll(timeout))
 
 
 def run(
@@ -342,15 +410,12 @@ def run(
     Raises SpecError, UnsupportedError, StepError, CommandError, HelperError before anything runs; never because of what
     the payload does. KeyboardInterrupt kills the sandbox.
     """
-    if input is not None and stdin is not None:
-        raise SpecError("and stdin can't both be given", field="input")
-    source = PIPE if input is not None else DEVNULL if stdin is None else stdin
-    if timeout is not None:
-        fields["timeout"] = timeout
-    process = Popen(
+    process = start_run(
         argv,
         sandbox,
-        stdin=source,
+        input=input,
+        timeout=timeout,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         text=text,
@@ -368,26 +433,33 @@ def run(
     return result
 
 
+def start_run(
+    argv: Argv,
+    sandbox: Sandbox | None,
+    *,
+    input: object,
+    timeout: object,
+    stdin: object,
+    await_start: bool = False,
+    **rest: Any,
+) -> Popen:
+    """The process of a `run`. Unless its start is awaited, a step that failed in init is told at the end."""
+    if input is not None and stdin is not None:
+        raise SpecError("and stdin can't both be given", field="input")
+    source = PIPE if input is not None else DEVNULL if stdin is None else stdin
+    if timeout is not None:
+        rest["timeout"] = timeout
+    return Popen(argv, sandbox, stdin=source, _await_start=await_start, **rest)
+
+
 def _finish(process: Popen, input: bytes | str | None) -> Result:
     limit = process.sandbox.timeout
     timed_out = False
     try:
-        out, err, truncated = process._communicate(input, None if limit is None else process._started + limit, limit)
+        process._communicate(input, None if limit is None else process._started + limit, limit)
     except TimeoutExpired:
         timed_out = True
         process.kill()
-        pump = process._late
-        pump.run(process.pidfd, None)
-        process._settle()
-        out, err, truncated = process._captured(pump)
-    ending = process._ending
-    assert ending is not None
-    return Result(
-        argv=process.args,
-        ending=ending,
-        timed_out=timed_out,
-        stdout=out,
-        stderr=err,
-        truncated=truncated,
-        duration=monotonic() - process._started,
-    )
+        process.wait()
+        process._pump(None).drain()
+    return process._result(process._pump(None), timed_out=timed_out)

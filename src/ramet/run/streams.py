@@ -12,7 +12,7 @@ from ramet.run.hold import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: As subprocess has them.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -21,9 +21,16 @@ PIPE_BIG = 1 << 20
 
 
 class Streams:
-    """Both ends of stdin, stdout and stderr. Ours are None where the stream is no pipe of ours."""
+    """Both ends of stdin, stdout and stderr. Ours are None where the stream is no pipe of ours.
 
-    def __init__(self, stdin: object, stdout: object, stderr: object) -> None:
+    owner: uid and gid that pipes are given to; else a payload with other ids than the caller's could not open
+    /dev/stdin or /dev/stderr.
+    """
+
+    def __init__(
+        self, stdin: object, stdout: object, stderr: object, owner: tuple[int, int] | None = None
+    ) -> None:
+        self._owner = owner
         self.theirs: list[int] = []
         self.ours: list[int | None] = [None, None, None]
         self._close: list[int] = []
@@ -51,6 +58,8 @@ class Streams:
             self._close.append(other)
             self.ours[number] = mine
             os.set_blocking(mine, False)
+            if self._owner is not None:
+                os.fchown(mine, *self._owner)
             return other
         if wanted == DEVNULL:
             return self._null(number)
@@ -141,15 +150,19 @@ class Capture:
 class Pump:
     """Feeds stdin and drains stdout and stderr until they, and the sandbox, are at their end."""
 
-    def __init__(self, streams: Streams, data: bytes | memoryview, limit: int) -> None:
+    def __init__(
+        self, streams: Streams, data: bytes | memoryview, limit: int, already: Mapping[int, bytes] | None = None
+    ) -> None:
         self.streams = streams
         self.input = memoryview(data)
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
+        for number, found in (already or {}).items():
+            self.captures[number].add(found)
         if streams.ours[0] is not None and not self.input:
             streams.close_ours(0)
 
     def run(self, ended: int, deadline: float | None) -> None:
-        """Until the descriptor `ended` is readable and nothing more is to be had. TimeoutExpired at the deadline."""
+        """Until the descriptor `ended` is readable and every stream at its end. TimeoutExpired at the deadline."""
         poller = select.poll()
         poller.register(ended, select.POLLIN)
         by_fd = {}
@@ -166,7 +179,7 @@ class Pump:
                 if fd == ended:
                     over = True
                     poller.unregister(ended)
-                elif self._move(by_fd[fd], fd):
+                elif self.move(by_fd[fd], fd):
                     poller.unregister(fd)
                     self.streams.close_ours(by_fd.pop(fd))
             if over and 0 in by_fd.values():
@@ -175,7 +188,18 @@ class Pump:
                 poller.unregister(fd)
                 self.streams.close_ours(by_fd.pop(fd))
 
-    def _move(self, number: int, fd: int) -> bool:
+    def drain(self) -> None:
+        """Take what is there now, and wait for no more: who was killed without a pid namespace of its own may have
+        left somebody behind who holds a stream open."""
+        self.streams.close_ours(0)
+        for number in self.captures:
+            fd = self.streams.ours[number]
+            while fd is not None and readable(fd, 0):
+                if self.move(number, fd):
+                    break
+            self.streams.close_ours(number)
+
+    def move(self, number: int, fd: int) -> bool:
         """Move what can be moved now; True when the stream is at its end."""
         try:
             if number == 0:
@@ -194,4 +218,11 @@ def milliseconds(deadline: float | None) -> int | None:
     """For poll(2): the time left, rounded up, so that it never spins."""
     if deadline is None:
         return None
-    return max(0, min(int((deadline - monotonic()) * 1000) + 1, 2**31 - 1))
+    return max(0, int(min((deadline - monotonic()) * 1000 + 1, 2**31 - 1)))
+
+
+def readable(fd: int, timeout: int | None) -> bool:
+    """Is there something to read, or an end, within so many milliseconds?"""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(timeout))

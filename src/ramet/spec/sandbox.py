@@ -16,7 +16,12 @@ from ramet.spec.rootfs import Rootfs, check_rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from ramet.plan.steps import Plan
+    from ramet.run.process import Argv
+    from ramet.run.result import Result
 
 HOST_NAME_MAX = 64
 DEFAULT_ID = 1000
@@ -31,7 +36,7 @@ class Sandbox(Record):
         namespaces: the kinds that are new (default: all but time). A kind neither here nor in join is shared.
         join: namespaces that exist, entered by setns(2). time_offsets: of a new time namespace.
     Identity
-        uid, gid: of the payload, inside (default 1000; without a new user namespace: the caller's own, or
+        uid, gid: of the payload, inside (default 1000; without a user namespace of its own: the caller's, or
         65533 for a root caller). groups: supplementary, inside. uid_mappings, gid_mappings: lines of uid_map and
         gid_map; default one line, uid to the caller's (a root caller's payload is 65533 outside); "subordinate"
         maps 65536 ids by the caller's line in /etc/subuid, through newuidmap(1).
@@ -43,12 +48,13 @@ class Sandbox(Record):
     Surroundings
         hostname, domainname; env: the whole environment but PATH, HOME, LANG, TERM, which have defaults (None
         leaves one out); workdir: default the home directory, or / where there is none; loopback: bring lo up in a new net
-        namespace; tty: a pseudo-terminal of the sandbox's own as the controlling terminal and stdio; new_session.
+        namespace; tty: a pseudo-terminal of the sandbox's own as the controlling terminal and stdio; terminal_size: its
+        (rows, columns), set before the payload could look; new_session.
     Rights
         capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
         namespaces of its own; rlimits: name to (soft, hard).
     Life
-        as_pid1: the payload is pid 1 itself, without ramet's init; timeout: seconds, or "1m30s"; output: bytes of
+        as_pid1: the payload is pid 1 itself, without ramet's init (then it dies with the thread that started it); timeout: seconds, or "1m30s"; output: bytes of
         stdout and stderr, each, that are captured; what comes after is thrown away and marked.
     """
 
@@ -72,6 +78,7 @@ class Sandbox(Record):
     workdir: str | None = None
     loopback: bool = True
     tty: bool = False
+    terminal_size: tuple[int, int] | None = None
     new_session: bool = True
     capabilities: frozenset[str] = frozenset()
     no_new_privs: bool = True
@@ -94,7 +101,7 @@ class Sandbox(Record):
 
     def _settle_namespaces(self) -> None:
         self._put("namespaces", namespace_set(self.namespaces, "Sandbox.namespaces"))
-        self._put("join", tuple(self.join))
+        self._put("join", values.several(self.join, "Sandbox.join", "Join"))
         kinds = set()
         for n, join in enumerate(self.join):
             if not isinstance(join, Join):
@@ -116,8 +123,8 @@ class Sandbox(Record):
         for name in ("uid", "gid"):
             if getattr(self, name) is not None:
                 values.integer(getattr(self, name), f"Sandbox.{name}", most=ID_MAX)
-        groups = tuple(values.integer(g, f"Sandbox.groups[{n}]", most=ID_MAX) for n, g in enumerate(self.groups))
-        self._put("groups", groups)
+        groups = values.several(self.groups, "Sandbox.groups", "ids")
+        self._put("groups", tuple(values.integer(g, f"Sandbox.groups[{n}]", most=ID_MAX) for n, g in enumerate(groups)))
         for name in ("uid_mappings", "gid_mappings"):
             self._settle_mappings(name)
 
@@ -131,7 +138,7 @@ class Sandbox(Record):
             if mappings != "subordinate":
                 raise self._bad(name, f"must be lines or 'subordinate', not {mappings!r}")
             return
-        mappings = (mappings,) if isinstance(mappings, IdMapping) else tuple(mappings)
+        mappings = (mappings,) if isinstance(mappings, IdMapping) else values.several(mappings, f"Sandbox.{name}", "IdMapping")
         check_mappings(mappings, f"Sandbox.{name}")
         self._put(name, mappings)
         wanted = getattr(self, name[:3])
@@ -144,9 +151,7 @@ class Sandbox(Record):
             self._put("rootfs", check_rootfs(self.rootfs, "Sandbox.rootfs"))
         self._put("mounts", check_mounts(self.mounts, "Sandbox.mounts"))
         for name in ("masked_paths", "readonly_paths"):
-            paths = getattr(self, name)
-            if isinstance(paths, (str, bytes)):
-                raise SpecTypeError("must be a list of paths", field=f"Sandbox.{name}")
+            paths = values.several(getattr(self, name), f"Sandbox.{name}", "paths")
             clean = tuple(values.destination(path, f"Sandbox.{name}[{n}]") for n, path in enumerate(paths))
             self._put(name, clean)
         if Namespace.MOUNT not in self.namespaces:
@@ -172,6 +177,18 @@ class Sandbox(Record):
             self._put("workdir", values.clean(values.path(self.workdir, "Sandbox.workdir")))
         for name in ("loopback", "tty", "new_session", "no_new_privs", "nested_namespaces", "as_pid1"):
             values.flag(getattr(self, name), f"Sandbox.{name}")
+        self._settle_terminal()
+
+    def _settle_terminal(self) -> None:
+        if self.terminal_size is not None:
+            size = tuple(self.terminal_size) if isinstance(self.terminal_size, (tuple, list)) else ()
+            if len(size) != 2:
+                raise self._bad("terminal_size", "must be (rows, columns)")
+            for n, number in enumerate(size):
+                values.integer(number, f"Sandbox.terminal_size[{n}]", least=1, most=2**16 - 1)
+            if not self.tty:
+                raise self._bad("terminal_size", "needs tty")
+            self._put("terminal_size", size)
         if self.tty and not self.new_session:
             raise self._bad("tty", "needs new_session: a controlling terminal belongs to a session")
         if self.tty and Namespace.MOUNT not in self.namespaces:
@@ -185,6 +202,20 @@ class Sandbox(Record):
         if self.timeout is not None:
             self._put("timeout", values.duration(self.timeout, "Sandbox.timeout"))
         self._put("output", values.size(self.output, "Sandbox.output"))
+
+    # The two arrows that point back to run, for convenience; loaded when called.
+
+    def plan(self, argv: Argv, *, pass_fds: Sequence[int] = ()) -> Plan:
+        """The plan that would run this command in this sandbox on this host; print it to read it. Nothing runs."""
+        from ramet.run.process import plan_for
+
+        return plan_for(argv, self, pass_fds)
+
+    def run(self, argv: Argv, **options: Any) -> Result:
+        """`ramet.run` with this sandbox."""
+        from ramet.run.process import run
+
+        return run(argv, self, **options)
 
     def joined(self, kind: Namespace) -> bool:
         """Is this kind entered rather than new or shared?"""
@@ -225,7 +256,8 @@ class Command(Record):
         self._put("argv", tuple(values.text(arg, f"argv[{n}]") for n, arg in enumerate(self.argv)))
         if not self.argv[0]:
             raise SpecError("is empty", field="argv[0]")
-        fds = tuple(sorted({values.integer(fd, f"pass_fds[{n}]", most=2**20) for n, fd in enumerate(self.pass_fds)}))
+        given = values.several(self.pass_fds, "pass_fds", "descriptors")
+        fds = tuple(sorted({values.integer(fd, f"pass_fds[{n}]", most=2**20) for n, fd in enumerate(given)}))
         if fds and fds[0] < 3:
             raise SpecError("0 to 2 are stdin, stdout and stderr", field="pass_fds")
         self._put("pass_fds", fds)

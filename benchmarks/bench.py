@@ -1,0 +1,191 @@
+"""What ramet must reach, measured: python benchmarks/bench.py [--quick] [--json]
+
+Every figure is the median of interleaved runs, and every ratio is between two medians of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ramet
+import rivals
+from leaks import leaks
+from measure import interleaved, timed
+from ramet.call import call
+from ramet.host.facts import facts
+from ramet.plan.compile import compile
+from ramet.plan.encode import Encodings
+from ramet.spec import Command
+from report import Figure, Report, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+ARGV = ["/bin/true"]
+GIBIBYTE = 1 << 30
+
+
+class Bench:
+    """The settings of one run, and the report it fills."""
+
+    def __init__(self, *, quick: bool, directory: str) -> None:
+        self.directory = directory
+        self.rounds = 20 if quick else 200
+        self.held = (1 if quick else 4) * GIBIBYTE
+        self.many = 100 if quick else 1000
+        self.report = Report()
+
+    def run(self) -> Report:
+        """All parts, one after the other."""
+        for part in (self.start, self.large_caller, self.function, self.plan, self.python, self.leaks):
+            part()
+        return self.report
+
+    def start(self) -> None:
+        """The default sandbox against others and against the floor."""
+        flags = compile(ramet.Sandbox(), facts(), Command(("/bin/true",))).clone_flags & 0xFFFFFFFF
+        floor = rivals.Worker(rivals.compile_c("floor.c", self.directory), hex(flags), ARGV[0])
+        candidates = {
+            "ramet.run, default sandbox": timed(lambda: ramet.run(ARGV, check=True)),
+            "C floor: clone, execve, wait": floor,
+            "subprocess.run, no isolation": timed(lambda: subprocess.run(ARGV, check=True, capture_output=True)),
+        }
+        for name, argv in (
+            ("bubblewrap, same isolation", rivals.bubblewrap(self.directory)),
+            ("unshare, namespaces only", rivals.unshare()),
+        ):
+            if argv is None:
+                self.report.skip(name, "is not installed")
+            else:
+                candidates[name] = timed(lambda argv=argv: rivals.spawn(argv))
+        found = interleaved(candidates, self.rounds)
+        floor.close()
+        ours = found["ramet.run, default sandbox"]
+        self.report.add("Starting /bin/true", *(Figure(name, seconds) for name, seconds in found.items()))
+        if theirs := found.get("bubblewrap, same isolation"):
+            self.report.add("", ratio("bubblewrap / ramet", theirs, ours, at_least=2.5))
+        self.report.add("", ratio("ramet / C floor", ours, found["C floor: clone, execve, wait"], at_most=1.6))
+
+    def large_caller(self) -> None:
+        """The same from a caller that holds much memory."""
+        name = f"caller holding {self.held // GIBIBYTE} GiB"
+        free = available_memory()
+        if free < self.held + GIBIBYTE // 2:
+            self.report.skip(name, f"needs {self.held // GIBIBYTE} GiB and a half, {free / GIBIBYTE:.1f} are free")
+            return
+        callers = {
+            label: rivals.Worker(rivals.python(), str(HERE / "caller.py"), str(size >> 20))
+            for label, size in (("empty caller", 0), (name, self.held))
+        }
+        found = interleaved(callers, self.rounds)
+        for worker in callers.values():
+            worker.close()
+        self.report.add("The size of the caller", *(Figure(label, seconds) for label, seconds in found.items()))
+        self.report.add("", ratio("large / empty", found[name], found["empty caller"], at_most=1.1))
+
+    def function(self) -> None:
+        """A Python function in a CLONE_VM child, against the same made in C."""
+        program = rivals.compile_c("floor_call.c", self.directory)
+        ours, theirs = in_batches(program, lambda: call(int), self.rounds * 10)
+        self.report.add(
+            "A Python function in a CLONE_VM child",
+            Figure("ramet.call(int)", ours),
+            Figure("C floor: clone, exit, wait", theirs),
+            ratio("ramet.call / C floor", ours, theirs, at_most=1.5),
+        )
+
+    def plan(self) -> None:
+        """From spec to plan to bytes. The cached figures are of a spec and command used again."""
+        command, known = Command(("/bin/true",)), facts()
+        spec = ramet.Sandbox()
+        plan = compile(spec, known, command)
+        found = interleaved(
+            {
+                "compile, first time": timed(lambda: compile.__wrapped__(spec, known, command)),
+                "compile, again": timed(lambda: compile(spec, known, command)),
+                "encode": timed(lambda: Encodings(plan, {})),
+            },
+            self.rounds,
+        )
+        first = Figure("compile, first time", found.pop("compile, first time"), at_most=0.3e-3)
+        self.report.add(
+            f"The default plan ({len(plan)} steps)", first, *(Figure(name, value) for name, value in found.items())
+        )
+
+    def python(self) -> None:
+        """Import, and the command line, over an interpreter that does nothing."""
+        bare = [rivals.python(), "-c", "pass"]
+        jobs = {"python -c pass": bare, "python -c 'import ramet'": [rivals.python(), "-c", "import ramet"]}
+        tool = Path(rivals.python()).with_name("ramet")
+        if tool.exists() and subprocess.run([tool, "run", *ARGV], capture_output=True).returncode == 0:
+            jobs["ramet run /bin/true"] = [str(tool), "run", *ARGV]
+        else:
+            self.report.skip("ramet run /bin/true", "is not there yet")
+        found = interleaved(
+            {name: timed(lambda argv=argv: rivals.spawn(argv)) for name, argv in jobs.items()}, self.rounds
+        )
+        self.report.add("From the shell", *(Figure(name, seconds) for name, seconds in found.items()))
+        nothing = found["python -c pass"]
+        cost = found["python -c 'import ramet'"] - nothing
+        self.report.add("", Figure("import ramet, over bare python", cost, at_most=30e-3))
+        if tool_time := found.get("ramet run /bin/true"):
+            self.report.add("", ratio("ramet run / python -c pass", tool_time, nothing, at_most=6))
+
+    def leaks(self) -> None:
+        """What many runs leave behind."""
+        self.report.add(f"After {self.many} runs", *leaks(lambda: ramet.run(ARGV), self.many))
+
+
+def in_batches(program: str, job: Callable[[], object], rounds: int, batch: int = 100) -> tuple[float, float]:
+    """Medians of a job that takes microseconds and of its floor, in turns of a batch, both on one processor.
+
+    Where the scheduler places the child is worth more than all the rest.
+    """
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(processors)})
+    ours: list[float] = []
+    theirs: list[float] = []
+    try:
+        for _ in range(0, rounds, batch):
+            said = subprocess.run([program, str(batch)], check=True, capture_output=True, text=True)
+            theirs += [int(line) / 1e9 for line in said.stdout.split()]
+            ours += [timed(job)() for _ in range(batch)]
+    finally:
+        os.sched_setaffinity(0, processors)
+    return sorted(ours)[len(ours) // 2], sorted(theirs)[len(theirs) // 2]
+
+
+def available_memory() -> int:
+    """Bytes that could be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether every target was met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="20 rounds instead of 200, 1 GiB instead of 4: a smoke test"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is measured has its byte code cached, as installed
+    subprocess.run([sys.executable, "-m", "compileall", "-q", Path(ramet.__file__).parent], check=True)
+    with tempfile.TemporaryDirectory(prefix="bench") as directory:
+        report = Bench(quick=options.quick, directory=directory).run()
+    print(json.dumps(report.to_mapping(), indent=2) if options.json else report)
+    return 0 if options.quick or report.met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What the command says: data on stdout, everything else on stderr, and the exit code of each failure."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ramet.errors import CommandError, Error, errno_name, with_hint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: As env(1) and timeout(1) have them; 126 and 127 are CommandError's own, 128+n is a signal.
+EXIT_FAILED, EXIT_TIMED_OUT, SIGNALED = 125, 124, 128
+SIGPIPE = 13
+EXIT_CODES = """\
+exit codes: the command's own; 124 it ran out of time; 125 ramet itself failed;
+126 it can't be executed; 127 it was not found; 128+n signal n ended it."""
+
+
+class OutputError(Error):
+    """What the payload or ramet wrote could not be passed on."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"cannot write to {name}: {errno_name(number)}")
+
+
+class ReaderGone(Exception):
+    """Whoever read our stdout has ended; there is nobody to tell."""
+
+
+def fill_standard_descriptors() -> None:
+    """Where the caller has closed 0, 1 or 2, /dev/null: otherwise a pipe of ours would get that number."""
+    while True:
+        fd = os.open("/dev/null", os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
+        os.set_inheritable(fd, True)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """All of it, also to a descriptor that somebody has made non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            import select
+
+            waiter = select.poll()
+            waiter.register(fd, select.POLLOUT)
+            waiter.poll()
+
+
+def put(text: str) -> None:
+    """Print data, with a newline at its end."""
+    try:
+        write_all(1, visible(text if text.endswith("\n") else text + "\n"))
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise ReaderGone from None
+        raise OutputError("stdout", error.errno or 0) from None
+
+
+def put_json(value: Any) -> None:
+    """Print JSON, ASCII only: every byte of a path arrives, escaped."""
+    import json
+
+    put(json.dumps(value, indent=2))
+
+
+def say(text: str) -> None:
+    """A message for people, on stderr; where that is closed or full, there is nothing left to do about it."""
+    try:
+        write_all(2, visible(f"ramet: {text}\n"))
+    except OSError:
+        return
+
+
+def visible(text: str) -> bytes:
+    """UTF-8; what is no text, or would steer a terminal, is escaped."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # surrogateescape's stand-in for a byte
+        return f"\\x{number - 0xDC00:02x}"
+    return ascii(character)[1:-1]
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that tells of this exception."""
+    if isinstance(error, CommandError):
+        return error.exit_code
+    if isinstance(error, ReaderGone):
+        return SIGNALED + SIGPIPE
+    if isinstance(error, KeyboardInterrupt):
+        return SIGNALED + 2
+    return EXIT_FAILED
+
+
+def error_text(error: BaseException) -> str:
+    """The exception in the form of all our errors; what is no error of ours is a bug, and says so."""
+    if isinstance(error, Error):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f": {error.filename}" if error.filename else ""
+        return errno_name(error.errno) + where
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    what = f"internal error: {type(error).__name__}: {error}"
+    return with_hint(what, "--debug shows where; please report it")
+
+
+def error_mapping(error: BaseException) -> dict[str, object]:
+    """The exception as plain data."""
+    message = getattr(error, "message", None) or error_text(error).partition("\n\nhint: ")[0]
+    found: dict[str, object] = {"error": type(error).__name__, "message": message}
+    for name in ("field", "fact", "needs", "doing", "stage", "index", "call", "origin", "hint"):
+        value = getattr(error, name, None)
+        if isinstance(value, (str, int)):
+            found[name] = value
+    if isinstance(error, OSError) and error.errno:
+        found["errno"] = errno.errorcode.get(error.errno, str(error.errno))
+    return found

@@ -1,0 +1,36 @@
+"""`ramet plan`: the system calls that `ramet run` would make."""
+
+from __future__ import annotations
+
+from ramet.cli import box, options
+from ramet.cli.output import put, put_json
+from ramet.errors import SpecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ABOUT = """\
+Print every system call that makes this sandbox, in order, each with the field
+it comes from. Nothing runs."""
+
+
+def command(args: Sequence[str]) -> int:
+    """Print the plan of a command line."""
+    wanted = box.order(args, box.ALL)
+    if wanted is None:
+        groups = [*box.GROUPS, ("general", box.COMMON)]
+        put(options.help_text("ramet plan [OPTION...] [--] COMMAND...", ABOUT, groups, box.DETAILS))
+        return 0
+    from ramet.host.facts import facts_for
+    from ramet.plan.compile import compile
+
+    try:
+        plan = compile(wanted.sandbox, facts_for(wanted.sandbox), wanted.command)
+    except SpecError as error:
+        raise wanted.draft.renamed(error) from None
+    if wanted.json:
+        put_json(plan.to_json())
+    else:
+        put(str(plan))
+    return 0

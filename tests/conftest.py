@@ -1,0 +1,109 @@
+"""What every test may use: a sandbox in one call, who runs the tests, the host before and after."""
+
+import gc
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+import ramet
+from needs import MUST_WORK, SLOW
+
+
+@pytest.fixture
+def launch():
+    """Run a command in a sandbox; the result, as text. Any field of Sandbox by name."""
+
+    def launch(argv, sandbox=None, **fields):
+        fields.setdefault("timeout", 60)
+        return ramet.run(argv, sandbox, text=True, **fields)
+
+    return launch
+
+
+# The host afterwards is the host before
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """What ramet opens once and keeps (init's sealed memory, the caller's pidfd) is open from here on."""
+    ramet.run(["true"])
+
+
+@pytest.fixture(autouse=True)
+def host_unchanged(warm):
+    """No test leaves a process, zombie, descriptor, mount or temporary file behind."""
+    before = _host()
+    yield
+    deadline = time.monotonic() + 2
+    while (after := _host()) != before and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)  # what was killed may still be on its way out
+    for what, was in before.items():
+        assert was == after[what], f"{what} changed: {sorted(was ^ after[what])}"
+
+
+def _host():
+    return {"children": _children(), "descriptors": _descriptors(), "mounts": _mounts(), "files": _temporary_files()}
+
+
+def _children():
+    """Zombies too. Of every thread, since each has children of its own."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update((task / "children").read_text().split())
+        except OSError:
+            continue  # this thread has just ended
+    return found
+
+
+def _descriptors():
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+        except OSError:
+            continue  # the one that listed the directory
+    return found
+
+
+def _mounts():
+    return set(Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def _temporary_files():
+    names = os.listdir(tempfile.gettempdir())
+    return {name for name in names if "ramet" in name and not name.startswith("pytest-of-")}
+
+
+# Skips
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not SLOW:
+            item.add_marker(pytest.mark.skip(reason="only with RAMET_SLOW=1"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _must_work((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _must_work((yield))
+
+
+def _must_work(report):
+    """With RAMET_MUST_WORK=1 a skip is a failure, unless it says ``only ...``."""
+    if not MUST_WORK or not report.skipped or hasattr(report, "wasxfail"):
+        return report
+    path, line, reason = report.longrepr
+    if not reason.removeprefix("Skipped: ").startswith("only "):
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: RAMET_MUST_WORK=1, but this was skipped: {reason.removeprefix('Skipped: ')}"
+    return report
