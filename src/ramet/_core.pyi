@@ -17,6 +17,7 @@ def spawn(
     sync: Callable[[int, int], object] | None = None,
     cgroup: int = -1,
     clone3: bool = True,
+    into: object = None,
 ) -> tuple[int, int, int, int, int]:
     """Clone a child that runs program; (pid, pidfd, 0, 0, 0), or (-1, -1, stage, step, errno)."""
 

@@ -17,7 +17,8 @@ def fields(request):
 
 
 def test_6_leaks_inheritable_descriptors_of_the_caller_are_closed(fields):
-    """Descriptors that the caller made inheritable do not reach the payload; subprocess, told to, passes them on."""
+    """Descriptors that the caller made inheritable do not reach the payload; subprocess, told to, passes
+    them on."""
     import subprocess
 
     fds = [os.open("/", os.O_PATH), os.open("/dev/null", os.O_RDONLY), os.dup(2)]
@@ -33,7 +34,8 @@ def test_6_leaks_inheritable_descriptors_of_the_caller_are_closed(fields):
 
 def test_6_leaks_ten_thousand_descriptors_are_closed(python):
     """However many descriptors the caller has, and however high, none reaches the payload."""
-    out = python("""
+    out = python(
+        """
         import os, resource
         import ramet
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -49,7 +51,9 @@ def test_6_leaks_ten_thousand_descriptors_are_closed(python):
                 os.close(fds.pop())
         for more in ({}, {"as_pid1": True}):
             print(len(fds) > 900, ramet.run(["sh", "-c", "ls /proc/self/fd"], text=True, **more).stdout.split())
-    """, stdin=-3)
+    """,
+        stdin=-3,
+    )
     assert out == "True ['0', '1', '2', '3']\n" * 2
 
 
@@ -73,8 +77,11 @@ def test_6_leaks_closed_standard_descriptors_are_filled(closed, python, tmp_path
 
 
 def test_6_leaks_pass_fds_and_only_these(fields):
-    """Descriptors that are passed arrive under their numbers, in whatever order and however high, and usable; no other does."""
-    low, high = os.open("/dev/null", os.O_RDONLY), fcntl.fcntl(os.open("/dev/zero", os.O_RDONLY), fcntl.F_DUPFD, 300)
+    """Descriptors that are passed arrive under their numbers, in whatever order and however high, and
+    usable; no other does."""
+    low, zero = os.open("/dev/null", os.O_RDONLY), os.open("/dev/zero", os.O_RDONLY)
+    high = fcntl.fcntl(zero, fcntl.F_DUPFD_CLOEXEC, 300)
+    os.close(zero)
     script = f"ls /proc/self/fd; head -c 3 <&{high} | od -An -tx1"
     out = ramet.run(["bash", "-c", script], text=True, pass_fds=[high, low], **fields).stdout.split()
     os.close(low)
@@ -90,7 +97,8 @@ def test_6_leaks_passed_descriptor_that_is_not_open_is_refused(nothing_left):
 
 
 def test_6_leaks_init_is_a_sealed_memfd():
-    """What is exec'd first can't be changed: every seal is set, writing is EPERM; an ordinary memfd, by contrast, takes it."""
+    """What is exec'd first can't be changed: every seal is set, writing is EPERM; an ordinary memfd, by
+    contrast, takes it."""
     fd = image.init_image()
     assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == 0xF
     with pytest.raises(PermissionError):
@@ -111,7 +119,8 @@ def test_6_leaks_payload_cannot_read_init():
 
 @pytest.mark.parametrize("fd", range(3, 12))
 def test_6_leaks_workdir_through_a_descriptor_is_refused(fd):
-    """A working directory that leads through a descriptor of the host's is refused, whichever number it has."""
+    """A working directory that leads through a descriptor of the host's is refused, whichever number it
+    has."""
     held = os.open("/", os.O_PATH)
     os.dup2(held, fd, inheritable=True) if fd != held and not _open(fd) else None
     with pytest.raises(ramet.StepError) as refused:
@@ -131,7 +140,8 @@ def _open(fd):
 
 
 def test_6_leaks_caller_that_closes_everything_can_go_on(python):
-    """After a daemon's closerange, with the numbers reused for something else, the next run is as the first."""
+    """After a daemon's closerange, with the numbers reused for something else, the next run is as the
+    first."""
     out = python("""
         import os
         import ramet

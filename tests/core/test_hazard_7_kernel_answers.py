@@ -1,10 +1,12 @@
-"""Hazard 7 of csrc/spawn.c: clone3 refused by a container's seccomp filter, made real in a process of its own."""
+"""Hazard 7 of csrc/spawn.c: clone3 refused by a container's seccomp filter, made real in a process of its
+own."""
 
 import os
 
 from core_programs import failed, spawn, step, succeeded
 
-#: Installs a filter that answers clone3 with ERRNO: struct sock_filter and sock_fprog by hand, see seccomp(2).
+#: Installs a filter that answers clone3 with ERRNO: struct sock_filter and sock_fprog by hand, see
+#: seccomp(2).
 FILTER = """
 import ctypes, os, struct
 from ramet import _core
@@ -38,7 +40,9 @@ def answers(*argv, **more):
 
 def test_7_kernel_answers_enosys_falls_back_to_clone(python):
     """Where clone3 is ENOSYS, clone(2) makes the same sandbox, with init, without, and by joining."""
-    out = python(FILTER + """
+    out = python(
+        FILTER
+        + """
 before = clone3_says()
 install(38)
 print(before, clone3_says())
@@ -48,17 +52,21 @@ print(sorted(answers("ls", "/proc/self/fd").split()))
 box = ramet.Popen(["sleep", "1000"], as_pid1=True)
 print(answers("hostname", namespaces=(), join=[ramet.Join(kind, pid=box.pid) for kind in ("user", "uts")]))
 box.close()
-""")
+"""
+    )
     assert out.splitlines() == ["22 38", "ran alone", "1", "['0', '1', '2', '3']", "ramet"]
 
 
 def test_7_kernel_answers_eperm_is_a_verdict(python):
     """Where clone3 is EPERM, that is the answer: no second try by another way."""
-    out = python(FILTER + """
+    out = python(
+        FILTER
+        + """
 print(answers("echo", "ran"))
 install(1)
 print(clone3_says(), answers("echo", "ran"))
-""")
+"""
+    )
     assert out.splitlines() == ["ran", "1 ('clone', 1, 'clone3')"]
 
 

@@ -13,6 +13,28 @@ def test_8_pid_race_caller_that_ignores_sigchld_gets_the_verdict(python):
     assert out.splitlines() == ["'sh' exited with 7", "'sh' was ended by SIGKILL"]
 
 
+def test_8_pid_race_status_that_another_took_is_still_known(python):
+    """Without init there is no report: then the pidfd tells the exit code after the kernel has reaped it
+    (since Linux 6.15)."""
+    import os
+
+    if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 15):
+        import pytest
+
+        pytest.skip("a pidfd tells the status of a reaped process since Linux 6.15")
+    out = python("""
+        import signal
+        import ramet
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        print(ramet.run(["sh", "-c", "exit 7"], as_pid1=True))
+        print(ramet.run(["true"], as_pid1=True))
+        box = ramet.Popen(["sleep", "1000"], as_pid1=True)
+        box.kill()
+        print(box.wait())
+    """)
+    assert out.splitlines() == ["'sh' exited with 7", "'true' exited with 0", "-9"]
+
+
 def test_8_pid_race_other_threads_wait_for_any_child(python):
     """A thread that waits for any child may get a sandbox's status, and never its verdict."""
     out = python("""
@@ -61,7 +83,8 @@ def test_8_pid_race_handle_that_is_dropped_ends_the_sandbox(python):
 
 def test_8_pid_race_sixteen_threads(python):
     """16 threads with 50 runs each: every result is its own, and nothing is left."""
-    out = python("""
+    out = python(
+        """
         import os, threading
         import ramet
         from core_programs import PR_GET_DUMPABLE, children, descriptors, prctl
@@ -77,12 +100,15 @@ def test_8_pid_race_sixteen_threads(python):
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         print(wrong, (children(), sorted(descriptors()), prctl(PR_GET_DUMPABLE)) == before)
-    """, timeout=120)
+    """,
+        timeout=120,
+    )
     assert out == "[] True\n"
 
 
 def test_8_pid_race_first_runs_of_many_threads(python):
-    """Threads that start their process's very first sandboxes at once, after a fork too, share what is kept, and leave
+    """Threads that start their process's very first sandboxes at once, after a fork too, share what is
+    kept, and leave
     nothing more."""
     out = python("""
         import os, threading
@@ -108,7 +134,8 @@ def test_8_pid_race_first_runs_of_many_threads(python):
 
 
 def test_8_pid_race_asyncio_executor(python):
-    """Runs from asyncio's executor, with the loop's own child watching at work beside them, all end rightly."""
+    """Runs from asyncio's executor, with the loop's own child watching at work beside them, all end
+    rightly."""
     out = python("""
         import asyncio
         import ramet
@@ -123,7 +150,8 @@ def test_8_pid_race_asyncio_executor(python):
 
 
 def test_8_pid_race_fork_and_multiprocessing(python):
-    """A caller that forks while a sandbox lives keeps it; the forked processes start sandboxes of their own."""
+    """A caller that forks while a sandbox lives keeps it; the forked processes start sandboxes of their
+    own."""
     out = python("""
         import multiprocessing, os
         import ramet

@@ -10,7 +10,9 @@ HERE = os.path.dirname(__file__)
 
 
 def python(code, *args):
-    done = subprocess.run([sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -36,10 +38,11 @@ print(*answers)
 
 
 def test_few_descriptors_are_an_error_or_no_matter():
-    """With RLIMIT_NOFILE from 0 to 99 each run succeeds or raises one of ramet's errors, and nothing is left; with enough it
+    """With RLIMIT_NOFILE from 0 to 99 each run succeeds or raises one of ramet's errors, and nothing is
+    left; with enough it
     succeeds."""
     answers = python(FEW_NUMBERS).split()
-    assert set(answers) == {"True", "StepError"}
+    assert set(answers) <= {"True", "StepError", "UnsupportedError"}
     assert answers[0] == "StepError" and answers[-1] == "True"
 
 
@@ -63,7 +66,7 @@ for free in range(40):
     try:
         answers.append(str(ramet.run(["true"]).ok))
     except ramet.Error as error:
-        answers.append(type(error).__name__ + ":" + str(error.errno))
+        answers.append(type(error).__name__ + ":" + str(getattr(error, "errno", None)))
     for fd in fill:
         os.close(fd)
     assert (children(), sorted(descriptors())) == before, free
@@ -72,9 +75,10 @@ print(*answers)
 
 
 def test_full_descriptor_table_is_an_error():
-    """With 0 to 39 free descriptors each run succeeds or raises a StepError with EMFILE, and nothing is left."""
+    """With 0 to 39 free descriptors each run succeeds or raises a StepError with EMFILE or an UnsupportedError, and nothing is
+    left."""
     answers = python(FULL_TABLE).split()
-    assert set(answers) == {"True", "StepError:24"}
+    assert set(answers) <= {"True", "StepError:24", "UnsupportedError:None"}
     assert answers[0] == "StepError:24" and answers[-1] == "True"
 
 
@@ -135,7 +139,8 @@ print(ramet.run(["true"]).ok)
 
 @pytest.mark.parametrize("name", ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"])
 def test_no_more_namespaces_is_named(name):
-    """In a user namespace of the test's own where user.max_*_namespaces is 0, the clone is refused with ENOSPC and the hint
+    """In a user namespace of the test's own where user.max_*_namespaces is 0, the clone is refused with
+    ENOSPC and the hint
     says that it is such a limit."""
     inner = ["unshare", "--user", "--map-root-user", sys.executable, "-c", NO_NAMESPACES, name]
     done = subprocess.run(inner, cwd=HERE, capture_output=True, text=True, timeout=30, check=False)
@@ -157,9 +162,9 @@ def test_a_descriptor_that_cannot_be_had_is_a_step_error(call, monkeypatch):
         raise OSError(24, "Too many open files")
 
     module, _, name = call.rpartition(".")
-    if call == "os.pidfd_open":
-        monkeypatch.setattr(image, "_self", {})
     with monkeypatch.context() as patched:
+        if call == "os.pidfd_open":
+            patched.setattr(image, "_self", {})
         patched.setattr(importlib.import_module(module), name, refuse)
         with pytest.raises(ramet.StepError) as raised:
             ramet.run(["true"])

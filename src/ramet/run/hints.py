@@ -138,7 +138,7 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | N
     (
         "execve",
         E.ENOENT,
-        lambda step, plan: True if "/" in plan.command.argv[0] else None,
+        lambda step, plan: True if plan is not None and "/" in plan.command.argv[0] else None,
         "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
     ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),

@@ -188,9 +188,11 @@ def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encoding
             helped = any(step.action == "helper" for step in plan.sync)
             if helped:
                 signals.release()  # a helper may hang, and should not be started with every signal blocked
-            serve(plan, end, pid)
-            if helped:
-                signals.hold()
+            try:
+                serve(plan, end, pid)
+            finally:
+                if helped:
+                    signals.hold()  # on an exception too: spawn restores the mask that it has found
 
     try:
         _, _, stage, step, errno = _core.spawn(
