@@ -10,8 +10,8 @@ import ramet
 #: The id of the payload outside: never 0.
 OUTSIDE_ID = 65533 if os.geteuid() == 0 else os.geteuid()
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what a privileged caller may do")
-as_user = pytest.mark.skipif(os.geteuid() == 0, reason="what an ordinary caller may do")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root")
+as_user = pytest.mark.skipif(os.geteuid() == 0, reason="only as an ordinary user")
 
 needs_idmap = pytest.mark.xfail(
     os.geteuid() == 0,

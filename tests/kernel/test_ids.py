@@ -209,7 +209,7 @@ def test_subordinate_ids_of_root(tmp_path):
     assert "800005" in outside
 
 
-@pytest.mark.skipif(not has_subordinate_ids(), reason="needs a line in /etc/subuid and /etc/subgid for this user")
+@pytest.mark.skipif(not has_subordinate_ids(), reason="only for a user with subordinate ids")
 def test_subordinate_ids_here():
     """A user who has subordinate ids can have the groups, and the ids, that they make."""
     assert said(shell("id -u; id -G; wc -l < /proc/self/uid_map", groups=(5,), **SUBORDINATE)).split() == [
@@ -220,7 +220,7 @@ def test_subordinate_ids_here():
     ]
 
 
-@pytest.mark.skipif(has_subordinate_ids(), reason="this user has subordinate ids")
+@pytest.mark.skipif(has_subordinate_ids(), reason="only for a user without subordinate ids")
 def test_no_subordinate_ids():
     """Without a line in /etc/subuid "subordinate" is an error that names the file and the command to run."""
     with pytest.raises(UnsupportedError, match="/etc/subuid has no line") as caught:

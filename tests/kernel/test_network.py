@@ -71,7 +71,7 @@ def test_names_of_the_host_network():
     import os
 
     if not os.path.exists("/etc/resolv.conf"):
-        pytest.skip("this host has no /etc/resolv.conf")
+        pytest.skip("only where the host has /etc/resolv.conf")
     assert said(shell("test -e /etc/resolv.conf && echo there", namespaces=SHARED)) == "there"
     assert (
         said(shell("test -e /etc/resolv.conf || echo absent; getent hosts localhost | head -1")).split()[0] == "absent"

@@ -28,7 +28,7 @@ def test_minimal_holds_only_what_programs_need():
 def test_minimal_leaves_out_the_hosts_own(path):
     """What is personal or secret on the host is not there by default; rootfs="host" shows that the probe would see it."""
     if not os.path.lexists(path):
-        pytest.skip(f"this host has no {path}")
+        pytest.skip(f"only where the host has {path}")
     assert said(shell(f"test -e {path} || echo absent")) == "absent"
     assert said(shell(f"test -e {path} && echo there", rootfs="host")) == "there"
 
