@@ -24,6 +24,10 @@ ALLOWED = {
     "aio": LOW | {"spec", "plan", "host", "run"},
     "lab": LOW | {"spec", "plan", "host", "run", "rules", "lowlevel", "call", "_core"},
 }
+#: Against the arrow, each with its reason; only inside a function, so that importing the module does not load it.
+EXCEPTIONS = {
+    ("ramet.spec.sandbox", "ramet.run.process"): "Sandbox.run and Sandbox.plan are there for the reader's sake"
+}
 #: At the top: may import anything.
 TOP = {"", "cli", "explain", "__main__"}
 
@@ -65,6 +69,8 @@ def breaks(module, tree, known):
         there = part_of(name)
         if there == here or typing_only:
             continue
+        if (module, name) in EXCEPTIONS and line not in {node.lineno for node in tree.body}:
+            continue
         if here not in ALLOWED:
             found.append(f"{module}:{line}: {here!r} has no place in the arrow; give it one in {__file__}")
         elif there not in ALLOWED[here]:
@@ -86,6 +92,9 @@ def test_the_arrow_would_be_seen_broken():
         "ramet.spec.bad:1: spec must not import ramet.host.facts"
     ]
     assert breaks("ramet.newpart", ast.parse("from ramet import errors"), {})
+    at_the_top = ast.parse("from ramet.run.process import run")
+    assert breaks("ramet.spec.sandbox", at_the_top, {})
+    assert not breaks("ramet.spec.sandbox", ast.parse("def run():\n    from ramet.run.process import run"), {})
 
 
 def test_spec_and_plan_ask_nothing(trees):
@@ -142,7 +151,7 @@ def test_import_is_light():
     }
     assert foreign == set()
     assert {"ramet", "ramet._core", "ramet.spec.sandbox"} <= found
-    assert len(found) < 70
+    assert len(found) < 80
 
 
 def test_the_probe_sees_heavy_modules():

@@ -48,7 +48,7 @@ def test_nothing_new_at_all():
     assert inside == [name_here(kind) for kind in Namespace]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root needs no user namespace for the others")
+@pytest.mark.skipif(os.geteuid() == 0, reason="only as an ordinary user")
 def test_others_need_a_user_namespace():
     """An ordinary caller who asks for new namespaces without a user namespace is told to add it, before anything runs."""
     with pytest.raises(SpecError, match=r"Namespace\.USER") as caught:

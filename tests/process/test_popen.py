@@ -15,7 +15,7 @@ from ramet import PIPE, CommandError, ExitError, Popen, SpecError, StepError, Ti
 
 needs_exit_info = pytest.mark.skipif(
     tuple(int(n) for n in os.uname().release.split(".")[:2]) < (6, 15),
-    reason="needs Linux 6.15: PIDFD_INFO_EXIT tells how a process ended that others have reaped",
+    reason="only on Linux 6.15 and later: PIDFD_INFO_EXIT tells how a process ended that others have reaped",
 )
 
 
