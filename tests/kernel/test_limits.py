@@ -74,7 +74,7 @@ def test_fork_bomb_is_held():
 
 def test_nproc_is_counted_for_each_sandbox():
     """The limit counts this sandbox's processes, not others of the same user: two at once both reach it."""
-    from conftest import Neighbour
+    from inside import Neighbour
 
     script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 600 & done"
     limit = {"NPROC": 18}
