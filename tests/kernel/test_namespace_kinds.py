@@ -7,6 +7,8 @@ from conftest import as_root, as_user, python, said, shell
 
 from ramet import Namespace, Sandbox, SpecError, TimeOffsets
 
+pytestmark = pytest.mark.vm
+
 EVERY = frozenset(Namespace)
 
 
