@@ -23,8 +23,9 @@
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
  *    (the shape of CVE-2024-21626).
  * 7. The kernel's answers. clone3 may be ENOSYS under a container's filter: then, and only then, clone.
- * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that a caller that waits for any child, or ignores
- *    SIGCHLD, is not disturbed. The plan begins with the parent-death signal and then looks whether the caller
+ * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that until the exec a caller that waits for any child
+ *    sees nothing of it. exec makes it SIGCHLD, whatever it was (de_thread() in the kernel): a caller that ignores
+ *    SIGCHLD or waits for any child may take the end away, so how it ended is asked of init, or of the pidfd. The plan begins with the parent-death signal and then looks whether the caller
  *    is still there, so there is no moment at which a dead caller leaves a waiting child.
  */
 #include "core.h"
@@ -42,12 +43,13 @@
 #include <unistd.h>
 
 const char core_spawn_doc[] =
-    "spawn(program, inputs, flags, *, join=None, join_inputs=(), sync=None, cgroup=-1, clone3=True)\n"
+    "spawn(program, inputs, flags, *, join=None, join_inputs=(), sync=None, cgroup=-1, clone3=True, into=None)\n"
     "--\n\n"
     "Clone a child that runs program (see csrc/steps.h) and return (pid, pidfd, 0, 0, 0) once it has\n"
     "exec'd, or (-1, -1, stage, step, errno) if a step failed; then the child is gone and reaped.\n"
     "inputs are (offset, value) pairs stored in the program's data. join is run by an intermediate\n"
-    "process first. sync(pid, pidfd) is called while the child waits for it.\n"
+    "process first. sync(pid, pidfd) is called while the child waits for it. into is given the attributes\n"
+    "pid and pidfd before a signal handler can run, which may throw the result away by raising.\n"
     "Raises OSError when there is no memory for the child's stack. Follows clone(2).";
 
 #define PAGE 4096u
@@ -213,7 +215,27 @@ static int run_sync(PyObject *sync, struct child *child)
     return 0;
 }
 
-static PyObject *spawn_in(struct arena *arena, PyObject *sync)
+static int set_int(PyObject *into, const char *name, long long value)
+{
+    PyObject *number = PyLong_FromLongLong(value);
+    int failed = !number || PyObject_SetAttrString(into, name, number) < 0;
+    Py_XDECREF(number);
+    return failed ? -1 : 0;
+}
+
+/* The result of a success. A SIGINT that came during the spawn is handled as soon as we return to Python, before
+ * the result is stored anywhere: whoever must clean up then has it from `into`. */
+static PyObject *started_as(struct child *child, PyObject *into)
+{
+    if (into && (set_int(into, "pid", child->pid) < 0 || set_int(into, "pidfd", child->pidfd) < 0)) {
+        sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
+        reap(child->pidfd);
+        return NULL;
+    }
+    return Py_BuildValue("Liiii", (long long)child->pid, (int)child->pidfd, 0, 0, 0);
+}
+
+static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
 {
     struct child *child = arena->child;
     struct guard guard;
@@ -240,7 +262,7 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync)
         Py_END_ALLOW_THREADS
     }
     if (child->failed_stage == STAGE_NONE && synced == 0)
-        return Py_BuildValue("Liiii", (long long)child->pid, (int)child->pidfd, 0, 0, 0);
+        return started_as(child, into);
     if (started) {
         Py_BEGIN_ALLOW_THREADS
         reap(child->pidfd);
@@ -269,14 +291,15 @@ static void describe(struct child *child, unsigned char *stack, unsigned long lo
 
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"program", "inputs", "flags", "join", "join_inputs", "sync", "cgroup", "clone3", NULL};
+    static char *names[] = {"program", "inputs", "flags", "join", "join_inputs", "sync", "cgroup", "clone3", "into",
+                            NULL};
     Py_buffer program = {0}, join = {0};
-    PyObject *inputs, *join_inputs = NULL, *sync = Py_None, *result = NULL;
+    PyObject *inputs, *join_inputs = NULL, *sync = Py_None, *into = Py_None, *result = NULL;
     unsigned long long flags;
     int cgroup = -1, clone3 = 1;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$z*OOip:spawn", names, &program, &inputs, &flags, &join,
-                                     &join_inputs, &sync, &cgroup, &clone3))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$z*OOipO:spawn", names, &program, &inputs, &flags, &join,
+                                     &join_inputs, &sync, &cgroup, &clone3, &into))
         return NULL;
     if (sync == Py_None)
         sync = NULL;
@@ -295,7 +318,7 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
     if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
         (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {
         core_dumpable_save();
-        result = spawn_in(&arena, sync);
+        result = spawn_in(&arena, sync, into == Py_None ? NULL : into);
         core_dumpable_restore();
     }
     munmap(arena.base, arena.size);

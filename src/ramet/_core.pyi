@@ -17,10 +17,23 @@ def spawn(
     sync: Callable[[int, int], object] | None = None,
     cgroup: int = -1,
     clone3: bool = True,
+    into: object = None,
 ) -> tuple[int, int, int, int, int]:
     """Clone a child that runs program; (pid, pidfd, 0, 0, 0), or (-1, -1, stage, step, errno)."""
 
-def call(*args: object, **kwargs: object) -> object:
+def call(
+    fn: object,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    died: object,
+    flags: int,
+    *,
+    exit_signal: int = 0,
+    join: object = (),
+    uid_map: object = None,
+    gid_map: object = None,
+    clone3: bool = True,
+) -> object:
     """Call a Python function in a CLONE_VM child."""
 
 def clone3(

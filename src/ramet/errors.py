@@ -15,6 +15,8 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ramet.run.result import Result
 
 
@@ -32,6 +34,18 @@ class Error(Exception):
     """The root of every exception that ramet raises on purpose."""
 
     hint: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come out of pools' workers by pickle, which would call __init__ without its keywords."""
+        return (_restored, (type(self), self.args, self.__dict__))
+
+
+def _restored(cls: type[Error], args: tuple[Any, ...], fields: dict[str, Any]) -> Error:
+    error = cls.__new__(cls)
+    (OSError if isinstance(error, OSError) else Exception).__init__(error, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class SpecError(Error, ValueError):
@@ -95,6 +109,7 @@ class CommandError(StepError):
 
     @property
     def exit_code(self) -> int:
+        """As a shell tells it: 127 not found, 126 found but not executable."""
         return 127 if self.errno in (_errno.ENOENT, _errno.ENOTDIR) else 126
 
 

@@ -27,7 +27,13 @@ def ramet(works):
 
     def invoke(*args, input="", **more):
         return subprocess.run(
-            [*RAMET, *args], input=input, capture_output=True, text=True, timeout=60, errors="surrogateescape", **more
+            [*RAMET, *args],
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            errors="surrogateescape",
+            **more,
         )
 
     return invoke
@@ -58,8 +64,11 @@ def start(works):
 
 @pytest.fixture
 def folder():
-    """A directory that every user may enter: a root caller's payload is another user outside."""
-    path = Path(tempfile.mkdtemp(prefix="ramet-cli-"))
+    """A directory that every user may enter: a root caller's payload is another user outside.
+
+    Not in /tmp, which other tests watch for what a sandbox could have left.
+    """
+    path = Path(tempfile.mkdtemp(prefix="ramet-cli-", dir="/var/tmp"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)

@@ -9,24 +9,24 @@ import pytest
 def test_command_runs_and_its_output_is_ours(ramet):
     """The payload's stdout and stderr arrive on ours, and its exit code is ours."""
     done = ramet("run", "sh", "-c", "echo out; echo err >&2; exit 3")
-    assert ("out\n", "err\n", 3) == (done.stdout, done.stderr, done.returncode)
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 3)
 
 
 def test_options_after_the_command_are_the_commands(ramet):
     """The first word that is no option begins the payload's command line, with or without --."""
     for words in (["echo", "--json", "-t"], ["--", "echo", "--json", "-t"]):
-        assert "--json -t\n" == ramet("run", *words).stdout
+        assert ramet("run", *words).stdout == "--json -t\n"
 
 
 def test_payload_killed_by_a_signal_exits_with_128_and_the_number(ramet):
     """A payload that dies by SIGTERM makes 143, as in a shell."""
-    assert 143 == ramet("run", "sh", "-c", "kill -TERM $$").returncode
+    assert ramet("run", "sh", "-c", "kill -TERM $$").returncode == 143
 
 
 def test_timeout_kills_and_exits_with_124(ramet):
     """--timeout ends the sandbox; without it the same command goes on to its end."""
-    assert 124 == ramet("run", "--timeout", "200ms", "sleep", "30").returncode
-    assert 0 == ramet("run", "--timeout", "30", "true").returncode
+    assert ramet("run", "--timeout", "200ms", "sleep", "30").returncode == 124
+    assert ramet("run", "--timeout", "30", "true").returncode == 0
 
 
 def test_bind_shows_a_directory_readonly_unless_rw(ramet, folder):
@@ -34,18 +34,18 @@ def test_bind_shows_a_directory_readonly_unless_rw(ramet, folder):
     (folder / "data").write_text("x")
     folder.chmod(0o777)
     shown = f"{folder}:/data"
-    assert "x" == ramet("run", "--bind", shown, "cat", "/data/data").stdout
-    assert 0 != ramet("run", "--bind", shown, "sh", "-c", "echo y > /data/new").returncode
-    assert 0 == ramet("run", "--bind", shown + ":rw", "sh", "-c", "echo y > /data/new").returncode
-    assert "y\n" == (folder / "new").read_text()
-    assert 0 != ramet("run", "ls", str(folder)).returncode
+    assert ramet("run", "--bind", shown, "cat", "/data/data").stdout == "x"
+    assert ramet("run", "--bind", shown, "sh", "-c", "echo y > /data/new").returncode != 0
+    assert ramet("run", "--bind", shown + ":rw", "sh", "-c", "echo y > /data/new").returncode == 0
+    assert (folder / "new").read_text() == "y\n"
+    assert ramet("run", "ls", str(folder)).returncode != 0
 
 
 def test_bind_takes_paths_with_colons_by_a_backslash(ramet, folder):
     r"""``\:`` is a colon of the path."""
     (folder / "a:b").write_text("colon")
     source = str(folder / "a:b").replace(":", "\\:")
-    assert "colon" == ramet("run", "--bind", f"{source}:/c\\:d", "cat", "/c:d").stdout
+    assert ramet("run", "--bind", f"{source}:/c\\:d", "cat", "/c:d").stdout == "colon"
 
 
 def test_bind_takes_a_path_that_is_not_utf8(ramet, folder):
@@ -54,21 +54,30 @@ def test_bind_takes_a_path_that_is_not_utf8(ramet, folder):
     with open(name, "wb") as file:
         file.write(b"bytes")
     path = os.fsdecode(name)
-    assert "bytes" == ramet("run", "--bind", path, "cat", path).stdout
+    assert ramet("run", "--bind", path, "cat", path).stdout == "bytes"
     argv = json.loads(ramet("run", "--json", "true", "\udcff").stdout)["argv"]
-    assert ["true", "\\xff"] == argv
+    assert argv == ["true", "\\xff"]
 
 
 def test_mounts_keep_the_order_they_are_written_in(ramet, folder):
     """A file put into a tmpfs is there if the tmpfs comes first, whatever the kinds; plan says so."""
     (folder / "f").write_text("seen")
-    into = ["--tmpfs", "/place", "--bind", f"{folder}/f:/place/f", "--file", "/place/g=made", "--symlink", "/place/l=g"]
-    assert "seenmade" == ramet("run", *into, "cat", "/place/f", "/place/l").stdout
+    into = [
+        "--tmpfs",
+        "/place",
+        "--bind",
+        f"{folder}/f:/place/f",
+        "--file",
+        "/place/g=made",
+        "--symlink",
+        "/place/l=g",
+    ]
+    assert ramet("run", *into, "cat", "/place/f", "/place/l").stdout == "seenmade"
     steps = [line for line in ramet("plan", *into, "true").stdout.splitlines() if "Sandbox.mounts[" in line]
     assert steps == sorted(steps, key=lambda line: line.partition("Sandbox.mounts[")[2][0])
     covered = ["--bind", f"{folder}/f:/place/f", "--tmpfs", "/place"]
     assert "note: Sandbox.mounts[1] hides Sandbox.mounts[0]" in ramet("plan", *covered, "true").stdout
-    assert 0 != ramet("run", *covered, "cat", "/place/f").returncode
+    assert ramet("run", *covered, "cat", "/place/f").returncode != 0
 
 
 def test_tmpfs_size_and_mode(ramet):
@@ -76,14 +85,14 @@ def test_tmpfs_size_and_mode(ramet):
     script = "stat -c %a /t; head -c 200000 /dev/zero > /t/f"
     for value in ("/t:size=64K:mode=1777", "/t:size=64K,mode=1777"):
         done = ramet("run", "--tmpfs", value, "sh", "-c", script)
-        assert "1777\n" == done.stdout and "No space" in done.stderr
+        assert done.stdout == "1777\n" and "No space" in done.stderr
 
 
 def test_file_can_have_the_content_of_another(ramet, folder):
     """--file DST=@FILE copies; = and : in the text are text."""
     (folder / "f").write_text("from @")
-    assert "from @" == ramet("run", "--file", f"/a=@{folder}/f", "cat", "/a").stdout
-    assert "x=1:2" == ramet("run", "--file", "/a=x=1:2", "cat", "/a").stdout
+    assert ramet("run", "--file", f"/a=@{folder}/f", "cat", "/a").stdout == "from @"
+    assert ramet("run", "--file", "/a=x=1:2", "cat", "/a").stdout == "x=1:2"
 
 
 def test_overlay_throws_away_what_is_written(ramet, folder):
@@ -91,8 +100,8 @@ def test_overlay_throws_away_what_is_written(ramet, folder):
     (folder / "f").write_text("below")
     folder.chmod(0o777)
     done = ramet("run", "--overlay", f"/o:{folder}", "sh", "-c", "cat /o/f && echo new > /o/g && ls /o")
-    assert "belowf\ng\n" == done.stdout, done.stderr
-    assert ["f"] == os.listdir(folder)
+    assert done.stdout == "belowf\ng\n", done.stderr
+    assert os.listdir(folder) == ["f"]
 
 
 def test_environment_is_empty_but_for_what_is_named(ramet):
@@ -110,7 +119,7 @@ def test_identity_and_names(ramet):
         *("run", "--uid", "7", "--gid", "8", "--hostname", "box", "--workdir", "/usr", "--umask", "077"),
         *("sh", "-c", "id -u; id -g; uname -n; pwd; umask"),
     )
-    assert "7\n8\nbox\n/usr\n0077\n" == done.stdout
+    assert done.stdout == "7\n8\nbox\n/usr\n0077\n"
 
 
 def test_network_is_a_loopback_unless_it_is_the_hosts(ramet):
@@ -133,27 +142,47 @@ def test_time_namespace_by_unshare(ramet):
 def test_rights_are_none_unless_named(ramet):
     """--cap-add keeps a capability; without it the payload has none."""
     show = ("sh", "-c", "grep CapEff /proc/self/status")
-    assert 0 == int(ramet("run", *show).stdout.split()[1], 16)
-    assert 1 << 13 == int(ramet("run", "--cap-add", "net_raw", *show).stdout.split()[1], 16)
+    assert int(ramet("run", *show).stdout.split()[1], 16) == 0
+    assert int(ramet("run", "--cap-add", "net_raw", *show).stdout.split()[1], 16) == 1 << 13
 
 
 def test_rlimits(ramet):
     """--rlimit sets soft and hard; sizes and unlimited are understood."""
-    done = ramet("run", "--rlimit", "nofile=64:128", "--rlimit", "AS=2G", "sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -v")
-    assert "64\n128\n2097152\n" == done.stdout
+    done = ramet(
+        "run",
+        "--rlimit",
+        "nofile=64:128",
+        "--rlimit",
+        "AS=2G",
+        "sh",
+        "-c",
+        "ulimit -Sn; ulimit -Hn; ulimit -v",
+    )
+    assert done.stdout == "64\n128\n2097152\n"
 
 
 def test_as_pid1_has_no_init(ramet):
     """With --as-pid1 the payload is pid 1; without it, it is init's child."""
-    assert "1\n" == ramet("run", "--as-pid1", "sh", "-c", "echo $$").stdout
-    assert "1\n" != ramet("run", "sh", "-c", "echo $$").stdout
+    assert ramet("run", "--as-pid1", "sh", "-c", "echo $$").stdout == "1\n"
+    assert ramet("run", "sh", "-c", "echo $$").stdout != "1\n"
 
 
 def test_rootfs_empty_has_nothing(ramet):
     """--rootfs empty holds only what is put there."""
-    done = ramet("run", "--rootfs", "empty", "--bind", "/usr", "--symlink", "/lib=usr/lib", "--symlink", "/lib64=usr/lib64",
-                 "/usr/bin/ls", "/")
-    assert ["lib", "lib64", "usr"] == done.stdout.split(), done.stderr
+    done = ramet(
+        "run",
+        "--rootfs",
+        "empty",
+        "--bind",
+        "/usr",
+        "--symlink",
+        "/lib=usr/lib",
+        "--symlink",
+        "/lib64=usr/lib64",
+        "/usr/bin/ls",
+        "/",
+    )
+    assert done.stdout.split() == ["lib", "lib64", "usr"], done.stderr
 
 
 def test_rootfs_with_discarded_writes(ramet, folder):
@@ -165,7 +194,7 @@ def test_rootfs_with_discarded_writes(ramet, folder):
             (folder / name).symlink_to(os.readlink(f"/{name}"))
     before = sorted(os.listdir(folder))
     done = ramet("run", "--rootfs", f"{folder}:discarded", "--bind", "/usr", "sh", "-c", "echo x > /tmp/x; cat /tmp/x")
-    assert "x\n" == done.stdout, done.stderr
+    assert done.stdout == "x\n", done.stderr
     assert before == sorted(os.listdir(folder))
 
 
@@ -173,22 +202,22 @@ def test_json_is_the_result(ramet):
     """--json prints how it ended and the captured output; the exit code stays the payload's."""
     done = ramet("run", "--json", "sh", "-c", "echo out; cat; exit 4", input="in")
     found = json.loads(done.stdout)
-    assert ("exited", 4, "out\nin", "") == tuple(found[k] for k in ("status", "exit_code", "stdout", "stderr"))
-    assert 4 == done.returncode and found["usage"]["memory_peak"] > 0
+    assert tuple(found[k] for k in ("status", "exit_code", "stdout", "stderr")) == ("exited", 4, "out\nin", "")
+    assert done.returncode == 4 and found["usage"]["memory_peak"] > 0
 
 
 def test_json_keeps_at_most_what_is_asked(ramet):
     """--output limits what is kept of a stream, and the result says so."""
     found = json.loads(ramet("run", "--json", "--output", "1K", "head", "-c", "5000", "/dev/zero").stdout)
-    assert 1024 == len(found["stdout"]) and ["stdout"] == found["truncated"]
+    assert len(found["stdout"]) == 1024 and found["truncated"] == ["stdout"]
 
 
 def test_json_of_a_failure_says_what_failed(ramet):
     """When ramet itself fails, stdout still is JSON: status failed, and the error's parts."""
     done = ramet("run", "--json", "--bind", "/nonexistent", "true")
     found = json.loads(done.stdout)
-    assert ("failed", "SpecError", "--bind /nonexistent") == (found["status"], found["error"], found["field"])
-    assert 125 == done.returncode
+    assert (found["status"], found["error"], found["field"]) == ("failed", "SpecError", "--bind /nonexistent")
+    assert done.returncode == 125
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -201,7 +230,7 @@ def test_closed_standard_descriptors(ramet, closed, start, folder):
 
     line = f'"$0" -m ramet run --bind "$1:$1:rw" sh -c "$2" {closed}'
     done = subprocess.run(["sh", "-c", line, sys.executable, str(folder), script], timeout=60)
-    assert 0 == done.returncode and "ran\n" == (folder / "ran").read_text()
+    assert done.returncode == 0 and (folder / "ran").read_text() == "ran\n"
 
 
 def test_caller_leaves_no_descriptor_open_inside(ramet):

@@ -9,7 +9,7 @@ import pytest
 
 
 def _ready(process):
-    assert b"ready\n" == process.stdout.readline()
+    assert process.stdout.readline() == b"ready\n"
 
 
 def _run(start, script, *options):
@@ -30,7 +30,7 @@ def test_payload_that_handles_the_signal_chooses_its_own_exit_code(start):
     """A trap in the payload runs, and its exit code is ours."""
     process = _run(start, "trap 'echo trapped; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
     process.terminate()
-    assert (b"trapped\n", 7) == (process.stdout.read(), process.wait(20))
+    assert (process.stdout.read(), process.wait(20)) == (b"trapped\n", 7)
 
 
 def test_second_signal_kills_what_ignores_the_first(start):
@@ -40,7 +40,7 @@ def test_second_signal_kills_what_ignores_the_first(start):
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
     process.send_signal(signal.SIGINT)
-    assert 130 == process.wait(20)
+    assert process.wait(20) == 130
 
 
 def test_ignored_signal_stays_ignored(start):
@@ -55,14 +55,14 @@ def test_ignored_signal_stays_ignored(start):
     process.send_signal(signal.SIGHUP)
     process.stdin.write(b"\n")
     process.stdin.close()
-    assert b"alive\n" == process.stdout.read() and 0 == process.wait(20)
+    assert process.stdout.read() == b"alive\n" and process.wait(20) == 0
 
 
 def test_user_signals_are_passed_on(start):
     """SIGUSR1 reaches the payload, and ends nothing by itself."""
     process = _run(start, "trap 'echo got; exit 0' USR1; echo ready; while :; do sleep 0.05; done")
     process.send_signal(signal.SIGUSR1)
-    assert b"got\n" == process.stdout.read() and 0 == process.wait(20)
+    assert process.stdout.read() == b"got\n" and process.wait(20) == 0
 
 
 def test_killed_ramet_leaves_nothing(start):
@@ -70,7 +70,7 @@ def test_killed_ramet_leaves_nothing(start):
     reader, writer = os.pipe()
     process = start("run", "sh", "-c", "echo ready; sleep 60 & exec sleep 60", stdin=subprocess.DEVNULL, stdout=writer)
     os.close(writer)
-    assert b"ready\n" == os.read(reader, 100)
+    assert os.read(reader, 100) == b"ready\n"
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         (init,) = file.read().split()
     process.kill()

@@ -12,13 +12,13 @@ BIG = 200 << 20
 def test_output_streams_before_the_end(start):
     """A line is ours as soon as it is written, while the payload still runs."""
     process = start("run", "sh", "-c", "echo first; cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert b"first\n" == process.stdout.readline()
+    assert process.stdout.readline() == b"first\n"
     assert process.poll() is None
     process.stdin.write(b"echoed\n")
     process.stdin.flush()
-    assert b"echoed\n" == process.stdout.readline()
+    assert process.stdout.readline() == b"echoed\n"
     process.stdin.close()
-    assert 0 == process.wait(20)
+    assert process.wait(20) == 0
 
 
 def test_200_mb_pass_through_with_flat_memory(works):
@@ -46,7 +46,7 @@ def test_input_streams_through_both_ways(works):
     """20 MB in by stdin, and out again, byte for byte."""
     data = os.urandom(1 << 20) * 20
     done = subprocess.run([sys.executable, "-m", "ramet", "run", "cat"], input=data, capture_output=True, timeout=120)
-    assert done.stdout == data and 0 == done.returncode
+    assert done.stdout == data and done.returncode == 0
 
 
 def test_payload_that_does_not_read_does_not_hang_us(works):
@@ -54,43 +54,49 @@ def test_payload_that_does_not_read_does_not_hang_us(works):
     for script in ("exec <&-; exit 5", "exit 5"):
         argv = [sys.executable, "-m", "ramet", "run", "sh", "-c", script]
         with open("/dev/zero", "rb") as endless:
-            assert 5 == subprocess.run(argv, stdin=endless, timeout=30).returncode
+            assert subprocess.run(argv, stdin=endless, timeout=30).returncode == 5
 
 
 def test_payload_that_ends_while_our_stdin_stays_open(start):
     """A stdin that nobody closes does not keep us."""
     process = start("run", "true", stdin=subprocess.PIPE)
-    assert 0 == process.wait(20)
+    assert process.wait(20) == 0
 
 
 def test_gone_reader_ends_the_relay_quietly(works):
     """`ramet run yes | head -1`: no message; the payload meets SIGPIPE, as it would without us."""
     line = '"$0" -m ramet run yes | head -1; echo "${PIPESTATUS[0]}"'
     done = subprocess.run(["bash", "-c", line, sys.executable], capture_output=True, text=True, timeout=30)
-    assert ("y\n141\n", "") == (done.stdout, done.stderr)
+    assert (done.stdout, done.stderr) == ("y\n141\n", "")
 
 
 def test_full_disk_is_reported(works):
     """stdout that takes nothing: the error is named, and the exit code is ramet's own."""
     with open("/dev/full", "wb") as full:
         argv = [sys.executable, "-m", "ramet", "run", "echo", "lost"]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
-    assert "ramet: cannot write to stdout: ENOSPC (No space left on device)\n" == done.stderr
-    assert 125 == done.returncode
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    assert done.stderr == "ramet: cannot write to stdout: ENOSPC (No space left on device)\n"
+    assert done.returncode == 125
 
 
 def test_full_disk_is_reported_for_our_own_text_too(works):
     """`ramet plan` to a full disk says so."""
     with open("/dev/full", "wb") as full:
         argv = [sys.executable, "-m", "ramet", "plan", "true"]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
-    assert "ramet: cannot write to stdout: ENOSPC" in done.stderr and 125 == done.returncode
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+        )
+    assert "ramet: cannot write to stdout: ENOSPC" in done.stderr and done.returncode == 125
 
 
 def test_reader_that_does_not_read_does_not_hold_up_the_time_limit(start):
     """stdout blocked: --timeout still ends the sandbox, and what is left can be read."""
     reader, writer = os.pipe()
-    process = start("run", "--timeout", "0.3", "sh", "-c", "yes & exec sleep 60", stdin=subprocess.DEVNULL, stdout=writer)
+    process = start(
+        "run", "--timeout", "0.3", "sh", "-c", "yes & exec sleep 60", stdin=subprocess.DEVNULL, stdout=writer
+    )
     os.close(writer)
     pid = _payload_of(process.pid)
     deadline = time.monotonic() + 20
@@ -100,7 +106,7 @@ def test_reader_that_does_not_read_does_not_hold_up_the_time_limit(start):
     while os.read(reader, 1 << 16):
         pass
     os.close(reader)
-    assert 124 == process.wait(20)
+    assert process.wait(20) == 124
 
 
 def _payload_of(pid):
@@ -129,7 +135,7 @@ def test_slow_reader_of_one_stream_does_not_hold_up_the_other(start):
     script = "yes & sleep 0.2; echo seen >&2; exec sleep 60"
     process = start("run", "sh", "-c", script, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert b"seen\n" == process.stderr.readline()
+    assert process.stderr.readline() == b"seen\n"
     os.close(reader)
 
 
@@ -145,7 +151,7 @@ def test_nonblocking_streams_of_the_caller(works):
     while data := os.read(reader, 1000):
         size += len(data)
     os.close(reader)
-    assert 1000000 == size and b"" == process.communicate(timeout=20)[1]
+    assert size == 1000000 and process.communicate(timeout=20)[1] == b""
 
 
 def test_descriptors_do_not_run_out(works):
@@ -156,5 +162,5 @@ def test_descriptors_do_not_run_out(works):
 
     argv = [sys.executable, "-m", "ramet", "run", "true"]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, preexec_fn=few, timeout=30)
-    assert 125 == done.returncode and "EMFILE (Too many open files)" in done.stderr
+    assert done.returncode == 125 and "EMFILE (Too many open files)" in done.stderr
     assert "Traceback" not in done.stderr

@@ -35,7 +35,8 @@ def python():
 
 @pytest.fixture
 def nothing_left():
-    """After the test this process has the children and descriptors it had before (and those ramet keeps by design)."""
+    """After the test this process has the children and descriptors it had before (and those ramet keeps by
+    design)."""
     import ramet
 
     ramet.run(["true"])  # what is kept: init's memfd, and a pidfd of this process

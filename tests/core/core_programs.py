@@ -13,7 +13,14 @@ NUMBERS = numbers(MACHINE)
 CHILD = 3  # the stage that spawn's own steps report
 EPROTO = 71
 
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
+    0x20000,
+    0x4000000,
+    0x8000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
 CLEAR_SIGHAND = 1 << 32
 #: Rights over everything new, for root and an ordinary user alike.
 OWN = NEWUSER | NEWNS | NEWUTS | NEWNET | CLEAR_SIGHAND
@@ -72,8 +79,11 @@ def children():
     """Pids of all children of this process, zombies too."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found |= {int(word) for word in file.read().split()}
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                found |= {int(word) for word in file.read().split()}
+        except FileNotFoundError:
+            continue  # a thread that has just ended; its children are another's now
     return found
 
 

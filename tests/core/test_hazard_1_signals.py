@@ -2,7 +2,10 @@
 
 import re
 
-#: A process group of its own, to which somebody sends queued signals at 1 kHz; every run of the C-level handler,
+import pytest
+
+#: A process group of its own, to which somebody sends queued signals at 1 kHz; every run of the C-level
+#: handler,
 #: in whichever process that shares the wake-up pipe, puts one byte into it.
 STORM = """
 import os, select, signal, sys, time
@@ -50,7 +53,8 @@ def storm(python, body, **more):
 
 
 def test_1_signals_no_handler_runs_in_a_child_and_none_is_lost(python):
-    """With queued signals to the whole process group at 1 kHz while 500 sandboxes start, every one is handled once, by
+    """With queued signals to the whole process group at 1 kHz while 500 sandboxes start, every one is
+    handled once, by
     the caller."""
     body = """
 for _ in range(500):
@@ -63,7 +67,8 @@ for _ in range(500):
 
 
 def test_1_signals_control_a_plain_fork_runs_the_handler_twice(python):
-    """The same storm with children of os.fork(), which keep the handler: more runs than signals, so the count would tell."""
+    """The same storm with children of os.fork(), which keep the handler: more runs than signals, so the
+    count would tell."""
     body = """
 for _ in range(20):
     stop, go = os.pipe()
@@ -78,7 +83,8 @@ for _ in range(20):
 
 
 def test_1_signals_callers_timer_goes_on(python):
-    """A 1 kHz itimer of the caller with a Python handler neither disturbs 500 spawns nor is stopped by them."""
+    """A 1 kHz itimer of the caller with a Python handler neither disturbs 500 spawns nor is stopped by
+    them."""
     out = python("""
         import signal
         import ramet
@@ -96,7 +102,8 @@ def test_1_signals_callers_timer_goes_on(python):
 
 
 def test_1_signals_mask_is_restored(python):
-    """The caller's signal mask is after a spawn what it was before: after success, failure, and an exception in sync."""
+    """The caller's signal mask is after a spawn what it was before: after success, failure, and an
+    exception in sync."""
     out = python("""
         import os, signal
         from core_programs import CLEAR_SIGHAND, spawn, step, Step
@@ -122,7 +129,8 @@ def test_1_signals_mask_is_restored(python):
 
 
 def test_1_signals_ignored_ones_and_blocked_ones_are_not_inherited(python):
-    """What the caller ignores (Python ignores SIGPIPE) or blocks, the payload does not; its own child, by contrast, does."""
+    """What the caller ignores (Python ignores SIGPIPE) or blocks, the payload does not; its own child, by
+    contrast, does."""
     out = python("""
         import signal, subprocess
         import ramet
@@ -138,3 +146,28 @@ def test_1_signals_ignored_ones_and_blocked_ones_are_not_inherited(python):
     masks = [int(word, 16) for word in re.findall(r"^Sig\w+:\s*(\w+)", out, re.M)]
     assert masks[:4] == [0, 0, 0, 0]
     assert all(masks[4:]) and len(masks) == 6
+
+
+@pytest.mark.parametrize("fields", ["{}", "{'as_pid1': True}", "{'new_session': False}"])
+def test_1_signals_of_the_callers_terminal_do_not_reach_the_payload(python, fields):
+    """A signal to the caller's process group, as Ctrl-C sends, is the caller's alone; with
+    new_session=False, the payload's
+    too."""
+    out = python(f"""
+        import os, signal
+        import ramet
+        os.setpgid(0, 0)
+        seen = []
+        signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+        script = "trap 'echo caught; exit' INT; echo ready; read line; echo $line"
+        box = ramet.Popen(["bash", "-c", script], stdin=ramet.PIPE, stdout=ramet.PIPE, **{fields})
+        first = os.read(box.stdout.fileno(), 6)
+        os.killpg(os.getpgrp(), signal.SIGINT)
+        if {fields}.get("new_session", True):
+            box.stdin.write(b"done\\n")
+            box.stdin.close()
+        print(first, os.read(box.stdout.fileno(), 99), seen)
+        box.close()
+    """)
+    answer = "caught" if "new_session" in fields else "done"
+    assert out == f"b'ready\\n' b'{answer}\\n' [1]\n"

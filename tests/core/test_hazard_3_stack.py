@@ -23,7 +23,8 @@ def stack_pointer(pid):
 
 
 def test_3_stack_is_the_childs_own_over_a_guard_page():
-    """While it waits, the child's stack pointer lies in a private mapping with an unreadable page just below, and that mapping
+    """While it waits, the child's stack pointer lies in a private mapping with an unreadable page just
+    below, and that mapping
     is gone afterwards."""
     before = {low for low, _, _ in maps()}
     ready, go = os.pipe()
@@ -44,7 +45,7 @@ def test_3_stack_is_the_childs_own_over_a_guard_page():
     os.close(go)
     pointer, during = seen[0]
     (place,) = (n for n, (low, high, _) in enumerate(during) if low <= pointer < high)
-    low, high, mode = during[place]
+    low, _high, mode = during[place]
     guard_low, guard_high, guard_mode = during[place - 1]
     assert (mode, guard_mode) == ("rw-p", "---p")
     assert guard_high == low and guard_high - guard_low == 4096
@@ -54,7 +55,8 @@ def test_3_stack_is_the_childs_own_over_a_guard_page():
 
 
 def test_3_stack_without_address_space_is_unsupported(python):
-    """With no address space left for a stack, UnsupportedError names the limit, nothing is left, and the next run works."""
+    """With no address space left for a stack, UnsupportedError names the limit, nothing is left, and the
+    next run works."""
     out = python("""
         import gc, os, resource, sys
         import ramet

@@ -90,7 +90,8 @@ def test_4_vfork_exception_in_sync_kills_and_reaps(pipe, raised, nothing_left):
 
 
 def test_4_vfork_child_that_fails_first_is_reported_as_itself(pipe, nothing_left):
-    """A child that fails before or while the caller does its part is reported by its own step, even if the caller's part
+    """A child that fails before or while the caller does its part is reported by its own step, even if the
+    caller's part
     then fails as a consequence."""
     ready, _go = pipe
 

@@ -1,4 +1,5 @@
-"""Hazard 5 of csrc/spawn.c: the child's new credentials clear the dumpable flag of memory that it shares with us."""
+"""Hazard 5 of csrc/spawn.c: the child's new credentials clear the dumpable flag of memory that it shares
+with us."""
 
 import os
 
@@ -6,7 +7,6 @@ import pytest
 from core_programs import NUMBERS, PR_GET_DUMPABLE, PR_SET_DUMPABLE, prctl, spawn, step, succeeded
 
 import ramet
-from ramet import _core
 from ramet.plan.steps import Block, Slot
 
 ZERO = Block(bytes(8))
@@ -30,7 +30,8 @@ def test_5_dumpable_is_kept_by_a_spawn(dumpable):
 
 
 def test_5_dumpable_is_shared_while_the_child_waits():
-    """The control: while the child that cleared it waits, ours is cleared; so without care it would stay so."""
+    """The control: while the child that cleared it waits, ours is cleared; so without care it would stay
+    so."""
     ready, go = os.pipe()
     seen = []
 
@@ -90,11 +91,9 @@ def test_5_dumpable_survives_spawns_of_many_threads(python):
 
 def test_5_dumpable_cleared_before_joining(nothing_left):
     """Joining namespaces of others, the child hides our memory first: setns is made while the flag is 0."""
-    from ramet.plan.compile import compile
     from ramet.run.process import plan_for
 
     plan = plan_for(["true"], ramet.Sandbox(namespaces={"mnt"}, join=[ramet.Join("user", pid=os.getpid())]))
-    first, second = plan.stages["join"].steps[:2]
+    first, *others = plan.stages["join"].steps
     assert first.args[:2] == (PR_SET_DUMPABLE, 0)
-    assert second.call == "setns"
-    assert compile and _core
+    assert "setns" in {step.call for step in others}

@@ -1,4 +1,5 @@
-"""The interpreter: every call of a default plan succeeds once and fails once, with its exact {stage, step, errno}."""
+"""The interpreter: every call of a default plan succeeds once and fails once, with its exact {stage, step,
+errno}."""
 
 import errno as E
 import os
@@ -30,7 +31,11 @@ STRANGE_POLL = Block(Slot("ready"), struct.pack("<hh", 1, 0))
 
 def map_own_ids():
     """Nothing can be made in a file system by an id that is not mapped (EOVERFLOW)."""
-    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {os.geteuid()} 1"), ("gid_map", f"0 {os.getegid()} 1")):
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {os.geteuid()} 1"),
+        ("gid_map", f"0 {os.getegid()} 1"),
+    ):
         file = Slot(name)
         yield step("openat", AT_FDCWD, f"/proc/self/{name}", os.O_WRONLY, result=file)
         yield step("write", file, line, len(line), expect=len(line))
@@ -42,18 +47,33 @@ def open_null():
 
 #: call: steps that succeed; then steps of which the last fails, and how.
 KINDS = {
-    "capset": ([step("capset", *capability_blocks(0, 0, 0))], [step("capset", Block(bytes(8)), Block(bytes(24)))], E.EINVAL),
+    "capset": (
+        [step("capset", *capability_blocks(0, 0, 0))],
+        [step("capset", Block(bytes(8)), Block(bytes(24)))],
+        E.EINVAL,
+    ),
     "chdir": ([step("chdir", "/")], [step("chdir", "/nonexistent")], E.ENOENT),
     "close": ([open_null(), step("close", FD)], [open_null(), step("close", FD), step("close", FD)], E.EBADF),
     "close_range": ([step("close_range", 100, 200, 0)], [step("close_range", 200, 100, 0)], E.EINVAL),
     "dup3": ([open_null(), step("dup3", FD, 50, 0)], [step("dup3", NOTHING, 50, 0)], E.EBADF),
-    "execve": ([step("execve", "/bin/true", ARGV, ARGV)], [step("execve", "/nonexistent", ARGV, ARGV)], E.ENOENT),
+    "execve": (
+        [step("execve", "/bin/true", ARGV, ARGV)],
+        [step("execve", "/nonexistent", ARGV, ARGV)],
+        E.ENOENT,
+    ),
     "execveat": (
-        [step("openat", AT_FDCWD, "/bin/true", os.O_PATH, result=FD), step("execveat", FD, "", ARGV, ARGV, EMPTY)],
+        [
+            step("openat", AT_FDCWD, "/bin/true", os.O_PATH, result=FD),
+            step("execveat", FD, "", ARGV, ARGV, EMPTY),
+        ],
         [open_null(), step("execveat", FD, "", ARGV, ARGV, EMPTY)],
         E.EACCES,
     ),
-    "fchdir": ([step("openat", AT_FDCWD, "/", os.O_PATH, result=FD), step("fchdir", FD)], [open_null(), step("fchdir", FD)], E.ENOTDIR),
+    "fchdir": (
+        [step("openat", AT_FDCWD, "/", os.O_PATH, result=FD), step("fchdir", FD)],
+        [open_null(), step("fchdir", FD)],
+        E.ENOTDIR,
+    ),
     "fsconfig": (
         [step("fsopen", "tmpfs", 1, result=FD), step("fsconfig", FD, 1, "mode", "0700", 0)],
         [step("fsopen", "tmpfs", 1, result=FD), step("fsconfig", FD, 1, "nonsense", "1", 0)],
@@ -62,22 +82,45 @@ KINDS = {
     "fsmount": ([*TMPFS], [step("fsopen", "tmpfs", 1, result=FD), step("fsmount", FD, 1, 0)], E.EINVAL),
     "fsopen": ([step("fsopen", "tmpfs", 1)], [step("fsopen", "nonsensefs", 1)], E.ENODEV),
     "ioctl": (
-        [step("socket", 2, 2, 0, result=FD), step("ioctl", FD, 0x8914, Block(struct.pack("<16sH22x", b"lo", 0x41)))],
+        [
+            step("socket", 2, 2, 0, result=FD),
+            step("ioctl", FD, 0x8914, Block(struct.pack("<16sH22x", b"lo", 0x41))),
+        ],
         [open_null(), step("ioctl", FD, 0x8914, Block(bytes(40)))],
         E.ENOTTY,
     ),
-    "mkdirat": ([*map_own_ids(), *ROOT, step("mkdirat", Slot("mnt"), "a", 0o755)], [step("mkdirat", AT_FDCWD, "/", 0o755)], E.EEXIST),
-    "mknodat": ([*map_own_ids(), *ROOT, step("mknodat", Slot("mnt"), "a", 0o100644, 0)], [step("mknodat", AT_FDCWD, "/", 0o100644, 0)], E.EEXIST),
-    "mount": ([step("mount", 0, "/", 0, 0x44000, 0)], [step("mount", 0, "/nonexistent", 0, 0x44000, 0)], E.ENOENT),
+    "mkdirat": (
+        [*map_own_ids(), *ROOT, step("mkdirat", Slot("mnt"), "a", 0o755)],
+        [step("mkdirat", AT_FDCWD, "/", 0o755)],
+        E.EEXIST,
+    ),
+    "mknodat": (
+        [*map_own_ids(), *ROOT, step("mknodat", Slot("mnt"), "a", 0o100644, 0)],
+        [step("mknodat", AT_FDCWD, "/", 0o100644, 0)],
+        E.EEXIST,
+    ),
+    "mount": (
+        [step("mount", 0, "/", 0, 0x44000, 0)],
+        [step("mount", 0, "/nonexistent", 0, 0x44000, 0)],
+        E.ENOENT,
+    ),
     "mount_setattr": (
         [*TMPFS, step("mount_setattr", Slot("mnt"), "", EMPTY, Block(struct.pack("<4Q", 1, 0, 0, 0)), 32)],
         [step("mount_setattr", NOTHING, "", EMPTY, Block(struct.pack("<4Q", 1, 0, 0, 0)), 32)],
         E.EBADF,
     ),
     "move_mount": ([*ROOT], [step("move_mount", NOTHING, "", AT_FDCWD, "/", 4)], E.EBADF),
-    "open_tree": ([step("open_tree", AT_FDCWD, "/usr", 1)], [step("open_tree", AT_FDCWD, "/nonexistent", 1)], E.ENOENT),
+    "open_tree": (
+        [step("open_tree", AT_FDCWD, "/usr", 1)],
+        [step("open_tree", AT_FDCWD, "/nonexistent", 1)],
+        E.ENOENT,
+    ),
     "openat": ([open_null()], [step("openat", AT_FDCWD, "/nonexistent", 0)], E.ENOENT),
-    "openat2": ([step("openat2", AT_FDCWD, "/usr", HOW, 24)], [step("openat2", AT_FDCWD, "/usr", HOW, 23)], E.EINVAL),
+    "openat2": (
+        [step("openat2", AT_FDCWD, "/usr", HOW, 24)],
+        [step("openat2", AT_FDCWD, "/usr", HOW, 23)],
+        E.EINVAL,
+    ),
     "pivot_root": (
         [*ROOT, step("fchdir", Slot("mnt")), step("pivot_root", ".", ".")],
         [step("mount", 0, "/", 0, 0x44000, 0), step("chdir", "/usr"), step("pivot_root", ".", ".")],
@@ -113,7 +156,11 @@ KINDS = {
     "setresuid": ([step("setresuid", -1, -1, -1)], [step("setresuid", 5, 5, 5)], E.EINVAL),
     "setsid": ([step("setsid")], [step("setsid"), step("setsid")], E.EPERM),
     "socket": ([step("socket", 2, 2, 0)], [step("socket", 99, 2, 0)], E.EAFNOSUPPORT),
-    "symlinkat": ([*map_own_ids(), *ROOT, step("symlinkat", "x", Slot("mnt"), "a")], [step("symlinkat", "x", AT_FDCWD, "/")], E.EEXIST),
+    "symlinkat": (
+        [*map_own_ids(), *ROOT, step("symlinkat", "x", Slot("mnt"), "a")],
+        [step("symlinkat", "x", AT_FDCWD, "/")],
+        E.EEXIST,
+    ),
     "umask": ([step("umask", 0o77)], [step("umask", 0o77), step("umask", 0, expect=0o22)], EPROTO),
     "umount2": (
         [*ROOT, step("fchdir", Slot("mnt")), step("umount2", ".", 2)],
@@ -224,8 +271,21 @@ def test_result_is_kept_for_later_steps():
 def test_pointers_in_structures_are_relocated():
     """argv reaches the program as it was written: three words, through an array of pointers."""
     reader, writer = os.pipe()
-    argv = Block(Ptr("sh"), Ptr("-c"), Ptr('printf "%s|" "$@"'), Ptr("sh"), Ptr("one"), Ptr("t w\no"), Ptr(""), bytes(8))
-    found = spawn(step("dup3", Slot("out"), 1, 0), step("execve", "/bin/sh", argv, Block(bytes(8))), inputs={Slot("out"): writer})
+    argv = Block(
+        Ptr("sh"),
+        Ptr("-c"),
+        Ptr('printf "%s|" "$@"'),
+        Ptr("sh"),
+        Ptr("one"),
+        Ptr("t w\no"),
+        Ptr(""),
+        bytes(8),
+    )
+    found = spawn(
+        step("dup3", Slot("out"), 1, 0),
+        step("execve", "/bin/sh", argv, Block(bytes(8))),
+        inputs={Slot("out"): writer},
+    )
     os.close(writer)
     assert succeeded(found)
     assert os.read(reader, 99) == b"one|t w\no||"
@@ -262,7 +322,9 @@ def test_failure_in_the_joining_process_has_its_own_stage():
 def test_refused_clone_has_its_own_stage():
     """What clone itself refuses is stage 2: CLONE_NEWUSER with CLONE_FS is EINVAL."""
     assert spawn(step("chdir", "/"), flags=NEWUSER_AND_FS) == failed(0, E.EINVAL, stage=2)
-    assert spawn(step("chdir", "/"), flags=NEWUSER_AND_FS, join=[step("chdir", "/")]) == failed(0, E.EINVAL, stage=2)
+    assert spawn(step("chdir", "/"), flags=NEWUSER_AND_FS, join=[step("chdir", "/")]) == failed(
+        0, E.EINVAL, stage=2
+    )
 
 
 NEWUSER_AND_FS = 0x10000000 | 0x200

@@ -13,8 +13,11 @@ def children():
     """Pids of all children of this process, zombies too."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found |= {int(word) for word in file.read().split()}
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                found |= {int(word) for word in file.read().split()}
+        except FileNotFoundError:
+            continue  # a thread that has just ended; its children are another's now
     return found
 
 
@@ -59,7 +62,8 @@ def processes(mark):
 
 
 def alive(pid):
-    """Is there such a process, and no mere zombie? An orphan's zombie is the host's pid 1's to reap, in its own time."""
+    """Is there such a process, and no mere zombie? An orphan's zombie is the host's pid 1's to reap, in its
+    own time."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rsplit(b")", 1)[1].split()[0] not in (b"Z", b"X")
@@ -68,7 +72,8 @@ def alive(pid):
 
 
 def wait_until(condition, seconds=5.0):
-    """Poll a condition that nothing signals: that processes which are not our children are gone. The last value."""
+    """Poll a condition that nothing signals: that processes which are not our children are gone. The last
+    value."""
     deadline = monotonic() + seconds
     while not (value := condition()) and monotonic() < deadline:
         os.sched_yield()

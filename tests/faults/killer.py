@@ -1,7 +1,9 @@
 """Kill callers at random moments and see what is left: killer.py COUNT MODE [SEED]; prints one line of JSON.
 
-This process makes itself the reaper of all its descendants (PR_SET_CHILD_SUBREAPER), so nothing that a dead caller
-leaves can get out of sight, and nobody has to be looked for by name: what is left is what can still be waited for.
+This process makes itself the reaper of all its descendants (PR_SET_CHILD_SUBREAPER), so nothing that a dead
+caller
+leaves can get out of sight, and nobody has to be looked for by name: what is left is what can still be
+waited for.
 """
 
 import json
@@ -19,7 +21,9 @@ NUMBERS = numbers(os.uname().machine)
 PR_SET_CHILD_SUBREAPER = 36
 WALL = 0x40000000
 PATIENCE = float(os.environ.get("PATIENCE", "5"))
-LONGEST = float(os.environ.get("LONGEST", "0.012"))  # a start takes 1 to 4 ms; the caller starts one after the other
+LONGEST = float(
+    os.environ.get("LONGEST", "0.012")
+)  # a start takes 1 to 4 ms; the caller starts one after the other
 
 
 def start_for_ever(mode):
@@ -104,7 +108,16 @@ def main():
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         everything_ended()
-    print(json.dumps({"killed": count, "survivors": survivors, "descendants": descendants, "seconds": monotonic() - started}))
+    print(
+        json.dumps(
+            {
+                "killed": count,
+                "survivors": survivors,
+                "descendants": descendants,
+                "seconds": monotonic() - started,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -30,30 +30,27 @@ def null():
     os.close(fd)
 
 
-def end(launched):
-    from ramet.run.launch import _end
-
-    _end(launched.pidfd, launched.control, launched.terminal)
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left):
-    """Step N of each stage returns an errno instead of being made: a StepError with that stage, step, errno, call and
+    """Step N of each stage returns an errno instead of being made: a StepError with that stage, step,
+    errno, call and
     origin; no process, zombie, mount or descriptor more than before."""
     fields = SPECS[name]
-    if name == "join":
-        if os.geteuid():
-            # An ordinary user joins only below a user namespace of their own, which is made here
-            holder = ramet.Popen(["sleep", "1000"], as_pid1=True)
-            fields = {"namespaces": {Namespace.MOUNT}, "join": [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)]}
+    if name == "join" and os.geteuid():
+        # An ordinary user joins only below a user namespace of their own, which is made here
+        holder = ramet.Popen(["sleep", "1000"], as_pid1=True)
+        fields = {
+            "namespaces": {Namespace.MOUNT},
+            "join": [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)],
+        }
     plan = plan_for(["/bin/true"], Sandbox(**fields))
-    end(launch(plan, (null, null, null)))  # the control: it works when nothing is made to fail
+    launch(plan, (null, null, null)).close()  # the control: it works when nothing is made to fail
     before = state()
     tried = 0
     for stage in plan.stages.values():
         for number, step in enumerate(stage.steps):
             with pytest.raises(ramet.StepError) as raised:
-                end(launch(plan, (null, null, null), encoded=failing(plan, stage.name, number, ODD_ERRNO)))
+                launch(plan, (null, null, null), encoded=failing(plan, stage.name, number, ODD_ERRNO))
             error = raised.value
             assert (error.stage, error.index, error.errno) == (stage.name, number, ODD_ERRNO), step
             assert (error.origin, error.doing, error.call) == (step.origin, step.doing, step_text(step))
@@ -66,12 +63,13 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
 
 
 def test_a_failing_step_never_runs_the_payload(null):
-    """Whatever step of the default plan fails, the payload has not run: nothing came through the descriptor it would write to."""
+    """Whatever step of the default plan fails, the payload has not run: nothing came through the descriptor
+    it would write to."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     plan = plan_for(["/bin/echo", "it ran"], Sandbox())
     launched = launch(plan, (null, writer, null))
     ran = wait_for(reader)
-    end(launched)
+    launched.close()
     for stage in plan.stages.values():
         for number in range(len(stage.steps)):
             with pytest.raises(ramet.StepError):
@@ -108,5 +106,7 @@ def test_failing_exec_is_a_command_error(null, nothing_left):
         plan = plan_for(["/bin/true"], spec)
         stage = plan.stages["payload" if plan.init else "child"]
         with pytest.raises(ramet.CommandError) as raised:
-            launch(plan, (null, null, null), encoded=failing(plan, stage.name, len(stage.steps) - 1, E.EACCES))
+            launch(
+                plan, (null, null, null), encoded=failing(plan, stage.name, len(stage.steps) - 1, E.EACCES)
+            )
         assert raised.value.exit_code == 126

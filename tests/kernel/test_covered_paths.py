@@ -1,7 +1,7 @@
 """masked_paths and readonly_paths."""
 
 import pytest
-from conftest import said, shell
+from inside import said, shell
 
 from ramet import Bind, Sandbox, SpecError, StepError
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import said, shell
+from inside import said, shell
 
 from ramet import Bind, File, Rootfs, StepError, Tmpfs
 
@@ -135,7 +135,9 @@ def test_rootfs_given_by_a_link(shared_dir, small_rootfs):
 
 def test_dot_dot_from_the_root_is_the_root(small_rootfs):
     """After the start /.. is the new root, and the old one is nowhere."""
-    assert said(shell("ls -d /../../etc/hostname; cd /..; pwd; grep -c ' / ' /proc/self/mountinfo", rootfs=small_rootfs)).split()[:2] == [
+    assert said(
+        shell("ls -d /../../etc/hostname; cd /..; pwd; grep -c ' / ' /proc/self/mountinfo", rootfs=small_rootfs)
+    ).split()[:2] == [
         "/../../etc/hostname",
         "/",
     ]

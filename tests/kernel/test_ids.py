@@ -4,17 +4,19 @@ import os
 import pwd
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import OUTSIDE_ID, Neighbour, as_root, as_user, said, shell
+from inside import OUTSIDE_ID, Neighbour, as_root, as_user, said, shell
 
 import ramet
+from needs import need
 from ramet import Bind, HelperError, IdMapping, Sandbox, SpecError, UnsupportedError
 
 
 def status_outside(pid):
     """Uid, Gid and Groups of a process, as the caller sees them."""
-    lines = open(f"/proc/{pid}/status", encoding="ascii").read().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return {line.split(":")[0]: line.split()[1:] for line in lines if ":" in line}
 
 
@@ -132,6 +134,7 @@ def has_subordinate_ids():
         owners = {str(os.geteuid()), pwd.getpwuid(os.geteuid()).pw_name}
     except KeyError:
         owners = {str(os.geteuid())}
+
     def has(path):
         try:
             return any(line.split(":")[0] in owners for line in open(path, encoding="ascii"))
@@ -180,7 +183,7 @@ def run_with_subuids(user, fields, tmp_path):
     command = ["unshare", "-m", "sh", str(script), *become, sys.executable, "-c", INNER, repr(fields)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/")
     if done.returncode == 77:
-        pytest.skip("needs /etc/subuid and /etc/subgid to exist: apt-get install uidmap")
+        need(False, "/etc/subuid and /etc/subgid to exist: apt-get install uidmap")
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -209,7 +212,12 @@ def test_subordinate_ids_of_root(tmp_path):
 @pytest.mark.skipif(not has_subordinate_ids(), reason="only with a line in /etc/subuid and /etc/subgid")
 def test_subordinate_ids_here():
     """A user who has subordinate ids can have the groups, and the ids, that they make."""
-    assert said(shell("id -u; id -G; wc -l < /proc/self/uid_map", groups=(5,), **SUBORDINATE)).split() == ["1000", "1000", "5", "3"]
+    assert said(shell("id -u; id -G; wc -l < /proc/self/uid_map", groups=(5,), **SUBORDINATE)).split() == [
+        "1000",
+        "1000",
+        "5",
+        "3",
+    ]
 
 
 @pytest.mark.skipif(has_subordinate_ids(), reason="only without a line in /etc/subuid and /etc/subgid")

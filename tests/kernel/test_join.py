@@ -3,9 +3,10 @@
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
-from conftest import OUTSIDE_ID, Neighbour, as_root, as_user, python, said, shell
+from inside import OUTSIDE_ID, Neighbour, as_root, as_user, python, said, shell
 
 import ramet
 from ramet import Join, Namespace, Sandbox, SpecError, StepError
@@ -96,7 +97,9 @@ def test_the_neighbour_outlives_its_visitor():
     """A visitor's end, and what it leaves behind, do not end the sandbox that it visited."""
     with Neighbour() as neighbour:
         kinds = (Namespace.USER, Namespace.MOUNT, Namespace.PID)
-        with ramet.Popen(["sh", "-c", "sleep 600 & sleep 600"], namespaces=set(), join=joins(neighbour, kinds, "pid"), workdir="/") as visitor:
+        with ramet.Popen(
+            ["sh", "-c", "sleep 600 & sleep 600"], namespaces=set(), join=joins(neighbour, kinds, "pid"), workdir="/"
+        ) as visitor:
             visitor.kill()
             visitor.wait()
         neighbour.process.stdin.write("done\n")
@@ -131,7 +134,7 @@ def test_root_is_not_root_in_what_it_joins():
     with Neighbour() as neighbour:
         join = joins(neighbour, (Namespace.USER, Namespace.PID, Namespace.MOUNT), "pid")
         with Neighbour(namespaces=set(), join=join, workdir="/") as visitor:
-            status = open(f"/proc/{visitor.process.pid}/status", encoding="ascii").read().splitlines()
+            status = Path(f"/proc/{visitor.process.pid}/status").read_text(encoding="ascii").splitlines()
     found = {line.split(":")[0]: line.split()[1:] for line in status if ":" in line}
     assert found["Uid"] == found["Gid"] == [str(OUTSIDE_ID)] * 4
     assert found["Groups"] == []
@@ -153,7 +156,9 @@ def test_root_joins_a_net_namespace_alone():
         theirs = os.readlink(f"/proc/{neighbour.process.pid}/ns/net")
         join = joins(neighbour, (Namespace.NET,), "pid")
         new = Sandbox().namespaces - {Namespace.NET}
-        assert said(shell("readlink /proc/self/ns/net; cat /proc/self/status | grep CapEff", namespaces=new, join=join)).split() == [
+        assert said(
+            shell("readlink /proc/self/ns/net; cat /proc/self/status | grep CapEff", namespaces=new, join=join)
+        ).split() == [
             theirs,
             "CapEff:",
             "0" * 16,

@@ -6,7 +6,7 @@ import signal
 import sys
 
 import pytest
-from conftest import Neighbour, python, said, shell
+from inside import Neighbour, python, said, shell
 
 import ramet
 
@@ -22,7 +22,9 @@ def test_init_is_pid_1_and_the_payload_is_not():
     assert said(shell("cat /proc/1/comm; echo $$", as_pid1=True)).split() == ["sh", "1"]
 
 
-@pytest.mark.parametrize("name", ["environ", "mem", "maps", "fd/0", "exe", "cwd", "root", "auxv", "io", "stack", "syscall", "ns/net"])
+@pytest.mark.parametrize(
+    "name", ["environ", "mem", "maps", "fd/0", "exe", "cwd", "root", "auxv", "io", "stack", "syscall", "ns/net"]
+)
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_init_is_unreadable(name, uid):
     """Nothing of init can be read through /proc; the payload's own entry of the same name can."""
@@ -46,7 +48,7 @@ print(look(1).strip(), look("self").strip())
     assert own == "read" or name in ("stack",)
 
 
-@pytest.mark.parametrize("number", [1, 2, 9, 11, 15, 19])
+@pytest.mark.parametrize("number", [1, 9, 10, 11, 15, 19])
 def test_signals_from_inside_do_not_hurt_init(number):
     """No signal that the payload sends to pid 1 does anything; the same to another process ends or stops it."""
     script = f"kill -{number} 1; kill -{number} 1; sleep 600 & kill -{number} $!; "
@@ -213,7 +215,9 @@ def test_sandbox_can_end_while_a_stopped_process_is_in_it():
 
 def test_usage_counts_the_whole_tree():
     """Usage counts what children and orphans have used, and the peak is of the largest process."""
-    busy = python("import os\nif os.fork() == 0:\n    x = bytearray(64 << 20)\n    for _ in range(10**7): pass\n    os._exit(0)\nos.wait()")
+    busy = python(
+        "import os\nif os.fork() == 0:\n    x = bytearray(64 << 20)\n    for _ in range(10**7): pass\n    os._exit(0)\nos.wait()"
+    )
     assert busy.ok
     assert busy.usage.cpu_user > 0.05
     assert busy.usage.memory_peak > 64 << 20

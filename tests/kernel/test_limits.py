@@ -4,7 +4,7 @@ import os
 import resource
 
 import pytest
-from conftest import python, said, shell
+from inside import python, said, shell
 
 from ramet import Sandbox, SpecError, StepError
 

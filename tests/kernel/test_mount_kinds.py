@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from conftest import Neighbour, python, said, shell
+from inside import Neighbour, python, said, shell
 
 from ramet import Bind, Dev, Directory, File, Mqueue, Overlay, Proc, Sandbox, SpecError, StepError, Symlink, Tmpfs
 
@@ -27,7 +27,7 @@ def test_bind_shows_the_source_read_only(source):
     """A bind shows a directory of the host with all below it, read-only, at its place; without it, it is not there."""
     look = f"cat /in/file /in/deep/file; touch /in/x; test -e {source} || echo not at its own path"
     result = shell(look, mounts=[Bind(source, "/in")])
-    assert result.stdout.split() == ["content", "deeper", *"not at its own path".split()]
+    assert result.stdout.split() == ["content", "deeper", *["not", "at", "its", "own", "path"]]
     assert "Read-only file system" in result.stderr
     assert not (source / "x").exists()
     assert said(shell("test -e /in || echo absent")) == "absent"
@@ -54,7 +54,9 @@ def test_bind_of_a_file(source):
 def test_bind_of_a_link_is_of_what_it_points_to(source):
     """A source that is a symlink is resolved once, on the host."""
     (source.parent / "link").symlink_to(source)
-    assert said(shell("cat /in/file; test -L /in || echo no link", mounts=[Bind(source.parent / "link", "/in")])).split("\n") == [
+    assert said(shell("cat /in/file; test -L /in || echo no link", mounts=[Bind(source.parent / "link", "/in")])).split(
+        "\n"
+    ) == [
         "content",
         "no link",
     ]
@@ -73,7 +75,10 @@ def test_bind_missing_source():
     with pytest.raises(SpecError, match="'/nonexistent/source' does not exist") as caught:
         shell("true", mounts=[Tmpfs("/t"), Bind("/nonexistent/source", "/in")])
     assert caught.value.field == "Sandbox.mounts[1].source"
-    assert said(shell("test -e /in || echo absent", mounts=[Bind("/nonexistent/source", "/in", optional=True)])) == "absent"
+    assert (
+        said(shell("test -e /in || echo absent", mounts=[Bind("/nonexistent/source", "/in", optional=True)]))
+        == "absent"
+    )
 
 
 def test_bind_optional_and_there(source):
@@ -121,11 +126,15 @@ def test_bind_cannot_be_made_writable_again(source):
 def test_bind_cannot_be_unmounted_to_see_below(source):
     """A mount that covers another can't be taken away in such namespaces, only what was mounted in them."""
     script = "mount --bind /etc/passwd /etc/group && umount /etc/group && echo own; umount /etc/hosts; cat /etc/hosts"
-    result = shell(f"unshare -Urm sh -c '{script}'", nested_namespaces=True, mounts=[Bind(source / "file", "/etc/hosts")])
+    result = shell(
+        f"unshare -Urm sh -c '{script}'", nested_namespaces=True, mounts=[Bind(source / "file", "/etc/hosts")]
+    )
     assert result.stdout.split() == ["own", "content"]
 
 
-@pytest.mark.parametrize("name", ["a b", "tab\tname", "new\nline", "q'\"uote", "back\\slash", "col:on,comma", "umläut", "\udcff\udcfe"])
+@pytest.mark.parametrize(
+    "name", ["a b", "tab\tname", "new\nline", "q'\"uote", "back\\slash", "col:on,comma", "umläut", "\udcff\udcfe"]
+)
 def test_bind_odd_names(source, name):
     """Names with blanks, line ends, quotes, or that are no UTF-8 arrive byte for byte, as source and destination."""
     odd = source / name
@@ -143,7 +152,10 @@ def test_bind_odd_names(source, name):
 
 def test_tmpfs_is_empty_and_writable():
     """A tmpfs is an empty, writable place that is not there without it."""
-    assert said(shell("ls -A /t; echo x >/t/x; cat /t/x; stat -f -c %T /t", mounts=[Tmpfs("/t")])).split() == ["x", "tmpfs"]
+    assert said(shell("ls -A /t; echo x >/t/x; cat /t/x; stat -f -c %T /t", mounts=[Tmpfs("/t")])).split() == [
+        "x",
+        "tmpfs",
+    ]
     assert not shell("echo x >/t/x").ok
 
 
@@ -189,14 +201,30 @@ def test_proc_at_another_place():
 def test_dev_has_only_the_harmless_devices():
     """/dev has the harmless devices, the links, an own devpts and shm, and nothing else; tty only where there is one."""
     names = set(said(shell("ls -A /dev")).split())
-    assert names == {"null", "zero", "full", "random", "urandom", "fd", "stdin", "stdout", "stderr", "ptmx", "pts", "shm"}
+    assert names == {
+        "null",
+        "zero",
+        "full",
+        "random",
+        "urandom",
+        "fd",
+        "stdin",
+        "stdout",
+        "stderr",
+        "ptmx",
+        "pts",
+        "shm",
+    }
     assert said(shell("cd /dev; stat -Lc %t:%T null zero full urandom")).split() == ["1:3", "1:5", "1:7", "1:9"]
     assert said(shell("test -r /dev/random && head -c 1 /dev/random | wc -c")) == "1"
 
 
 def test_devices_work():
     """null swallows, zero gives, full refuses."""
-    assert said(shell("echo x >/dev/null; head -c 3 /dev/zero | wc -c; head -c 8 /dev/urandom | wc -c")).split() == ["3", "8"]
+    assert said(shell("echo x >/dev/null; head -c 3 /dev/zero | wc -c; head -c 8 /dev/urandom | wc -c")).split() == [
+        "3",
+        "8",
+    ]
     assert "No space left" in shell("cat /etc/hosts >/dev/full").stderr
 
 
@@ -230,7 +258,11 @@ def test_mqueue_is_of_the_own_ipc_namespace():
 
 def test_symlink_file_directory():
     """Links, files and directories are made as told, and are not there without."""
-    mounts = [File("/made/file", b"con\0tent", mode=0o640), Directory("/made/dir", mode=0o750), Symlink("/made/link", "file")]
+    mounts = [
+        File("/made/file", b"con\0tent", mode=0o640),
+        Directory("/made/dir", mode=0o750),
+        Symlink("/made/link", "file"),
+    ]
     script = "stat -c %a /made/file /made/dir; readlink /made/link; wc -c </made/link"
     assert said(shell(script, mounts=mounts, umask=0o077)).split() == ["640", "750", "file", "8"]
     assert not shell("test -e /made").ok
@@ -254,7 +286,9 @@ def test_big_file():
 
 def test_symlink_target_is_kept_as_it_is():
     """A symlink's target is not checked or changed: it is followed inside."""
-    assert said(shell("readlink /l; cat /l", mounts=[Symlink("/l", "../../etc/../etc/hosts")])).startswith("../../etc/../etc/hosts\n127.0.0.1")
+    assert said(shell("readlink /l; cat /l", mounts=[Symlink("/l", "../../etc/../etc/hosts")])).startswith(
+        "../../etc/../etc/hosts\n127.0.0.1"
+    )
 
 
 # Overlay
@@ -275,7 +309,13 @@ def layers(base, *names):
 def test_overlay_shows_all_topmost_first(shared_dir):
     """Of several lower directories all files are seen, and the first has the last word."""
     lower = layers(shared_dir, "a", "b", "c")
-    assert said(shell("ls /o; cat /o/same", mounts=[Overlay("/o", lower)])).split() == ["only-0", "only-1", "only-2", "same", "0"]
+    assert said(shell("ls /o; cat /o/same", mounts=[Overlay("/o", lower)])).split() == [
+        "only-0",
+        "only-1",
+        "only-2",
+        "same",
+        "0",
+    ]
     assert said(shell("cat /o/same", mounts=[Overlay("/o", lower[::-1])])) == "2"
 
 
@@ -302,7 +342,9 @@ def test_overlay_keeps(shared_dir, open_dir):
     assert said(shell("cat /o/new", mounts=[overlay])) == "new"
 
 
-@pytest.mark.parametrize("name", ["co:lon", "com,ma", "back\\slash", "all:of,them\\", 'quo"te', "bl ank", "e=qual", "\\,x", ":", "\udcff"])
+@pytest.mark.parametrize(
+    "name", ["co:lon", "com,ma", "back\\slash", "all:of,them\\", 'quo"te', "bl ank", "e=qual", "\\,x", ":", "\udcff"]
+)
 def test_overlay_odd_names(shared_dir, open_dir, name):
     """Characters that mean something in overlay's options are only characters in a path: lower, upper and work."""
     (shared_dir / "l").mkdir()
@@ -352,7 +394,9 @@ def test_hiding_is_noted(source):
 
     hiding = ramet.Popen(["true"], mounts=[Bind(source, "/a/b"), Tmpfs("/a")])
     plain = ramet.Popen(["true"], mounts=[Tmpfs("/a"), Bind(source, "/a/b")])
-    assert hiding.plan.notes == ("Sandbox.mounts[1] hides Sandbox.mounts[0]: it comes later and covers a place above it",)
+    assert hiding.plan.notes == (
+        "Sandbox.mounts[1] hides Sandbox.mounts[0]: it comes later and covers a place above it",
+    )
     assert plain.plan.notes == ()
     hiding.close()
     plain.close()

@@ -3,8 +3,9 @@
 import socket
 
 import pytest
-from conftest import python, said, shell
+from inside import python, said, shell
 
+from needs import need
 from ramet import Namespace, Sandbox
 
 SHARED = Sandbox().namespaces - {Namespace.NET}
@@ -20,7 +21,9 @@ def test_only_loopback():
 
 def test_loopback_left_down():
     """With loopback=False lo stays down: nothing can be connected."""
-    code = "import socket; s = socket.create_server(('127.0.0.1', 7777)); socket.create_connection(('127.0.0.1', 7777), 2)"
+    code = (
+        "import socket; s = socket.create_server(('127.0.0.1', 7777)); socket.create_connection(('127.0.0.1', 7777), 2)"
+    )
     assert "Network is unreachable" in python(code, loopback=False).stderr
     assert python(code).ok
 
@@ -30,7 +33,7 @@ def test_loopback_ipv6():
     import os
 
     if not os.path.exists("/proc/net/if_inet6"):
-        pytest.skip("needs a kernel with IPv6")
+        need(False, "a kernel with IPv6")
     code = "import socket; s = socket.create_server(('::1', 0), family=socket.AF_INET6); socket.create_connection(s.getsockname()[:2]); print('up')"
     assert said(python(code)) == "up"
 
@@ -70,7 +73,9 @@ def test_names_of_the_host_network():
     if not os.path.exists("/etc/resolv.conf"):
         pytest.skip("only where the host has /etc/resolv.conf")
     assert said(shell("test -e /etc/resolv.conf && echo there", namespaces=SHARED)) == "there"
-    assert said(shell("test -e /etc/resolv.conf || echo absent; getent hosts localhost | head -1")).split()[0] == "absent"
+    assert (
+        said(shell("test -e /etc/resolv.conf || echo absent; getent hosts localhost | head -1")).split()[0] == "absent"
+    )
 
 
 def test_localhost_resolves():

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Neighbour, as_root, said, shell
+from inside import Neighbour, as_root, said, shell
 
 
 def mounts_of(pid="self"):
@@ -54,7 +54,11 @@ def test_shared_mount_of_the_host(tmp_path):
     tmp_path.chmod(0o755)
     tmp_path.parent.chmod(0o755)
     done = subprocess.run(
-        ["unshare", "-m", sys.executable, "-c", OUTER, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd="/"
+        ["unshare", "-m", sys.executable, "-c", OUTER, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
     )
     assert done.stdout.split() == ["outside:", "late", "inside:", "0"], done.stderr
     assert os.listdir(tmp_path) == []

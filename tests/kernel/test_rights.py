@@ -2,16 +2,18 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import as_root, python, said, shell
+from inside import as_root, python, said, shell
 
 import ramet
+from needs import need
 from ramet import Namespace, Sandbox, SpecError
 from ramet.spec.capabilities import NAMES, NUMBERS
 
 SETS = "grep -E '^Cap' /proc/self/status"
-LAST = int(open("/proc/sys/kernel/cap_last_cap", encoding="ascii").read())
+LAST = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
 
 
 def sets_of(result):
@@ -31,7 +33,10 @@ def test_no_capabilities_by_default(uid):
 def test_named_capabilities_are_kept_through_exec(uid, as_pid1):
     """The capabilities named, and no others, are in all five sets, whoever the payload is inside."""
     expected = 1 << NUMBERS["CAP_NET_RAW"] | 1 << NUMBERS["CAP_SYS_CHROOT"]
-    assert sets_of(shell(SETS, uid=uid, gid=uid, as_pid1=as_pid1, capabilities={"net_raw", "CAP_SYS_CHROOT"})) == [expected] * 5
+    assert (
+        sets_of(shell(SETS, uid=uid, gid=uid, as_pid1=as_pid1, capabilities={"net_raw", "CAP_SYS_CHROOT"}))
+        == [expected] * 5
+    )
 
 
 def test_a_capability_can_be_used():
@@ -73,10 +78,12 @@ def test_capabilities_without_a_user_namespace():
 @pytest.mark.parametrize("no_new_privs", [True, False])
 def test_no_new_privs(no_new_privs):
     """no_new_privs is set unless it is asked not to be."""
-    here = open("/proc/self/status", encoding="ascii").read()
+    here = Path("/proc/self/status").read_text(encoding="ascii")
     if "NoNewPrivs:\t1" in here:
-        pytest.skip("needs a caller without no_new_privs")
-    assert said(shell("grep NoNewPrivs /proc/self/status", no_new_privs=no_new_privs)).split()[1] == str(int(no_new_privs))
+        need(False, "a caller without no_new_privs")
+    assert said(shell("grep NoNewPrivs /proc/self/status", no_new_privs=no_new_privs)).split()[1] == str(
+        int(no_new_privs)
+    )
 
 
 @pytest.mark.parametrize("as_pid1", [False, True])
@@ -119,7 +126,12 @@ def test_ramet_inside_ramet(depth):
     inner = INNER.replace("text=True,", f"text=True, env={env!r},")
     mounts[1] = ramet.File("/inner.py", inner)
     result = ramet.run(
-        [sys.executable, "-c", inner, str(depth), repr(paths)], text=True, nested_namespaces=True, mounts=mounts, env=env, timeout=60
+        [sys.executable, "-c", inner, str(depth), repr(paths)],
+        text=True,
+        nested_namespaces=True,
+        mounts=mounts,
+        env=env,
+        timeout=60,
     )
     assert said(result) == "bottom 2 1"
 
@@ -128,5 +140,7 @@ def test_nested_as_user_namespaces_run_out():
     """Where the sandbox does not allow nesting, a sandbox in it is refused with the limit named."""
     package = os.path.dirname(os.path.dirname(ramet.__file__))
     code = "import ramet\ntry:\n    ramet.run(['true'])\nexcept ramet.StepError as e: print(e.errno, e.stage, e.hint)"
-    result = ramet.run([sys.executable, "-c", code], text=True, mounts=[ramet.Bind(package)], env={"PYTHONPATH": package})
+    result = ramet.run(
+        [sys.executable, "-c", code], text=True, mounts=[ramet.Bind(package)], env={"PYTHONPATH": package}
+    )
     assert said(result).startswith("28 clone user.max_user_namespaces is 0")

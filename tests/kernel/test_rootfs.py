@@ -1,9 +1,10 @@
 """The root of the sandbox's file system: minimal, empty, the host's, a directory."""
 
 import os
+from pathlib import Path
 
 import pytest
-from conftest import as_root, as_user, needs_idmap, said, shell
+from inside import as_root, as_user, needs_idmap, said, shell
 
 import ramet
 from ramet import Bind, CommandError, Directory, File, Rootfs, Sandbox, SpecError, StepError, Tmpfs
@@ -21,7 +22,9 @@ def test_minimal_holds_only_what_programs_need():
     assert {"usr", "etc", "proc", "dev", "tmp", "home"} <= entries
 
 
-@pytest.mark.parametrize("path", ["/root", "/var", "/run", "/srv", "/mnt", "/boot", "/sys", "/etc/shadow", "/etc/ssh", "/etc/sudoers"])
+@pytest.mark.parametrize(
+    "path", ["/root", "/var", "/run", "/srv", "/mnt", "/boot", "/sys", "/etc/shadow", "/etc/ssh", "/etc/sudoers"]
+)
 def test_minimal_leaves_out_the_hosts_own(path):
     """What is personal or secret on the host is not there by default; rootfs="host" shows that the probe would see it."""
     if not os.path.lexists(path):
@@ -102,7 +105,7 @@ def test_host_root_has_its_own_proc_dev_and_tmp():
 def test_host_root_still_refuses_secrets():
     """The payload in the host's root is an ordinary user there: /etc/shadow and root's home stay closed."""
     if os.geteuid() == 0:
-        assert open("/etc/shadow", encoding="utf-8").read()
+        assert Path("/etc/shadow").read_text(encoding="utf-8")
     assert "Permission denied" in shell("cat /etc/shadow", rootfs="host").stderr
 
 
@@ -113,7 +116,12 @@ def test_slash_is_the_hosts_root():
 
 def test_given_directory_is_the_root(small_rootfs):
     """rootfs=DIRECTORY makes it the root: its programs, its files, with /proc, /dev and /tmp of the sandbox's own."""
-    found = said(shell("cat /etc/hostname; ls -d /proc/self; ls /dev/null; echo x >/tmp/x; test -e /usr || echo no usr", rootfs=small_rootfs))
+    found = said(
+        shell(
+            "cat /etc/hostname; ls -d /proc/self; ls /dev/null; echo x >/tmp/x; test -e /usr || echo no usr",
+            rootfs=small_rootfs,
+        )
+    )
     assert found.split("\n") == ["in-the-rootfs", "/proc/self", "/dev/null", "no usr"]
 
 

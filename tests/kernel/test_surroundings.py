@@ -3,9 +3,10 @@
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import python, said, shell
+from inside import python, said, shell
 
 import ramet
 from ramet import Bind, Namespace, Sandbox, SpecError, StepError
@@ -22,10 +23,10 @@ def test_hostname():
 
 def test_domainname():
     """The NIS domain name is the caller's unless asked for."""
-    here = open("/proc/sys/kernel/domainname", encoding="ascii").read().strip()
+    here = Path("/proc/sys/kernel/domainname").read_text(encoding="ascii").strip()
     assert said(shell("cat /proc/sys/kernel/domainname", domainname="example.org")) == "example.org"
     assert said(shell("cat /proc/sys/kernel/domainname")) == here
-    assert open("/proc/sys/kernel/domainname", encoding="ascii").read().strip() == here
+    assert Path("/proc/sys/kernel/domainname").read_text(encoding="ascii").strip() == here
 
 
 def test_longest_hostname():
@@ -143,7 +144,7 @@ def test_signal_mask_and_dispositions_are_fresh():
     try:
         result = ramet.run(["grep", "-E", "SigBlk|SigIgn", "/proc/self/status"], text=True)
         assert said(result).split() == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
-        mine = open("/proc/self/status", encoding="ascii").read()
+        mine = Path("/proc/self/status").read_text(encoding="ascii")
         assert "SigBlk:\t0000000000000200" in mine
     finally:
         signal.signal(signal.SIGUSR2, old)

@@ -8,7 +8,7 @@ import sys
 import termios
 
 import pytest
-from conftest import said, shell
+from inside import said, shell
 
 import ramet
 from ramet import Namespace, Sandbox, SpecError
@@ -59,7 +59,9 @@ class Terminal:
 @pytest.mark.parametrize("as_pid1", [False, True])
 def test_terminal_has_its_own_name(as_pid1):
     """With tty=True stdin, stdout and stderr are a terminal of the sandbox's devpts, and it is the controlling one."""
-    script = "tty; test -t 0 -a -t 1 -a -t 2 && echo all; ls -A /dev/pts; ps -o tty= -p $$; : </dev/tty && echo controlling"
+    script = (
+        "tty; test -t 0 -a -t 1 -a -t 2 && echo all; ls -A /dev/pts; ps -o tty= -p $$; : </dev/tty && echo controlling"
+    )
     with Terminal(["sh", "-c", script], as_pid1=as_pid1) as terminal:
         words = terminal.rest().split()
         assert terminal.process.wait(timeout=20) == 0
@@ -91,7 +93,16 @@ def test_what_is_typed_arrives():
 
 def test_ctrl_c_interrupts():
     """The interrupt character in the terminal is SIGINT for the foreground process group."""
-    with Terminal(["sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 1; done"]) as terminal:
+    code = """
+import sys
+try:
+    print("ready", flush=True)
+    sys.stdin.readline()
+except KeyboardInterrupt:
+    print("caught", flush=True)
+    sys.exit(7)
+"""
+    with Terminal([sys.executable, "-I", "-S", "-c", code]) as terminal:
         terminal.until(b"ready")
         terminal.write(b"\x03")
         terminal.until(b"caught")
@@ -157,5 +168,7 @@ def test_terminal_of_the_caller_is_out_of_reach():
 @pytest.mark.parametrize("new_session", [True, False])
 def test_new_session(new_session):
     """The payload leads a session of its own; with new_session=False it does not."""
-    pid, sid = said(shell("cut -d' ' -f1,6 /proc/self/stat; echo; ps -o pid=,sid= -p $$", new_session=new_session)).split()[-2:]
+    pid, sid = said(
+        shell("cut -d' ' -f1,6 /proc/self/stat; echo; ps -o pid=,sid= -p $$", new_session=new_session)
+    ).split()[-2:]
     assert (pid == sid) is new_session

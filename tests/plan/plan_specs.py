@@ -24,7 +24,21 @@ from ramet.spec import (
 from ramet.spec.capabilities import NAMES
 
 ids = st.integers(0, 70000)
-places = st.sampled_from(["/a", "/a/b", "/a/b/c", "/tmp", "/tmp/x", "/dev", "/dev/null", "/proc", "/usr", "/etc/passwd", "/home/user"])
+places = st.sampled_from(
+    [
+        "/a",
+        "/a/b",
+        "/a/b/c",
+        "/tmp",
+        "/tmp/x",
+        "/dev",
+        "/dev/null",
+        "/proc",
+        "/usr",
+        "/etc/passwd",
+        "/home/user",
+    ]
+)
 sources = st.sampled_from(["/srv/data", "/srv/link", "/srv/file"])
 directories = st.sampled_from(["/srv/data", "/srv/link"])
 mounts = st.one_of(
@@ -43,12 +57,15 @@ mounts = st.one_of(
 texts = st.text(st.characters(blacklist_characters="\0", max_codepoint=0x2000), min_size=1, max_size=12)
 fields = {
     "namespaces": st.just(frozenset(Namespace)) | st.frozensets(st.sampled_from(list(Namespace))),
-    "join": st.lists(st.builds(Join, st.sampled_from(list(Namespace)), pid=st.just(77)), max_size=2).map(tuple),
+    "join": st.lists(st.builds(Join, st.sampled_from(list(Namespace)), pid=st.just(77)), max_size=2).map(
+        tuple
+    ),
     "time_offsets": st.builds(TimeOffsets, st.floats(-1e6, 1e6), st.integers(0, 10**6)),
     "uid": ids,
     "gid": ids,
     "groups": st.lists(ids, max_size=3).map(tuple),
-    "uid_mappings": st.just("subordinate") | st.lists(st.builds(IdMapping, ids, ids, st.integers(1, 9)), max_size=2).map(tuple),
+    "uid_mappings": st.just("subordinate")
+    | st.lists(st.builds(IdMapping, ids, ids, st.integers(1, 9)), max_size=2).map(tuple),
     "gid_mappings": st.just("subordinate"),
     "rootfs": st.sampled_from(["minimal", "empty", "host", "/srv/rootfs"])
     | st.builds(Rootfs, st.just("/srv/rootfs"), st.sampled_from(["refused", "discarded", "kept"])),
@@ -66,7 +83,9 @@ fields = {
     "capabilities": st.frozensets(st.sampled_from([*NAMES, "ALL"]), max_size=3),
     "no_new_privs": st.booleans(),
     "nested_namespaces": st.booleans(),
-    "rlimits": st.dictionaries(st.sampled_from(["NOFILE", "core", "RLIMIT_AS"]), st.integers(0, 2**20), max_size=2),
+    "rlimits": st.dictionaries(
+        st.sampled_from(["NOFILE", "core", "RLIMIT_AS"]), st.integers(0, 2**20), max_size=2
+    ),
     "as_pid1": st.booleans(),
 }
 

@@ -42,7 +42,7 @@ def test_compile_is_deterministic(name):
     assert first is not second
     assert str(first) == str(second)
     assert encodings(first).child.blob == encodings(second).child.blob
-    assert encodings(first).tail == encodings(second).tail
+    assert encodings(first).tail(quiet=False) == encodings(second).tail(quiet=False)
 
 
 def test_compile_does_not_ask_the_machine(monkeypatch):
@@ -55,7 +55,19 @@ def test_compile_does_not_ask_the_machine(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "open", refuse)
-        for name in ("open", "stat", "lstat", "listdir", "readlink", "getuid", "geteuid", "getpid", "uname", "getcwd", "access"):
+        for name in (
+            "open",
+            "stat",
+            "lstat",
+            "listdir",
+            "readlink",
+            "getuid",
+            "geteuid",
+            "getpid",
+            "uname",
+            "getcwd",
+            "access",
+        ):
             patched.setattr(os, name, refuse)
         plan = compile.__wrapped__(Sandbox(mounts=[Tmpfs("/x")]), USER, TRUE)
         with pytest.raises(AssertionError, match="asked the machine"):
@@ -70,7 +82,8 @@ def test_same_spec_is_compiled_once():
 
 
 def test_ordinary_user_writes_own_maps_without_sync():
-    """One line to the caller's own ids is written by the child: no sync. Root's maps, and ranges, need the caller."""
+    """One line to the caller's own ids is written by the child: no sync. Root's maps, and ranges, need the
+    caller."""
     assert compile(Sandbox(), USER, TRUE).sync == ()
     assert "/proc/self/uid_map" in str(compile(Sandbox(), USER, TRUE))
     assert [step.action for step in compile(Sandbox(), ROOT, TRUE).sync] == ["write", "write"]
@@ -93,7 +106,8 @@ def test_root_payload_is_unprivileged_outside():
 
 
 def test_subordinate_ids_without_a_range_are_unsupported():
-    """Without a line in /etc/subuid, or without newuidmap, the error names what is missing and how to get it."""
+    """Without a line in /etc/subuid, or without newuidmap, the error names what is missing and how to get
+    it."""
     spec = Sandbox(uid_mappings="subordinate", gid_mappings="subordinate")
     with pytest.raises(UnsupportedError, match="/etc/subuid has no line for uid 1001") as no_range:
         compile(spec, USER, TRUE)
@@ -137,7 +151,8 @@ def test_every_capability_not_kept_is_dropped():
 
 def test_kernel_kills_with_the_pidfd_where_it_can():
     """CLONE_PIDFD_AUTOKILL and CLONE_AUTOREAP are used where facts have them, and only there."""
-    assert "CLONE_AUTOREAP|CLONE_PIDFD_AUTOKILL" in str(compile(Sandbox(), NEW_USER, TRUE))
+    new = str(compile(Sandbox(), NEW_USER, TRUE)).splitlines()[0]
+    assert "CLONE_AUTOREAP" in new and "CLONE_PIDFD_AUTOKILL" in new
     assert "AUTO" not in str(compile(Sandbox(), USER, TRUE))
 
 
@@ -162,7 +177,17 @@ def test_passed_descriptors_keep_their_numbers_and_init_gets_others():
     """pass_fds are placed under their own numbers, init's own under ones that are free."""
     plan = compile(Sandbox(), USER, Command(("/bin/true",), pass_fds=(3, 5)))
     placed = {step.args[1]: str(step.args[0]) for step in calls(plan, "dup3")}
-    assert placed == {0: "stdin", 1: "stdout", 2: "stderr", 3: "fd3", 5: "fd5", 4: "control", 6: "tail", 7: "caller", 8: "init"}
+    assert placed == {
+        0: "stdin",
+        1: "stdout",
+        2: "stderr",
+        3: "fd3",
+        5: "fd5",
+        4: "control",
+        6: "tail",
+        7: "caller",
+        8: "init",
+    }
 
 
 def test_join_hides_memory_first_and_user_namespace_goes_first():
@@ -177,7 +202,8 @@ def test_join_hides_memory_first_and_user_namespace_goes_first():
 
 
 def test_running_python_comes_with_the_minimal_view_only():
-    """A Python outside the system's trees is shown in the minimal view and heads PATH; an empty root has neither."""
+    """A Python outside the system's trees is shown in the minimal view and heads PATH; an empty root has
+    neither."""
     minimal = str(compile(Sandbox(), OUT_OF_TREE_PYTHON, TRUE))
     assert '"/opt/python-3.12"' in minimal
     assert "PATH=/opt/python/bin:" in minimal
@@ -185,22 +211,29 @@ def test_running_python_comes_with_the_minimal_view_only():
 
 
 def test_network_files_only_with_the_hosts_network():
-    """resolv.conf is shown where the network is the host's; with one's own there is only a made /etc/hosts."""
+    """resolv.conf is shown where the network is the host's; with one's own there is only a made
+    /etc/hosts."""
     own, shared = Sandbox(), Sandbox(namespaces=Sandbox().namespaces - {Namespace.NET})
     assert "resolv.conf" not in str(compile(own, USER, TRUE))
     assert "resolv.conf" in str(compile(shared, USER, TRUE))
 
 
 def test_bind_uses_the_resolved_source():
-    """A source that is a symlink is opened by where it led when the plan was made; a symlink there now is refused."""
+    """A source that is a symlink is opened by where it led when the plan was made; a symlink there now is
+    refused."""
     spec = Sandbox(mounts=[Bind("/srv/link", "/data")])
-    opened = [step for step in calls(compile(spec, for_spec(USER, spec), TRUE), "openat2") if step.origin.startswith("Sandbox.mounts")]
+    opened = [
+        step
+        for step in calls(compile(spec, for_spec(USER, spec), TRUE), "openat2")
+        if step.origin.startswith("Sandbox.mounts")
+    ]
     assert opened[0].args[1] == "/mnt/disk/target"
     assert "RESOLVE_NO_SYMLINKS" in opened[0].args[2].text
 
 
 def test_destination_in_a_rootfs_is_resolved_in_root():
-    """On ground that is not the sandbox's own, every path is opened with RESOLVE_IN_ROOT; on its own, none needs to be."""
+    """On ground that is not the sandbox's own, every path is opened with RESOLVE_IN_ROOT; on its own, none
+    needs to be."""
     foreign = Sandbox(rootfs=Rootfs("/srv/rootfs"), mounts=[Tmpfs("/a/b")])
     plan = compile(foreign, for_spec(USER, foreign), TRUE)
     inside = [step for step in calls(plan, "openat2") if step.origin.startswith("Sandbox.mounts")]
@@ -211,7 +244,8 @@ def test_destination_in_a_rootfs_is_resolved_in_root():
 
 
 def test_later_mount_that_hides_an_earlier_one_is_noted():
-    """A mount above an earlier destination keeps the user's order and is noted; in the other order nothing is."""
+    """A mount above an earlier destination keeps the user's order and is noted; in the other order nothing
+    is."""
     hides = Sandbox(mounts=[Directory("/a/b"), Tmpfs("/a")])
     assert "note: Sandbox.mounts[1] hides Sandbox.mounts[0]" in str(compile(hides, USER, TRUE))
     assert compile(Sandbox(mounts=[Tmpfs("/a"), Directory("/a/b")]), USER, TRUE).notes == ()
@@ -219,8 +253,10 @@ def test_later_mount_that_hides_an_earlier_one_is_noted():
 
 def test_no_new_privs_and_session_follow_the_spec():
     """Options that are off leave their step out, and nothing else."""
-    default, off = (compile(Sandbox(**extra), USER, TRUE) for extra in ({}, {"no_new_privs": False, "new_session": False}))
-    assert len(default) - len(off) == 2
+    default, off = (
+        compile(Sandbox(**extra), USER, TRUE) for extra in ({}, {"no_new_privs": False, "new_session": False})
+    )
+    assert len(default) - len(off) == 3  # a session each for init and the payload
     assert not calls(off, "setsid")
 
 

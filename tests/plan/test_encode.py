@@ -30,7 +30,8 @@ def step(call, *args, result=None, allow=(), expect=None, retries=False):
 
 
 def laid(*steps, machine="x86_64", **more):
-    """The program's parts: steps as tuples (nr, kinds, allow0, allow1, save, expect, *args), relocations, data, offsets."""
+    """The program's parts: steps as tuples (nr, kinds, allow0, allow1, save, expect, *args), relocations,
+    data, offsets."""
     encoded = encode(Stage("child", steps), machine, **more)
     magic, count, relocs, size = HEADER.unpack_from(encoded.blob)
     assert magic == MAGIC
@@ -58,7 +59,9 @@ def test_numbers_are_the_machines():
 
 def test_text_is_a_pointer_to_a_terminated_string_kept_once():
     """Equal texts share a place; bytes and text of the same content too; each ends in NUL."""
-    steps, _, data, _ = laid(step("chdir", "/a"), step("chdir", b"/a"), step("chdir", "/b"), step("chdir", "\udcff"))
+    steps, _, data, _ = laid(
+        step("chdir", "/a"), step("chdir", b"/a"), step("chdir", "/b"), step("chdir", "\udcff")
+    )
     kinds, places = {s[1] for s in steps}, [s[6] for s in steps]
     assert kinds == {ADDRESS}
     assert places[0] == places[1] != places[2]
@@ -89,7 +92,8 @@ def test_structure_is_laid_with_pointers_relocated():
 
 
 def test_relocations_are_padded_at_a_spare_word():
-    """Their count is a multiple of four, so that the data stays aligned; the rest point at a word nobody uses."""
+    """Their count is a multiple of four, so that the data stays aligned; the rest point at a word nobody
+    uses."""
     for count in range(6):
         strings = [Ptr(f"s{n}") for n in range(count)]
         steps, relocs, _data, _ = laid(step("execve", "p", Block(*strings, bytes(8)), Block(bytes(8))))
@@ -100,13 +104,16 @@ def test_relocations_are_padded_at_a_spare_word():
 
 def test_expect_and_allow_are_kept():
     """What is expected of a result, and which errnos are none, are part of the step."""
-    (first, second), *_ = laid(step("write", 1, b"x", 1, expect=1), step("mkdirat", 1, "a", 0, allow=(17, 30)))
+    (first, second), *_ = laid(
+        step("write", 1, b"x", 1, expect=1), step("mkdirat", 1, "a", 0, allow=(17, 30))
+    )
     assert first[1] & EXPECT and first[5] == 1
     assert second[2:4] == (17, 30)
 
 
 def test_every_attempt_but_the_last_may_not_be_found():
-    """execve along PATH: ENOENT and ENOTDIR go to the next candidate, the last one's failure is the verdict."""
+    """execve along PATH: ENOENT and ENOTDIR go to the next candidate, the last one's failure is the
+    verdict."""
     tries = [step("execve", name, Block(bytes(8)), Block(bytes(8)), retries=True) for name in ("a", "b")]
     (first, last), *_ = laid(*tries)
     assert first[2:4] == (2, 20)
@@ -140,11 +147,11 @@ def test_encodings_are_made_once_and_failing_ones_apart():
 def test_tail_is_laid_as_init_reads_it():
     """Head, then two programs, each at a multiple of 16; the sizes add up."""
     plan = compile(Sandbox(), ROOT, Command(("/bin/true",)))
-    tail = encodings(plan).tail
-    magic, control, watch, own, payload = INIT_HEAD.unpack_from(tail)
-    assert (magic, control, watch) == (0x31494D52, plan.control, plan.watch)
+    tail = encodings(plan).tail(quiet=False)
+    magic, control, watch, own, payload, quiet = INIT_HEAD.unpack_from(tail)
+    assert (magic, control, watch, quiet) == (0x31494D52, plan.control, plan.watch, 0)
+    assert INIT_HEAD.unpack_from(encodings(plan).tail(quiet=True))[-1] == 1
     assert INIT_HEAD.size == 32 and own % 16 == 0
     assert len(tail) == INIT_HEAD.size + own + payload
     assert HEADER.unpack_from(tail, INIT_HEAD.size)[1] == 0
     assert HEADER.unpack_from(tail, INIT_HEAD.size + own)[1] == len(plan.stages["payload"].steps)
-    assert encodings(compile(Sandbox(as_pid1=True), ROOT, Command(("/bin/true",)))).tail is None

@@ -20,7 +20,11 @@ PLANS = {
     "rootfs-as-pid1": (
         Sandbox(
             rootfs="/srv/rootfs",
-            mounts=[Bind("/srv/data", "/data", writable=True), Tmpfs("/scratch/deep", size="1M"), Overlay("/merged", ["/srv/link"])],
+            mounts=[
+                Bind("/srv/data", "/data", writable=True),
+                Tmpfs("/scratch/deep", size="1M"),
+                Overlay("/merged", ["/srv/link"]),
+            ],
             readonly_paths=["/proc/sys"],
             masked_paths=["/proc/kcore"],
             uid_mappings="subordinate",
@@ -32,7 +36,11 @@ PLANS = {
         ["sh", "-i"],
     ),
     "join": (
-        Sandbox(namespaces={Namespace.MOUNT}, join=[Join(Namespace.USER, pid=4711), Join(Namespace.NET, pid=4711)], rootfs="host"),
+        Sandbox(
+            namespaces={Namespace.MOUNT},
+            join=[Join(Namespace.USER, pid=4711), Join(Namespace.NET, pid=4711)],
+            rootfs="host",
+        ),
         USER,
         ["/bin/ip", "addr"],
     ),

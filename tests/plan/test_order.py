@@ -1,4 +1,5 @@
-"""The order of a plan, for every spec that can be drawn: the rules of ramet.plan.compile, read by ramet.plan.check."""
+"""The order of a plan, for every spec that can be drawn: the rules of ramet.plan.compile, read by
+ramet.plan.check."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,14 +24,15 @@ def plan_or_refusal(spec, host, command):
     try:
         return compile(spec, for_spec(host, spec), command)
     except (SpecError, UnsupportedError) as refused:
-        assert str(refused)
+        assert str(refused)  # noqa: PT017  (most specs are not refused)
         return None
 
 
 @quickly
 @given(sandboxes(), hosts, commands)
 def test_every_plan_is_in_order(spec, host, command):
-    """Whatever is asked for, compile answers with a plan that breaks no rule, or with a SpecError or UnsupportedError."""
+    """Whatever is asked for, compile answers with a plan that breaks no rule, or with a SpecError or
+    UnsupportedError."""
     plan = plan_or_refusal(spec, host, command)
     if plan is not None:
         assert check(plan) == []
@@ -50,7 +52,8 @@ def test_every_plan_can_be_shown_and_encoded(spec, host, command):
         encoded = getattr(whole, stage)
         if encoded is None:
             continue
-        # The child that is cloned runs nothing: step 0 is replaced. What is tried is that spawn takes the program.
+        # The child that is cloned runs nothing: step 0 is replaced. What is tried is that spawn takes the
+        # program.
         stopped = getattr(failing(plan, stage, 0, 99), stage)
         assert len(stopped.blob) == len(encoded.blob)
         if host.machine == "x86_64":
@@ -73,7 +76,11 @@ def broken(plan, stage, change):
 
 
 def position(steps, call, **wanted):
-    return next(n for n, step in enumerate(steps) if step.call == call and all(getattr(step, k) == v for k, v in wanted.items()))
+    return next(
+        n
+        for n, step in enumerate(steps)
+        if step.call == call and all(getattr(step, k) == v for k, v in wanted.items())
+    )
 
 
 def move(steps, call, to):
@@ -159,7 +166,9 @@ def test_check_notices(stage, change, said):
     """Each rule is noticed when it alone is broken (so an empty answer of check means something)."""
     plan = compile(Sandbox(), ROOT, TRUE)
     assert check(plan) == []
-    assert any(said in line for line in check(broken(plan, stage, change))), check(broken(plan, stage, change))
+    assert any(said in line for line in check(broken(plan, stage, change))), check(
+        broken(plan, stage, change)
+    )
 
 
 def test_hand_made_paths_are_those_of_the_specs():

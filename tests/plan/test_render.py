@@ -29,7 +29,8 @@ def test_runs_of_dropped_capabilities_are_one_line():
 
 
 def test_lines_fit_a_screen():
-    """Nine lines in ten of a default plan fit 160 columns, and none passes 300: long content is cut or short."""
+    """Nine lines in ten of a default plan fit 160 columns, and none passes 300: long content is cut or
+    short."""
     lengths = [len(line) for line in str(compile(Sandbox(), USER, TRUE)).splitlines()]
     assert sum(length <= 160 for length in lengths) > 0.9 * len(lengths)
     assert max(lengths) < 300

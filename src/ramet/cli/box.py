@@ -413,9 +413,7 @@ GROUPS = (
     ("rights and limits", RIGHTS),
     ("life", LIFE),
 )
-OUTPUT = Option(
-    "--output", "SIZE", "with --json: what is kept of each stream (64M)", _field("output", config.limit)
-)
+OUTPUT = Option("--output", "SIZE", "with --json: what is kept of each stream (64M)", _field("output", config.limit))
 COMMON = (CONFIG, options.JSON, options.DEBUG, options.HELP)
 #: Every option, in the order of the help page.
 ALL = (*(option for _, group in GROUPS for option in group), *COMMON)

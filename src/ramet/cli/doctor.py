@@ -111,12 +111,8 @@ def _labelled(label: str, text: str) -> list[str]:
 
 def _fix(fix: str) -> list[str]:
     """A one-line fix beside its label; commands below it, whole, to be copied."""
-    if "\n" not in fix and len(fix) <= options.WIDTH - 21:
-        return [f"          {'fix':<9}  {fix}"]
-    if "\n" not in fix:
-        return _labelled("fix", fix)
     first, *rest = fix.split("\n")
-    return [f"          {'fix':<9}  {first}", *rest, ""]
+    return [*_labelled("fix", first), *rest, *([""] if rest else [])]
 
 
 def report_json(checks: Sequence[Check], seconds: float, error: Error | None) -> dict[str, Any]:

@@ -116,9 +116,7 @@ def clone3(host: Host) -> list[Check]:
     if refusal.errno == E.ENOSYS:
         fact = f"{refused(refusal)}; clone is used in its place"
         fix = "only clone3's own flags are lost. In a container: a newer runtime (libseccomp 2.5), or\n"
-        return [
-            Check("clone3", DEGRADED, fact, "lowlevel.clone3, CLONE_INTO_CGROUP", fix + _container_fix(host))
-        ]
+        return [Check("clone3", DEGRADED, fact, "lowlevel.clone3, CLONE_INTO_CGROUP", fix + _container_fix(host))]
     return [Check("clone3", MISSING, refused(refusal), SANDBOX, _container_fix(host))]
 
 
@@ -188,8 +186,9 @@ def apparmor_fix(executable: str) -> str:
     AppArmor goes by the path that was executed, with symlinks resolved: in a virtual environment that is
     the system's Python, unless it was made with --copies.
     """
-    label = "ramet" + executable.replace("/", ".")
-    quoted = f'"{executable}"' if any(c in executable for c in ' \t"[]{}*?^,') else executable
+    label = "ramet" + "".join(c if c.isalnum() or c in "._-" else "." if c == "/" else "_" for c in executable)
+    pattern = "".join("\\" + c if c in '\\"[]{}*?^' else c for c in executable)
+    quoted = executable if pattern == executable and " " not in executable else f'"{pattern}"'
     return f"""as root:
 cat >/etc/apparmor.d/{label} <<'END'
 abi <abi/4.0>,
@@ -221,9 +220,7 @@ def _container(host: Host) -> str | None:
 
 
 def _filtered(host: Host) -> bool:
-    return any(
-        line.split() == ["Seccomp:", "2"] for line in (host.read("/proc/self/status") or "").splitlines()
-    )
+    return any(line.split() == ["Seccomp:", "2"] for line in (host.read("/proc/self/status") or "").splitlines())
 
 
 def _inside(host: Host) -> str:
@@ -239,9 +236,7 @@ def _container_fix(host: Host) -> str:
     """The ways out of a container that refuses. There is no fix from inside."""
     runtime = _container(host)
     if runtime is None and not _filtered(host):
-        return (
-            "something refuses it that can't be seen from here: a security module (see dmesg), an old kernel"
-        )
+        return "something refuses it that can't be seen from here: a security module (see dmesg), an old kernel"
     name = runtime if runtime in ("docker", "podman") else "docker"
     return (
         "start the container with\n"
@@ -276,9 +271,7 @@ def _no_namespace(host: Host, kind: str, refusal: Refusal) -> Check:
     limit = f"user/max_{kind}_namespaces"
     if _sysctl(host, limit) == "0":
         name = limit.replace("/", ".")
-        return Check(
-            f"{kind} namespaces", MISSING, f"{said}; {name} is 0", SANDBOX, f"as root: sysctl {name}=15000"
-        )
+        return Check(f"{kind} namespaces", MISSING, f"{said}; {name} is 0", SANDBOX, f"as root: sysctl {name}=15000")
     if refusal.errno == E.EINVAL:
         fix = f"a kernel with CONFIG_{kind.upper()}_NS; or without it: --share {kind}"
         return Check(f"{kind} namespaces", MISSING, f"{said}; the kernel has none", SANDBOX, fix)
@@ -301,9 +294,7 @@ def proc(host: Host) -> list[Check]:
 
 def _covered_proc(host: Host) -> list[str]:
     places = [
-        line.split()[4]
-        for line in (host.read("/proc/self/mountinfo") or "").splitlines()
-        if len(line.split()) > 4
+        line.split()[4] for line in (host.read("/proc/self/mountinfo") or "").splitlines() if len(line.split()) > 4
     ]
     return [place for place in places if place.startswith("/proc/") and place != "/proc/sys/fs/binfmt_misc"]
 
@@ -405,9 +396,7 @@ def landlock(host: Host) -> list[Check]:
         older = f"; {LANDLOCK_LATEST} can do more" if version < LANDLOCK_LATEST else ""
         return [Check("Landlock", OK, f"ABI {version}{older}")]
     fix = "a kernel with CONFIG_SECURITY_LANDLOCK, and landlock in the boot parameter lsm=\n"
-    return [
-        Check("Landlock", DEGRADED, "the kernel has none, or it is off", "Landlock rules", fix + _lsm(host))
-    ]
+    return [Check("Landlock", DEGRADED, "the kernel has none, or it is off", "Landlock rules", fix + _lsm(host))]
 
 
 def _lsm(host: Host) -> str:
@@ -455,9 +444,7 @@ def _cgroup2(host: Host, root: str, v1: list[str]) -> Check:
     fact = f"{place}: {' '.join(controllers) if controllers else 'no controllers'}"
     if not (host.writable(place) and host.writable(f"{place}/cgroup.procs")):
         fix = "systemd-run --user --scope -p Delegate=yes COMMAND"
-        return Check(
-            "cgroups v2", DEGRADED, f"{fact}; not the caller's to divide", "limits of a whole sandbox", fix
-        )
+        return Check("cgroups v2", DEGRADED, f"{fact}; not the caller's to divide", "limits of a whole sandbox", fix)
     missing = [name for name in ("memory", "pids", "cpu") if name not in controllers]
     if missing:
         fix = (

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
 OLDEST_KERNEL = (5, 14)
+#: Who a root caller's payload is outside: ramet.plan.idmap says why.
+UNPRIVILEGED_ID = 65533
 CAPGET = {"x86_64": 125, "aarch64": 90}
 _CAPGET_HEADER = bytearray((0x20080522).to_bytes(4, "little") + bytes(4))
 
@@ -59,6 +61,7 @@ class Facts(Record):
     the helpers, if installed; layout: paths of the minimal view that exist; python: directories of the running
     Python, each with its resolved path; autokill: can clone kill the child when its pidfd is closed (CLONE_PIDFD_AUTOKILL, since Linux 7.1)?
     detached_trees: can part of a file system that is mounted nowhere be bound (since Linux 6.15)?
+    maps_others: has the caller's user namespace the id that a root caller's payload gets? (Not after `unshare -r`.)
     guarded_python: which of the Python's directories lie below one that not everybody may pass; paths: what the spec at
     hand names.
     """
@@ -76,6 +79,7 @@ class Facts(Record):
     layout: Mapping[str, Path]
     python: tuple[tuple[str, str], ...]
     autokill: bool = False
+    maps_others: bool = True
     detached_trees: bool = False
     guarded_python: frozenset[str] = frozenset()
     paths: Mapping[str, Path] = FrozenMap()
@@ -86,8 +90,8 @@ class Facts(Record):
 
     @property
     def privileged(self) -> bool:
-        """May the caller map other ids than its own?"""
-        return self.capable(CAP_SETUID) and self.capable(CAP_SETGID)
+        """May the caller map other ids than its own, and are there any?"""
+        return self.maps_others and self.capable(CAP_SETUID) and self.capable(CAP_SETGID)
 
 
 _known: dict[tuple[object, ...], Facts] = {}
@@ -180,6 +184,7 @@ def _ask() -> Facts:
         guarded_python=frozenset(prefix for prefix, real in python if _guarded(real)),
         autokill=_autokill(kernel),
         detached_trees=kernel >= (6, 15),
+        maps_others=_maps_others(),
     )
 
 
@@ -216,6 +221,15 @@ def _effective_capabilities() -> int:
     data = bytearray(24)
     _core.syscall("capget", CAPGET[os.uname().machine], _CAPGET_HEADER, data)
     return int.from_bytes(data[0:4], "little") | int.from_bytes(data[12:16], "little") << 32
+
+
+def _maps_others() -> bool:
+    """Is the unprivileged id mapped here, and setgroups(2) not denied? See user_namespaces(7)."""
+    for name in ("uid_map", "gid_map"):
+        lines = [line.split() for line in (_read(f"/proc/thread-self/{name}") or "").splitlines()]
+        if not any(int(first) <= UNPRIVILEGED_ID < int(first) + int(size) for first, _, size in lines):
+            return False
+    return (_read("/proc/thread-self/setgroups") or "").strip() != "deny"
 
 
 def _sub_ids(path: str) -> tuple[IdRange, ...]:

@@ -21,7 +21,17 @@ LAST_ID = 2**64 - 1
 EXECS = frozenset({"execve", "execveat"})
 SET_IDS = frozenset({"setgroups", "setresgid", "setresuid"})
 MOUNTING = frozenset(
-    {"mount", "open_tree", "move_mount", "mount_setattr", "fsopen", "fsconfig", "fsmount", "pivot_root", "umount2"}
+    {
+        "mount",
+        "open_tree",
+        "move_mount",
+        "mount_setattr",
+        "fsopen",
+        "fsconfig",
+        "fsmount",
+        "pivot_root",
+        "umount2",
+    }
 )
 #: With a directory descriptor and a path as their first two arguments.
 BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
@@ -115,7 +125,8 @@ def _inside_after_pivot(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
 
 
 def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
-    """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit us."""
+    """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit
+    us."""
     places = [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"]
     runs_payload = stage.steps[-1].call == "execve"
     if not runs_payload:
@@ -134,7 +145,7 @@ def _is_life(steps: Sequence[Step], at: int) -> bool:
         and signal.args[:2] == (PR_SET_PDEATHSIG, 9)
         and look.call == "ppoll"
         and look.expect == 0
-        and "caller" in slots_of(look.args[0])
+        and "caller" in list(slots_of(look.args[0]))
     )
 
 
@@ -152,7 +163,8 @@ def _life_again(child: Stage) -> Iterator[str]:
     while child.steps[after].call == "capset":
         after += 1
     if not _is_life(child.steps, after):
-        yield f"step {last} ({child.steps[last].call}) clears the parent-death signal, and it is not set again"
+        call = child.steps[last].call
+        yield f"step {last} ({call}) clears the parent-death signal, and it is not set again"
 
 
 def _descriptors(child: Stage) -> Iterator[str]:
@@ -160,15 +172,15 @@ def _descriptors(child: Stage) -> Iterator[str]:
     if not closing or child.steps[closing[-1]].args[1] != LAST_FD:
         yield "the descriptors above those passed on are not closed"
         return
-    placed = [int(step.args[1]) for step in child.steps if step.call == "dup3"]  # type: ignore[arg-type]
+    placed = [step.args[1] for step in child.steps if step.call == "dup3"]
     if len(placed) != len(set(placed)):
         yield "two descriptors are placed under one number"
-    covered: set[int] = set()
+    covered: set[object] = set()
     for n in closing:
         low, high = child.steps[n].args[:2]
-        covered |= {fd for fd in placed if low <= fd <= high}  # type: ignore[operator]
+        covered |= {fd for fd in placed if low <= fd <= high}
     if covered:
-        yield f"close_range closes {sorted(covered)}, which are passed on"
+        yield f"close_range closes {sorted(covered, key=str)}, which are passed on"
     opened: set[str] = set()
     for step in child.steps[closing[0] :]:
         if any(slot not in opened for arg in step.args for slot in slots_of(arg)):

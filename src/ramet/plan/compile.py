@@ -183,6 +183,10 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
         rights.no_new_privs(b)
     finish.place_descriptors(b, command, shape)
     if shape.init:
+        if spec.new_session:
+            # init too: it forwards what it gets from outside, and would get the caller's Ctrl-C.
+            b.about("Sandbox.new_session", "leave the caller's session")
+            b.call("setsid")
         finish.exec_init(b, shape)
         return Stage("child", tuple(b.steps))
     return _payload(b, spec, command, shape, "child")

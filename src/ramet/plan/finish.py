@@ -104,13 +104,18 @@ def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
         b.attempt("execve", f"{directory or '.'}/{name}", argv, envp)
 
 
+SHOWN_STRINGS, SHOWN_LETTERS = 32, 200
+
+
 def _strings(*texts: str) -> Block:
-    shown = ", ".join(_quoted(text) for text in texts)
-    return Block(*(Ptr(text) for text in texts), bytes(8), text=f"[{shown}]")
+    """An argv or envp. It is shown in errors too: as much of it as a person reads."""
+    shown = [_quoted(text) for text in texts[:SHOWN_STRINGS]] + ["..."] * (len(texts) > SHOWN_STRINGS)
+    return Block(*(Ptr(text) for text in texts), bytes(8), text=f"[{', '.join(shown)}]")
 
 
 def _quoted(text: str) -> str:
-    return '"' + ascii(text)[1:-1].replace('"', '\\"') + '"'
+    cut = "..." if len(text) > SHOWN_LETTERS else ""
+    return '"' + ascii(text[:SHOWN_LETTERS])[1:-1].replace('"', '\\"') + '"' + cut
 
 
 def home_of(root: str) -> str:

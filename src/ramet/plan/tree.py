@@ -88,7 +88,7 @@ class Tree:
     def clone_host(self, real: str) -> Slot:
         """A copy of the host's mounts at and below a resolved path; anything swapped for a link is refused."""
         b = self.b
-        how = self._once("source", lambda: open_how(O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS))
+        how = self._once("source", lambda: open_how(O_PATH, RESOLVE_NO_SYMLINKS))
         place = b.open("src", "openat2", AT_FDCWD, real, how, 24)
         tree = b.open("mnt", "open_tree", place, "", OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE)
         b.close(place)

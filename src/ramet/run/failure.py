@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ramet.errors import CommandError, StepError
+from ramet.errors import CommandError, Error, StepError
 from ramet.plan.render import clone_text, step_text
 from ramet.plan.steps import STAGE_CLONE, STAGE_NUMBERS
 from ramet.run.hints import hint_for
@@ -10,6 +10,14 @@ from ramet.run.hints import hint_for
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.plan.steps import Plan
+
+
+CALL_MAX = 1000
+
+
+def _shortened(text: str) -> str:
+    """Arguments may be megabytes; the plan has them whole."""
+    return text if len(text) <= CALL_MAX else f"{text[:CALL_MAX - 40]} ... {text[-30:]}"
 
 
 def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepError:
@@ -29,10 +37,25 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
     return kind(
         step.doing,
         errno=errno,
-        call=step_text(step),
+        call=_shortened(step_text(step)),
         origin=step.origin,
         stage=stage.name,
         index=index,
         total=len(stage.steps),
         hint=hint_for(step.call, errno, step, plan),
+    )
+
+
+def caller_failed(error: OSError) -> OSError:
+    """What the caller itself could not open or make for a launch; an error that is ramet's already stays as it is."""
+    if isinstance(error, Error):
+        return error
+    number = error.errno or 0
+    return StepError(
+        "get the descriptors that a launch needs",
+        errno=number,
+        call=f"open({error.filename!r})" if error.filename else "memfd_create, pipe2, socketpair, pidfd_open or fcntl",
+        origin="caller",
+        stage="caller",
+        hint=hint_for("caller", number, None, None),
     )

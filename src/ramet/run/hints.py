@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Plan, Step
 
 
-def hint_for(call: str, errno: int, step: Step | None, plan: Plan) -> str | None:
+def hint_for(call: str, errno: int, step: Step | None, plan: Plan | None) -> str | None:
     """The hint for this failure, or None."""
     for row_call, row_errno, applies, text in TABLE:
         if row_call == call and row_errno == errno:
@@ -22,14 +22,14 @@ def hint_for(call: str, errno: int, step: Step | None, plan: Plan) -> str | None
     return None
 
 
-def _always(step: Step | None, plan: Plan) -> bool:
+def _always(step: Step | None, plan: Plan | None) -> bool:
     return True
 
 
-def _sysctl(name: str, value: str) -> Callable[[Step | None, Plan], bool | None]:
+def _sysctl(name: str, value: str) -> Callable[[Step | None, Plan | None], bool | None]:
     """Applies where a sysctl has this value now."""
 
-    def applies(step: Step | None, plan: Plan) -> bool | None:
+    def applies(step: Step | None, plan: Plan | None) -> bool | None:
         try:
             with open("/proc/sys/" + name, encoding="ascii") as file:
                 return True if file.read().strip() == value else None
@@ -39,10 +39,12 @@ def _sysctl(name: str, value: str) -> Callable[[Step | None, Plan], bool | None]
     return applies
 
 
-def _outside_only(step: Step | None, plan: Plan) -> str | None:
+def _outside_only(step: Step | None, plan: Plan | None) -> str | None:
     """The command, where the host has it and the sandbox has not."""
     import shutil
 
+    if plan is None:
+        return None
     name = plan.command.argv[0]
     found = name if "/" in name and os.path.exists(name) else shutil.which(name) if "/" not in name else None
     if found is None:
@@ -51,12 +53,29 @@ def _outside_only(step: Step | None, plan: Plan) -> str | None:
     return real
 
 
-def _mount_destination(step: Step | None, plan: Plan) -> bool | None:
+def _sizes(step: Step | None, plan: Plan) -> str:
+    """How big arguments and environment are."""
+    words = [os.fsencode(word) for word in plan.command.argv]
+    words += [os.fsencode(f"{name}={value}") for name, value in plan.spec.env.items() if value is not None]
+    total, longest = sum(len(word) + 1 for word in words), max(len(word) + 1 for word in words)
+    return f"arguments and environment are {total} bytes, the longest of them {longest}"
+
+
+def _not_dumpable(step: Step | None, plan: Plan | None) -> bool | None:
+    """Applies to the maps of a caller whose files in /proc are root's, since it changed its ids."""
+    try:
+        owner = os.stat("/proc/self/uid_map").st_uid
+    except OSError:
+        return None
+    return True if step is not None and step.origin == "Sandbox.uid_mappings" and owner != os.geteuid() else None
+
+
+def _mount_destination(step: Step | None, plan: Plan | None) -> bool | None:
     return True if step is not None and step.origin.startswith(("Sandbox.mounts", "default")) else None
 
 
 #: call, errno, when it applies, what to do. "{}" is what the test of applicability found.
-TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan], bool | str | None], str], ...] = (
+TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | None], str], ...] = (
     (
         "clone3",
         E.ENOSPC,
@@ -78,6 +97,15 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan], bool | str | None], s
     ),
     ("clone3", E.EAGAIN, _always, "too many processes: RLIMIT_NPROC or the cgroup's pids.max is reached"),
     ("clone3", E.ENOMEM, _always, "no memory for another process, or the pid namespace has lost its init"),
+    ("caller", E.EMFILE, _always, "the caller has as many descriptors open as RLIMIT_NOFILE allows"),
+    ("caller", E.EINVAL, _always, "RLIMIT_NOFILE is too low: ramet keeps its own descriptors at 64 and above"),
+    ("caller", E.ENFILE, _always, "the host has as many files open as fs.file-max allows"),
+    (
+        "openat",
+        E.EACCES,
+        _not_dumpable,
+        "the caller is not dumpable, as after setuid(2), so its files in /proc are root's; prctl(PR_SET_DUMPABLE, 1) changes that",
+    ),
     (
         "write",
         E.EPERM,
@@ -107,13 +135,19 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan], bool | str | None], s
         _outside_only,
         "{} exists outside; if it is not visible inside, or its interpreter is not, bind it",
     ),
+    (
+        "execve",
+        E.ENOENT,
+        lambda step, plan: True if plan is not None and "/" in plan.command.argv[0] else None,
+        "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
+    ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),
     ("execve", E.EACCES, _always, "not executable by the payload's user: see the mode of the file and of the directories above it"),
     (
         "execve",
         E.E2BIG,
-        _always,
-        "arguments and environment are too big (128 KiB each, about 2 MiB together); pass data by stdin or a file",
+        _sizes,
+        "{}; the kernel takes 128 KiB each, about 2 MiB together: pass data by stdin or a file",
     ),
     ("prlimit64", E.EPERM, _always, "above the caller's own hard limit; `ulimit -Ha` shows it"),
     ("read", E.EPROTO, _always, "the caller gave up while the ids were being mapped"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from _thread import allocate_lock
 
 from ramet.errors import UnsupportedError, errno_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
 F_ADD_SEALS = 1033
@@ -15,18 +19,10 @@ SEALS = 0xF  # SEAL | SHRINK | GROW | WRITE: nobody can change it any more
 LOWEST = 64
 
 _Identity = tuple[int, int]
-_init: tuple[int, _Identity] | None = None
-_self: tuple[int, int, _Identity] | None = None
-_lock = allocate_lock()
-
-
-def _after_fork() -> None:
-    """A thread that is not there in the child may have held the lock."""
-    global _lock
-    _lock = allocate_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+#: Kept without a lock, which a fork or an exception from a signal handler could leave locked: setdefault and pop are
+#: atomic, and whoever comes second closes what it made.
+_init: dict[str, tuple[int, _Identity]] = {}
+_self: dict[int, tuple[int, _Identity]] = {}
 
 
 def _identity(fd: int) -> _Identity:
@@ -44,31 +40,46 @@ def _still(fd: int, identity: _Identity) -> bool:
 
 def above(fd: int, lowest: int) -> int:
     """A copy of the descriptor, close-on-exec, at or above `lowest`."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EMFILE):
+            raise
+        raise UnsupportedError(
+            "ramet needs descriptors of its own above those passed on",
+            fact=f"none from {lowest} on is free ({errno_name(error.errno)})",
+            needs="a higher RLIMIT_NOFILE, or lower numbers in pass_fds",
+        ) from None
+
+
+def _keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:
+    """Keep a descriptor that was made for a key, unless another thread was faster; the one that is kept."""
+    mine = fd, _identity(fd)
+    found = kept.setdefault(key, mine)
+    if found is not mine:
+        os.close(fd)
+    return found[0]
 
 
 def init_image() -> int:
     """A memfd that holds the init program and can't be written: a payload that reaches it through
     /proc/PID/exe changes nothing (CVE-2019-5736)."""
-    with _lock:
-        return _init_image()
-
-
-def _init_image() -> int:
-    global _init
-    if _init is None or not _still(*_init):
-        path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_init")
-        with open(path, "rb", buffering=0) as file:
-            content = file.readall()
-        fd = _memfd("ramet-init", executable=True)
-        try:
-            os.write(fd, content)
-            fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
-            kept = above(fd, LOWEST)
-            _init = kept, _identity(kept)
-        finally:
-            os.close(fd)
-    return _init[0]
+    found = _init.get("init")
+    if found is not None and _still(*found):
+        return found[0]
+    if found is not None:
+        _init.pop("init", None)
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_init")
+    with open(path, "rb", buffering=0) as file:
+        content = file.readall()
+    fd = _memfd("ramet-init", executable=True)
+    try:
+        os.write(fd, content)
+        fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+        kept = above(fd, LOWEST)
+    finally:
+        os.close(fd)
+    return _keep(_init, "init", kept)
 
 
 def _memfd(name: str, *, executable: bool) -> int:
@@ -98,21 +109,17 @@ def plan_memory(content: bytes) -> int:
 
 def own_pidfd() -> int:
     """A pidfd of this process; another one after a fork."""
-    with _lock:
-        return _own_pidfd()
-
-
-def _own_pidfd() -> int:
-    global _self
     pid = os.getpid()
-    if _self is None or _self[0] != pid or not _still(*_self[1:]):
-        if _self is not None and _still(*_self[1:]):
-            os.close(_self[1])  # the parent's, inherited by fork
-        _self = None
-        fd = os.pidfd_open(pid)
-        try:
-            kept = above(fd, LOWEST)
-        finally:
-            os.close(fd)
-        _self = pid, kept, _identity(kept)
-    return _self[1]
+    found = _self.get(pid)
+    if found is not None and _still(*found):
+        return found[0]
+    for other in list(_self):
+        stale = _self.pop(other, None)
+        if stale is not None and other != pid and _still(*stale):
+            os.close(stale[0])  # the parent's, inherited by fork
+    fd = os.pidfd_open(pid)
+    try:
+        kept = above(fd, LOWEST)
+    finally:
+        os.close(fd)
+    return _keep(_self, pid, kept)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 
 from ramet import _core
 from ramet.errors import SpecError, StepError, UnsupportedError
@@ -13,7 +15,8 @@ from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
 from ramet.run import control, idmapped, image
-from ramet.run.failure import step_failed
+from ramet.run.failure import caller_failed, step_failed
+from ramet.run.hold import Signals
 from ramet.run.spawner import in_lasting_thread
 from ramet.run.sync import serve
 
@@ -26,12 +29,43 @@ if TYPE_CHECKING:
 
 
 class Launched:
-    """A child that has exec'd. control: the caller's end of init's socket, or None without init."""
+    """A child that has exec'd. control: the caller's end of init's socket, or None without init.
 
-    __slots__ = ("control", "pid", "pidfd", "terminal")
+    It is there before the child is, so that an exception from a signal handler, which can come between any two
+    operations, finds somebody who knows the child: whoever drops this object ends the child.
+    """
 
-    def __init__(self, pid: int, pidfd: int, control: socket.socket | None, terminal: int | None) -> None:
-        self.pid, self.pidfd, self.control, self.terminal = pid, pidfd, control, terminal
+    __slots__ = ("control", "owner", "pid", "pidfd", "terminal")
+
+    def __init__(self) -> None:
+        self.pid = self.pidfd = -1
+        self.owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the child
+        self.control: socket.socket | None = None
+        self.terminal: int | None = None
+
+    def end(self) -> tuple[int, int] | None:
+        """Kill and reap, where the child is ours; what `reap` says."""
+        if self.owner != os.getpid():
+            return None
+        kill(self.pidfd)
+        return reap(self.pidfd)
+
+    def close(self) -> None:
+        """End what still runs; close every descriptor."""
+        if self.pidfd >= 0:
+            self.end()
+            fd, self.pidfd = self.pidfd, -1
+            os.close(fd)
+        if self.terminal is not None:
+            fd, self.terminal = self.terminal, None
+            os.close(fd)
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "terminal") and not sys.is_finalizing():
+            self.close()
 
 
 class _Descriptors:
@@ -50,9 +84,10 @@ class _Descriptors:
         self.inputs[slot] = fd if fd >= lowest else self.own(image.above(fd, lowest))
 
     def close(self) -> None:
-        for fd in reversed(self.opened):
+        while self.opened:
+            fd = self.opened[-1]
+            del self.opened[-1]
             os.close(fd)
-        self.opened.clear()
 
 
 def launch(
@@ -64,25 +99,42 @@ def launch(
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
+    for fd in plan.command.pass_fds:
+        _check_open(fd)
     made = _Descriptors()
-    ours = None
+    launched = Launched()
+    signals = Signals()
     try:
+        signals.hold()
         if plan.init or plan.sync or plan.tty:
-            ours, theirs = control.pair()
+            launched.control, theirs = control.pair()
             made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
-            made.give(CONTROL_CALLER_END, ours.fileno(), _lowest(plan))
+            # As it is, not a copy: it is closed in the child, and a copy would leave the child the original.
+            made.inputs[CONTROL_CALLER_END] = launched.control.fileno()
         _give_inputs(made, plan, stdio, encoded or encodings(plan), quiet=not wait)
         if plan.init:
-            pid, pidfd = _spawn(plan, made, ours, encoded or encodings(plan))
+            _spawn(plan, made, launched, encoded or encodings(plan), signals)
         else:
-            pid, pidfd = in_lasting_thread(lambda: _spawn(plan, made, ours, encoded or encodings(plan)))
-    except BaseException:
-        if ours is not None:
-            ours.close()
+            in_lasting_thread(lambda: _spawn(plan, made, launched, encoded or encodings(plan), signals))
+        made.close()
+        signals.release()
+        _settle(plan, launched, wait=wait)
+    except BaseException as error:
+        made.close()
+        launched.close()
+        if isinstance(error, OSError):
+            raise caller_failed(error) from None
         raise
     finally:
-        made.close()
-    return _settle(plan, pid, pidfd, ours, wait=wait)
+        signals.release()
+    return launched
+
+
+def _check_open(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
 
 
 def _lowest(plan: Plan) -> int:
@@ -97,10 +149,7 @@ def _give_inputs(
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
     for fd in plan.command.pass_fds:
-        try:
-            made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
-        except OSError:
-            raise SpecError(f"descriptor {fd} is not open", field="pass_fds") from None
+        made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
     if plan.init:
         made.give(TAIL, made.own(image.plan_memory(encoded.tail(quiet=quiet))), lowest)
@@ -128,24 +177,32 @@ def _values(encoded: Encoded, inputs: dict[Slot, int]) -> list[tuple[int, int]]:
     return [(offset, inputs[slot]) for slot, offset in encoded.offsets.items() if slot in inputs]
 
 
-def _spawn(plan: Plan, made: _Descriptors, ours: socket.socket | None, encoded: Encodings) -> tuple[int, int]:
+def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encodings, signals: Signals) -> None:
     inputs = made.inputs
     sync = None
     if plan.sync:
-        assert ours is not None
-        end: socket.socket = ours
+        assert launched.control is not None
+        end: socket.socket = launched.control
 
         def sync(pid: int, pidfd: int) -> None:
-            serve(plan, end, pid)
+            helped = any(step.action == "helper" for step in plan.sync)
+            if helped:
+                signals.release()  # a helper may hang, and should not be started with every signal blocked
+            try:
+                serve(plan, end, pid)
+            finally:
+                if helped:
+                    signals.hold()  # on an exception too: spawn restores the mask that it has found
 
     try:
-        pid, pidfd, stage, step, errno = _core.spawn(
+        _, _, stage, step, errno = _core.spawn(
             encoded.child.blob,
             _values(encoded.child, inputs),
             plan.clone_flags,
             join=encoded.join.blob if encoded.join else None,
             join_inputs=_values(encoded.join, inputs) if encoded.join else (),
             sync=sync,
+            into=launched,
         )
     except OSError as error:
         if isinstance(error, StepError) or error.filename != "mmap":
@@ -157,29 +214,22 @@ def _spawn(plan: Plan, made: _Descriptors, ours: socket.socket | None, encoded: 
         ) from None
     if stage:
         raise step_failed(plan, stage, step, errno)
-    return pid, pidfd
 
 
-def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None, *, wait: bool) -> Launched:
+def _settle(plan: Plan, launched: Launched, *, wait: bool) -> None:
     """Receive the terminal; wait until init says that the payload has started, or which step failed."""
-    terminal = None
-    try:
-        if plan.tty and ours is not None:
-            terminal = control.receive_terminal(ours)
-        if not plan.init:
-            if ours is not None:
-                ours.close()
-            return Launched(pid, pidfd, None, terminal)
-        assert ours is not None
-        if not wait:
-            return Launched(pid, pidfd, ours, terminal)
-        message = control.receive(ours)
-        if message is not None and message.kind == control.STARTED:
-            return Launched(pid, pidfd, ours, terminal)
-    except BaseException:
-        _end(pidfd, ours, terminal)
-        raise
-    _end(pidfd, ours, terminal)
+    ours = launched.control
+    if plan.tty and ours is not None:
+        launched.terminal = control.receive_terminal(ours)
+    if not plan.init:
+        if ours is not None:
+            launched.control = None
+            ours.close()
+        return
+    if not wait:
+        return
+    assert ours is not None
+    message = control.receive(ours)
     if message is None:
         raise StepError(
             "start init",
@@ -189,18 +239,8 @@ def _settle(plan: Plan, pid: int, pidfd: int, ours: socket.socket | None, *, wai
             stage="init",
             hint="the sandbox was killed while it started",
         )
-    raise step_failed(plan, message.stage, message.step, message.value)
-
-
-def _end(pidfd: int, ours: socket.socket | None, terminal: int | None) -> None:
-    """Kill and reap; close what is ours."""
-    kill(pidfd)
-    reap(pidfd)
-    os.close(pidfd)
-    if terminal is not None:
-        os.close(terminal)
-    if ours is not None:
-        ours.close()
+    if message.kind != control.STARTED:
+        raise step_failed(plan, message.stage, message.step, message.value)
 
 
 SIGKILL = 9
@@ -217,10 +257,35 @@ def kill(pidfd: int) -> None:
         return
 
 
+PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
+CLD_EXITED, CLD_KILLED = 1, 2
+
+
+def _left_word(pidfd: int) -> tuple[int, int] | None:
+    """The wait status of a process that was reaped, from struct pidfd_info (linux/pidfd.h)."""
+    import fcntl
+    import select
+    import struct
+
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()  # ECHILD may come before the end, where the kernel reaps for a caller that ignores SIGCHLD
+    info = bytearray(struct.pack("<Q", PIDFD_INFO_EXIT).ljust(64, b"\0"))
+    try:
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask, status = struct.unpack_from("<Q", info)[0], struct.unpack_from("<i", info, 60)[0]
+    if not mask & PIDFD_INFO_EXIT:
+        return None
+    return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
+
+
 def reap(pidfd: int) -> tuple[int, int] | None:
-    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it."""
+    """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and left no
+    word (before Linux 6.15)."""
     try:
         found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
     except ChildProcessError:
-        return None
+        return _left_word(pidfd)
     return (found.si_code, found.si_status) if found else None

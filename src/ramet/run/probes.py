@@ -94,9 +94,7 @@ class Host:
     def landlock(self) -> int:
         """The version of Landlock's ABI; 0: none."""
         try:
-            return _core.syscall(
-                "landlock_create_ruleset", _number("landlock_create_ruleset"), 0, 0, LANDLOCK_VERSION
-            )
+            return _core.syscall("landlock_create_ruleset", _number("landlock_create_ruleset"), 0, 0, LANDLOCK_VERSION)
         except OSError:
             return 0
 

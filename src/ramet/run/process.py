@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import sys
@@ -47,10 +48,11 @@ def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
 def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
     """The plan that would run this command on this host, now."""
     words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
+    fds = values.several(pass_fds, "pass_fds", "descriptors")
     try:
-        command = _command(words, tuple(pass_fds))
+        command = _command(words, fds)
     except TypeError:  # not hashable, so not text: let Command say what is wrong
-        command = Command(words, tuple(pass_fds))  # type: ignore[arg-type]
+        command = Command(words, fds)  # type: ignore[arg-type]
     return compile(sandbox, facts_for(sandbox), command)
 
 
@@ -95,8 +97,10 @@ class Popen:
         self.sandbox = sandbox_with(sandbox, fields)
         self.plan = plan_for(argv, self.sandbox, pass_fds)
         self.args = self.plan.command.argv
-        self._text = (encoding or "utf-8", errors or "backslashreplace") if text or encoding or errors else None
+        decoded = text or encoding or errors
+        self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
         self._files: dict[int, Any] = {}
+        self._read_ahead: dict[int, bytes] = {}
         self._pumping: Pump | None = None
         self._streams = Streams(stdin, stdout, stderr, self.plan.owner)
         self._started = monotonic()
@@ -212,10 +216,29 @@ class Popen:
     def _pump(self, input: bytes | str | None) -> Pump:
         """The one pump of this object: what it has read before a timeout is not lost."""
         if self._pumping is None:
-            self._pumping = Pump(self._streams, self._encoded(input), self.sandbox.output)
+            self._take_back()
+            self._pumping = Pump(self._streams, self._encoded(input), self.sandbox.output, self._read_ahead)
         elif input is not None:
             raise SpecError("has been given already", field="input")
         return self._pumping
+
+    def _take_back(self) -> None:
+        """Streams that were used as files become descriptors again; what such a file had read ahead is kept."""
+        for number, file in self._files.items():
+            if file.closed:
+                continue
+            if number == 0:
+                _flush(file)
+            elif self._text is not None:
+                name = ("stdin", "stdout", "stderr")[number]
+                raise SpecError("was read as text by hand; read it on to its end", field=name)
+            fd = os.dup(file.fileno())
+            os.set_blocking(fd, False)
+            self._streams.ours[number] = fd
+            if number:
+                self._read_ahead[number] = file.peek()
+            _close_file(file)
+        self._files.clear()
 
     def _captured(self, pump: Pump) -> tuple[Any, Any, tuple[str, ...]]:
         names = {1: "stdout", 2: "stderr"}
@@ -311,16 +334,11 @@ class Popen:
         if launched is None:
             return
         if self._ending is None:
-            kill(launched.pidfd)
-            self._ending = Ending.from_wait(reap(launched.pidfd))
+            self._ending = Ending.from_wait(launched.end())
         for file in self._files.values():
             _close_file(file)
         self._streams.close_all()
-        if launched.terminal is not None:
-            os.close(launched.terminal)
-        if launched.control is not None:
-            launched.control.close()
-        os.close(launched.pidfd)
+        launched.close()
 
     def __enter__(self) -> Self:
         return self
@@ -341,6 +359,23 @@ class Popen:
     def __repr__(self) -> str:
         state = "closed" if self._launched is None else "running" if self._ending is None else f"ended {self.returncode}"
         return f"<ramet.Popen {self.args[0]!r} {state}>"
+
+
+def _flush(file: Any) -> None:
+    try:
+        file.flush()
+    except BrokenPipeError:
+        return
+
+
+def _known_encoding(encoding: str, errors: str) -> tuple[str, str]:
+    try:
+        "".encode(encoding, errors)
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError, ValueError) as error:
+        field = "errors" if "error" in str(error) else "encoding"
+        raise SpecError(str(error), field=field) from None
+    return encoding, errors
 
 
 def _close_file(file: Any) -> None:

@@ -8,10 +8,11 @@ import select
 from time import monotonic
 
 from ramet.errors import SpecError, SpecTypeError, TimeoutExpired
+from ramet.run.hold import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: As subprocess has them.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -33,12 +34,20 @@ class Streams:
         self.theirs: list[int] = []
         self.ours: list[int | None] = [None, None, None]
         self._close: list[int] = []
+        signals = Signals()
         try:
+            signals.hold()
             for number, (name, wanted) in enumerate((("stdin", stdin), ("stdout", stdout), ("stderr", stderr))):
                 self.theirs.append(self._choose(number, name, wanted))
-        except BaseException:
+        except BaseException as error:
             self.close_all()
+            if isinstance(error, OSError):
+                from ramet.run.failure import caller_failed
+
+                raise caller_failed(error) from None
             raise
+        finally:
+            signals.release()
 
     def _choose(self, number: int, name: str, wanted: object) -> int:
         if wanted is None:
@@ -81,7 +90,9 @@ class Streams:
     def close_theirs(self) -> None:
         """After the launch: the child's ends are the child's alone."""
         while self._close:
-            os.close(self._close.pop())
+            fd = self._close[-1]
+            del self._close[-1]  # not pop: after a call a signal handler may raise, and the descriptor would be lost
+            os.close(fd)
 
     def close_ours(self, number: int) -> None:
         """Our end of one stream; once."""
@@ -94,6 +105,10 @@ class Streams:
         self.close_theirs()
         for number in range(3):
             self.close_ours(number)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_close"):  # for an exception between being made and being kept
+            self.close_all()
 
 
 def _fileno(wanted: object, name: str) -> int:
@@ -135,10 +150,14 @@ class Capture:
 class Pump:
     """Feeds stdin and drains stdout and stderr until they, and the sandbox, are at their end."""
 
-    def __init__(self, streams: Streams, data: bytes | memoryview, limit: int) -> None:
+    def __init__(
+        self, streams: Streams, data: bytes | memoryview, limit: int, already: Mapping[int, bytes] | None = None
+    ) -> None:
         self.streams = streams
         self.input = memoryview(data)
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
+        for number, found in (already or {}).items():
+            self.captures[number].add(found)
         if streams.ours[0] is not None and not self.input:
             streams.close_ours(0)
 
@@ -199,7 +218,7 @@ def milliseconds(deadline: float | None) -> int | None:
     """For poll(2): the time left, rounded up, so that it never spins."""
     if deadline is None:
         return None
-    return max(0, min(int((deadline - monotonic()) * 1000) + 1, 2**31 - 1))
+    return max(0, int(min((deadline - monotonic()) * 1000 + 1, 2**31 - 1)))
 
 
 def readable(fd: int, timeout: int | None) -> bool:

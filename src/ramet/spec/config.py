@@ -74,9 +74,7 @@ def decode(value: object, *, where: str = "", base: str | None = None) -> Box:
         command = None
         for name, item in table.items():
             if name == COMMAND:
-                command = tuple(
-                    values.text(arg, f"command[{n}]") for n, arg in enumerate(_list(item, COMMAND))
-                )
+                command = tuple(values.text(arg, f"command[{n}]") for n, arg in enumerate(_list(item, COMMAND)))
             elif name in Sandbox._fields:
                 fields[name] = _DECODERS.get(name, _as_it_is)(item, name, base)
             else:
@@ -240,9 +238,7 @@ def _env(value: object, path: str, base: str | None) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name, item in _table(value, path).items():
         if item is not None and item is not False and not isinstance(item, str):
-            hint = (
-                "false leaves the variable out" if isinstance(item, bool) else f'"{item}", in quotation marks'
-            )
+            hint = "false leaves the variable out" if isinstance(item, bool) else f'"{item}", in quotation marks'
             raise SpecTypeError(f"must be text, not {_named(item)}", field=f"{path}.{name}", hint=hint)
         found[name] = item if isinstance(item, str) else None
     return found
@@ -253,9 +249,7 @@ def _rlimits(value: object, path: str, base: str | None) -> dict[str, object]:
     for name, item in _table(value, path).items():
         where = f"{path}.{name}"
         pair = isinstance(item, list)
-        found[name] = (
-            tuple(limit(one, f"{where}[{n}]") for n, one in enumerate(item)) if pair else limit(item, where)
-        )
+        found[name] = tuple(limit(one, f"{where}[{n}]") for n, one in enumerate(item)) if pair else limit(item, where)
     return found
 
 

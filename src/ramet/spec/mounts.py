@@ -6,8 +6,6 @@ sandbox's own; a symlink as a destination is refused (bubblewrap GHSA-pxhw-h44j-
 
 from __future__ import annotations
 
-import os
-
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
 from ramet.spec.record import Record, unknown_field
@@ -63,7 +61,7 @@ class Tmpfs(Mount):
     _kind = "tmpfs"
 
     destination: str
-    size: int | str = "256M"
+    size: int | str = 256 << 20
     mode: int = 0o755
     inodes: int | None = None
 
@@ -130,9 +128,8 @@ class Overlay(Mount):
 
     def _settle(self) -> None:
         self._put("destination", values.destination(self.destination, "Overlay.destination"))
-        if isinstance(self.lower, (str, bytes, os.PathLike)):
-            raise SpecTypeError("must be a list of directories, not one", field="Overlay.lower")
-        lower = tuple(values.host_path(path, f"Overlay.lower[{n}]") for n, path in enumerate(self.lower))
+        given = values.several(self.lower, "Overlay.lower", "directories")
+        lower = tuple(values.host_path(path, f"Overlay.lower[{n}]") for n, path in enumerate(given))
         if not lower:
             raise self._bad("lower", "is empty")
         self._put("lower", lower)
@@ -157,7 +154,7 @@ class Symlink(Mount):
 
 
 class File(Mount):
-    """A file with this content (text is encoded as UTF-8)."""
+    """A file with this content (text is encoded as UTF-8). mode: its permissions, whatever the umask."""
 
     _kind = "file"
 
@@ -177,7 +174,7 @@ class File(Mount):
 
 
 class Directory(Mount):
-    """A directory."""
+    """A directory. mode: its permissions, whatever the umask."""
 
     _kind = "directory"
 
@@ -219,9 +216,7 @@ def mount_from_mapping(value: Mapping[str, Any], field: str) -> Mount:
 
 def check_mounts(value: object, field: str) -> tuple[Mount, ...]:
     """A tuple of mounts; two with the same destination are refused, since one would hide the other."""
-    if isinstance(value, (str, bytes, Mount)):
-        raise SpecTypeError("must be a list of mounts", field=field)
-    mounts = tuple(value)  # type: ignore[arg-type]
+    mounts = values.several(value, field, "mounts")
     seen: dict[str, int] = {}
     for n, mount in enumerate(mounts):
         if not isinstance(mount, Mount):

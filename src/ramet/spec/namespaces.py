@@ -64,9 +64,8 @@ DEFAULT_NAMESPACES = frozenset(Namespace) - {Namespace.TIME}
 
 def namespace_set(value: Iterable[object], field: str) -> frozenset[Namespace]:
     """A set of namespaces from members and names."""
-    if isinstance(value, (str, bytes)):
-        raise SpecTypeError("must be a set of namespaces, not one text", field=field)
-    return frozenset(Namespace.of(item, f"{field}[{n}]") for n, item in enumerate(value))
+    items = values.several(value, field, "namespaces")
+    return frozenset(Namespace.of(item, f"{field}[{n}]") for n, item in enumerate(items))
 
 
 class Join(Record):
@@ -107,5 +106,5 @@ class TimeOffsets(Record):
     def _settle(self) -> None:
         for name in ("monotonic", "boottime"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 2**63 / 1e9:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 2**63 / 1e9:
                 raise self._bad(name, f"must be seconds, at most 292 years, not {value!r}")

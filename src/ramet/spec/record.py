@@ -126,7 +126,7 @@ class FrozenMap(dict):  # type: ignore[type-arg]
     """A dict that can't change, and so can be hashed and be part of a `Record`."""
 
     def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
+        return hash(frozenset(self.items()))
 
     def _refuse(self, *_: object, **__: object) -> Any:
         raise TypeError("this mapping is part of an immutable spec")

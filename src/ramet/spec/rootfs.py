@@ -14,6 +14,7 @@ WRITES = ("refused", "discarded", "kept")
 class Rootfs(Record):
     """A directory of the host as the root (pivot_root(2)).
 
+    path: resolved once, when the plan is made; a relative one is taken from the caller's working directory.
     writes: "refused" (read-only), "discarded" (an overlay in memory that is gone with the sandbox) or "kept" (they
     change the directory itself). With "refused", every place something is mounted on must exist in it.
     """

@@ -54,7 +54,7 @@ class Sandbox(Record):
         capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
         namespaces of its own; rlimits: name to (soft, hard).
     Life
-        as_pid1: the payload is pid 1 itself, without ramet's init; timeout: seconds, or "1m30s"; output: bytes of
+        as_pid1: the payload is pid 1 itself, without ramet's init (then it dies with the thread that started it); timeout: seconds, or "1m30s"; output: bytes of
         stdout and stderr, each, that are captured; what comes after is thrown away and marked.
     """
 
@@ -101,7 +101,7 @@ class Sandbox(Record):
 
     def _settle_namespaces(self) -> None:
         self._put("namespaces", namespace_set(self.namespaces, "Sandbox.namespaces"))
-        self._put("join", tuple(self.join))
+        self._put("join", values.several(self.join, "Sandbox.join", "Join"))
         kinds = set()
         for n, join in enumerate(self.join):
             if not isinstance(join, Join):
@@ -123,8 +123,8 @@ class Sandbox(Record):
         for name in ("uid", "gid"):
             if getattr(self, name) is not None:
                 values.integer(getattr(self, name), f"Sandbox.{name}", most=ID_MAX)
-        groups = tuple(values.integer(g, f"Sandbox.groups[{n}]", most=ID_MAX) for n, g in enumerate(self.groups))
-        self._put("groups", groups)
+        groups = values.several(self.groups, "Sandbox.groups", "ids")
+        self._put("groups", tuple(values.integer(g, f"Sandbox.groups[{n}]", most=ID_MAX) for n, g in enumerate(groups)))
         for name in ("uid_mappings", "gid_mappings"):
             self._settle_mappings(name)
 
@@ -138,7 +138,7 @@ class Sandbox(Record):
             if mappings != "subordinate":
                 raise self._bad(name, f"must be lines or 'subordinate', not {mappings!r}")
             return
-        mappings = (mappings,) if isinstance(mappings, IdMapping) else tuple(mappings)
+        mappings = (mappings,) if isinstance(mappings, IdMapping) else values.several(mappings, f"Sandbox.{name}", "IdMapping")
         check_mappings(mappings, f"Sandbox.{name}")
         self._put(name, mappings)
         wanted = getattr(self, name[:3])
@@ -151,9 +151,7 @@ class Sandbox(Record):
             self._put("rootfs", check_rootfs(self.rootfs, "Sandbox.rootfs"))
         self._put("mounts", check_mounts(self.mounts, "Sandbox.mounts"))
         for name in ("masked_paths", "readonly_paths"):
-            paths = getattr(self, name)
-            if isinstance(paths, (str, bytes)):
-                raise SpecTypeError("must be a list of paths", field=f"Sandbox.{name}")
+            paths = values.several(getattr(self, name), f"Sandbox.{name}", "paths")
             clean = tuple(values.destination(path, f"Sandbox.{name}[{n}]") for n, path in enumerate(paths))
             self._put(name, clean)
         if Namespace.MOUNT not in self.namespaces:
@@ -258,7 +256,8 @@ class Command(Record):
         self._put("argv", tuple(values.text(arg, f"argv[{n}]") for n, arg in enumerate(self.argv)))
         if not self.argv[0]:
             raise SpecError("is empty", field="argv[0]")
-        fds = tuple(sorted({values.integer(fd, f"pass_fds[{n}]", most=2**20) for n, fd in enumerate(self.pass_fds)}))
+        given = values.several(self.pass_fds, "pass_fds", "descriptors")
+        fds = tuple(sorted({values.integer(fd, f"pass_fds[{n}]", most=2**20) for n, fd in enumerate(given)}))
         if fds and fds[0] < 3:
             raise SpecError("0 to 2 are stdin, stdout and stderr", field="pass_fds")
         self._put("pass_fds", fds)

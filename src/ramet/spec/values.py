@@ -13,6 +13,7 @@ from ramet.errors import SpecError, SpecTypeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 SIZE_UNITS: Mapping[str, int] = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 DURATION_UNITS: Mapping[str, float] = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -31,7 +32,19 @@ def text(value: object, field: str) -> str:
         raise SpecTypeError(f"must be text, not {type(value).__name__}", field=field)
     if "\0" in value:
         raise SpecError("embedded null byte", field=field)
+    if not value.isascii():
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as error:
+            raise SpecError(f"can't be encoded: {error.reason}", field=field) from None
     return value
+
+
+def several(value: object, field: str, what: str) -> tuple[Any, ...]:
+    """The items of a list, tuple, set or other iterable; one text is not taken for its letters."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        raise SpecTypeError(f"must be a list of {what}, not {type(value).__name__}", field=field)
+    return tuple(value)
 
 
 def path(value: object, field: str, *, absolute: bool = True) -> str:
@@ -118,8 +131,11 @@ def duration(value: object, field: str) -> float:
     else:
         seconds = value
     if not 0 < seconds < float("inf"):
-        raise SpecError(f"must be more than 0 and finite, not {seconds}", field=field, hint="use None for none")
-    return float(seconds)
+        raise SpecError("must be more than 0 and finite", field=field, hint="use None for none")
+    try:
+        return float(seconds)
+    except OverflowError:
+        raise SpecError("must be finite", field=field, hint="use None for none") from None
 
 
 def _duration_text(value: str, field: str) -> float:

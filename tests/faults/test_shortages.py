@@ -1,0 +1,172 @@
+"""Real shortages: of descriptors, processes, namespaces."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HERE = os.path.dirname(__file__)
+
+
+def python(code, *args):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+FEW_NUMBERS = """
+import resource
+from hosts import children, descriptors
+import ramet
+kept = ramet.run(["true"])
+before = children(), sorted(descriptors())
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+answers = []
+for limit in range(0, 100):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        answers.append(str(ramet.run(["true"]).ok))
+    except ramet.Error as error:
+        answers.append(type(error).__name__)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    assert (children(), sorted(descriptors())) == before, limit
+print(*answers)
+"""
+
+
+def test_few_descriptors_are_an_error_or_no_matter():
+    """With RLIMIT_NOFILE from 0 to 99 each run succeeds or raises one of ramet's errors, and nothing is
+    left; with enough it
+    succeeds."""
+    answers = python(FEW_NUMBERS).split()
+    assert set(answers) <= {"True", "StepError", "UnsupportedError"}
+    assert answers[0] == "StepError" and answers[-1] == "True"
+
+
+FULL_TABLE = """
+import os, resource
+from hosts import children, descriptors
+import ramet
+ramet.run(["true"])
+before = children(), sorted(descriptors())
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+answers = []
+for free in range(40):
+    fill = []
+    try:
+        while True:
+            fill.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(free):
+        os.close(fill.pop())
+    try:
+        answers.append(str(ramet.run(["true"]).ok))
+    except ramet.Error as error:
+        answers.append(type(error).__name__ + ":" + str(getattr(error, "errno", None)))
+    for fd in fill:
+        os.close(fd)
+    assert (children(), sorted(descriptors())) == before, free
+print(*answers)
+"""
+
+
+def test_full_descriptor_table_is_an_error():
+    """With 0 to 39 free descriptors each run succeeds or raises a StepError with EMFILE or an UnsupportedError, and nothing is
+    left."""
+    answers = python(FULL_TABLE).split()
+    assert set(answers) <= {"True", "StepError:24", "UnsupportedError:None"}
+    assert answers[0] == "StepError:24" and answers[-1] == "True"
+
+
+NO_PROCESSES = """
+import os, resource
+from hosts import children, descriptors
+import ramet
+if os.geteuid() == 0:
+    os.setresgid(64999, 64999, 64999)
+    os.setresuid(64999, 64999, 64999)  # limits do not hold for root
+    from ramet import _core
+    from ramet.plan.calls import numbers
+    _core.syscall("prctl", numbers(os.uname().machine)["prctl"], 4, 1, 0, 0, 0)  # dumpable again
+os.chdir("/")
+ramet.run(["true"])
+before = children(), sorted(descriptors())
+soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+try:
+    ramet.run(["true"])
+except ramet.StepError as error:
+    print(error.errno, error.stage, error.hint)
+assert (children(), sorted(descriptors())) == before
+resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+print(ramet.run(["true"]).ok)
+"""
+
+
+def test_no_more_processes_is_named():
+    """At RLIMIT_NPROC the clone is refused with EAGAIN, and the hint says which limit; with room it works."""
+    first, second = python(NO_PROCESSES).splitlines()
+    assert first.startswith("11 clone ") and "RLIMIT_NPROC" in first
+    assert second == "True"
+
+
+NO_NAMESPACES = """
+import sys
+from hosts import children, descriptors
+import ramet
+print(ramet.run(["true"]).ok)
+before = children(), sorted(descriptors())
+name = sys.argv[1]
+path = "/proc/sys/user/max_" + name + "_namespaces"
+with open(path) as file:
+    old = file.read()
+with open(path, "w") as file:
+    file.write("0")
+try:
+    ramet.run(["true"])
+except ramet.StepError as error:
+    print(error.errno, error.stage, error.hint)
+assert (children(), sorted(descriptors())) == before
+with open(path, "w") as file:
+    file.write(old)
+print(ramet.run(["true"]).ok)
+"""
+
+
+@pytest.mark.parametrize("name", ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"])
+def test_no_more_namespaces_is_named(name):
+    """In a user namespace of the test's own where user.max_*_namespaces is 0, the clone is refused with
+    ENOSPC and the hint
+    says that it is such a limit."""
+    inner = ["unshare", "--user", "--map-root-user", sys.executable, "-c", NO_NAMESPACES, name]
+    done = subprocess.run(inner, cwd=HERE, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    before, first, after = done.stdout.splitlines()
+    assert first.startswith("28 clone ") and "max_" in first
+    assert before == after == "True"
+
+
+@pytest.mark.parametrize("call", ["os.memfd_create", "os.pipe2", "os.pidfd_open", "_socket.socketpair"])
+def test_a_descriptor_that_cannot_be_had_is_a_step_error(call, monkeypatch):
+    """Whatever the caller itself can't open is a StepError of the stage "caller", not a bare OSError."""
+    import importlib
+
+    import ramet
+    from ramet.run import image
+
+    def refuse(*_args, **_kwargs):
+        raise OSError(24, "Too many open files")
+
+    module, _, name = call.rpartition(".")
+    with monkeypatch.context() as patched:
+        if call == "os.pidfd_open":
+            patched.setattr(image, "_self", {})
+        patched.setattr(importlib.import_module(module), name, refuse)
+        with pytest.raises(ramet.StepError) as raised:
+            ramet.run(["true"])
+    assert (raised.value.errno, raised.value.stage) == (24, "caller")
+    assert ramet.run(["true"]).ok
