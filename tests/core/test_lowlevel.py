@@ -21,6 +21,8 @@ from ramet.flags import AT, CLONE, PIDFD
 from ramet.host.namespaces import kernel_version
 from ramet.lowlevel import Buffer, Call, Clone, Result, clone, clone3, wait_pidfd
 
+pytestmark = pytest.mark.vm
+
 ARM = platform.machine() == "aarch64"
 GETPID, GETTID, GETCWD = (172, 178, 17) if ARM else (39, 186, 79)
 WRITE, PRCTL, PPOLL, CLOSE = (64, 167, 73, 57) if ARM else (1, 157, 271, 3)

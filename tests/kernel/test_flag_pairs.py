@@ -23,6 +23,8 @@ import pytest
 from ramet import lowlevel, rules
 from ramet.flags import CLONE, OBSOLETE_CLONE, format_clone
 
+pytestmark = pytest.mark.vm
+
 ORDINARY_UID = 65000
 SIGCHLD = 17
 UNKNOWN = 1 << 40

@@ -8,6 +8,8 @@ from inside import as_root, python, said, shell
 
 from ramet import Namespace, Sandbox, SpecError, TimeOffsets
 
+pytestmark = pytest.mark.vm
+
 EVERY = frozenset(Namespace)
 
 
