@@ -35,20 +35,23 @@ class Launched:
     operations, finds somebody who knows the child: whoever drops this object ends the child.
     """
 
-    __slots__ = ("control", "owner", "pid", "pidfd", "terminal")
+    __slots__ = ("control", "over", "owner", "pid", "pidfd", "terminal")
 
     def __init__(self) -> None:
         self.pid = self.pidfd = -1
         self.owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the child
         self.control: socket.socket | None = None
         self.terminal: int | None = None
+        self.over = False  # ended, and reaped
 
     def end(self) -> tuple[int, int] | None:
         """Kill and reap, where the child is ours; what `reap` says."""
-        if self.owner != os.getpid():
+        if self.over or self.owner != os.getpid():
             return None
         kill(self.pidfd)
-        return reap(self.pidfd)
+        found = reap(self.pidfd)
+        self.over = True
+        return found
 
     def close(self) -> None:
         """End what still runs; close every descriptor."""

@@ -278,6 +278,7 @@ class Popen:
             launched = self._alive()
             message = control.receive(launched.control) if launched.control is not None else None
             found = reap(launched.pidfd)
+            launched.over = True
             if message is None:
                 self._ending = Ending.from_wait(found)
             elif message.kind == control.FAILED:
