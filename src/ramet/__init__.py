@@ -1,8 +1,8 @@
 """ramet: clone(2) done right. New processes that share exactly what you say, from one flag to a rootless container.
 
-    >>> import ramet
-    >>> ramet.run(["python3", "-c", "print(6 * 7)"], timeout=5).stdout
-    b'42\\n'
+>>> import ramet
+>>> ramet.run(["python3", "-c", "print(6 * 7)"], timeout=5).stdout
+b'42\\n'
 """
 
 from ramet.call import call
@@ -43,11 +43,13 @@ from ramet.spec import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bind",
     "CLONE",
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "Bind",
     "ChildDied",
     "CommandError",
-    "DEVNULL",
     "Dev",
     "Directory",
     "Error",
@@ -59,12 +61,10 @@ __all__ = [
     "Mqueue",
     "Namespace",
     "Overlay",
-    "PIPE",
     "Popen",
     "Proc",
     "Result",
     "Rootfs",
-    "STDOUT",
     "Sandbox",
     "SpecError",
     "SpecTypeError",

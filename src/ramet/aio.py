@@ -1,6 +1,6 @@
 """The same from asyncio: waiting without a thread, and cancelling kills the sandbox.
 
-    >>> result = await ramet.aio.run(["python3", "-c", code], timeout=5)
+>>> result = await ramet.aio.run(["python3", "-c", code], timeout=5)
 """
 
 from __future__ import annotations

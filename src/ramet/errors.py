@@ -119,9 +119,7 @@ class HelperError(Error):
     argv: how it was called; exit_code; stderr: what it said.
     """
 
-    def __init__(
-        self, message: str, *, argv: list[str], exit_code: int, stderr: str, hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, argv: list[str], exit_code: int, stderr: str, hint: str | None = None) -> None:
         self.argv, self.exit_code, self.stderr, self.hint = argv, exit_code, stderr, hint
         said = f"\n  it said: {stderr.strip()}" if stderr.strip() else ""
         super().__init__(with_hint(f"{message}: {' '.join(argv)} exited with {exit_code}{said}", hint))

@@ -85,9 +85,7 @@ class FlagsExplanation:
         parts += [_obsolete_text(name) for name in self.obsolete]
         if self.exit_signal:
             name = signal_name(self.exit_signal)
-            parts.append(
-                f"  {name}  exit signal\n" + _wrap(f"The parent gets {name} when the child ends.", 6)
-            )
+            parts.append(f"  {name}  exit signal\n" + _wrap(f"The parent gets {name} when the child ends.", 6))
         if self.flags or not self.obsolete:
             parts.append("\n" + self._verdict())
         parts += ["\n"] * bool(self.notes) + [_wrap(f"note: {note}", 0, 6) for note in self.notes]
@@ -308,9 +306,7 @@ def _notes(flags: CLONE, exit_signal: int) -> list[str]:
     if flags & CLONE.PARENT and flags & (CLONE.NEWPID | CLONE.NEWUSER):
         notes.append("clone(2) still says EINVAL for CLONE_PARENT here; kernels since 3.13 take it")
     if flags & (CLONE.NEWNS | CLONE.EMPTY_MNTNS) == CLONE.NEWNS:
-        notes.append(
-            "where / is shared, as systemd makes it, mounts of the child reach the caller; make it private"
-        )
+        notes.append("where / is shared, as systemd makes it, mounts of the child reach the caller; make it private")
     if flags & CLONE.NEWPID and not flags & CLONE.NEWNS:
         notes.append("/proc still shows the caller's numbers until a new one is mounted (CLONE_NEWNS)")
     if flags & CLONE.NEWUSER:

@@ -98,9 +98,7 @@ CLONE_FACTS: dict[CLONE, Fact] = {
         "When the child leaves the memory, the kernel zeroes child_tid there and wakes a futex on it.",
     ),
     _C.UNTRACED: _clone((2, 5, 46), "A tracer of the caller can't force CLONE_PTRACE on this child."),
-    _C.CHILD_SETTID: _clone(
-        (2, 5, 49), "The kernel writes the child's thread id to child_tid in the child's memory."
-    ),
+    _C.CHILD_SETTID: _clone((2, 5, 49), "The kernel writes the child's thread id to child_tid in the child's memory."),
     _C.NEWCGROUP: _clone(
         (4, 6),
         "The child's cgroup is the root of all it sees in /proc/PID/cgroup and in cgroup mounts.",

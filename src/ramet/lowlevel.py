@@ -369,9 +369,7 @@ def _clone(
         # With a word of the user's own, until the wait.
         mapping.is_shared = bool(kept & CLONE.VM)
     try:
-        pid, fd, written, child_tid = _core.clone3(
-            fields, tids, None if mapping is None else mapping.memory, old=old
-        )
+        pid, fd, written, child_tid = _core.clone3(fields, tids, None if mapping is None else mapping.memory, old=old)
     except BaseException:
         if mapping is not None:
             mapping.is_shared = False
@@ -453,9 +451,7 @@ def pidfd_send_signal(pidfd: int, signal: int, flags: int = 0) -> None:
     """pidfd_send_signal(2): signal the process, never another one that has got its pid."""
     if not 0 <= signal <= SIGNAL_MAX:
         raise SpecError(f"there is no signal {signal}", field="signal")
-    _core.syscall(
-        "pidfd_send_signal", _NR["pidfd_send_signal"], pidfd, int(signal), 0, int(PIDFD_SIGNAL(flags))
-    )
+    _core.syscall("pidfd_send_signal", _NR["pidfd_send_signal"], pidfd, int(signal), 0, int(PIDFD_SIGNAL(flags)))
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

@@ -354,9 +354,7 @@ def _stack(call: _Call) -> Iterator[Violation]:
             manual="clone(2), ERRORS, EINVAL: stack",
         )
     elif call.stack + call.stack_size >= 1 << 63:
-        yield call.refuse(
-            _errno.EINVAL, "the stack lies outside user memory", 0, "clone3_stack_valid", since=(5, 5)
-        )
+        yield call.refuse(_errno.EINVAL, "the stack lies outside user memory", 0, "clone3_stack_valid", since=(5, 5))
 
 
 def _kernel_clone(call: _Call) -> Iterator[Violation]:
@@ -600,9 +598,7 @@ def _copies(call: _Call) -> Iterator[Violation]:
             since=(3, 8),
         )
     if call.has(CLONE.SETTLS) and caller.machine == "x86_64" and call.tls >= _USER_TOP:
-        yield call.refuse(
-            _errno.EPERM, f"tls {call.tls:#x} lies outside user memory", CLONE.SETTLS, "do_arch_prctl_64"
-        )
+        yield call.refuse(_errno.EPERM, f"tls {call.tls:#x} lies outside user memory", CLONE.SETTLS, "do_arch_prctl_64")
 
 
 def _alloc_pid(call: _Call) -> Iterator[Violation]:

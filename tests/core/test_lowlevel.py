@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from needs import since
 
+from needs import since
 from ramet import lowlevel
 from ramet.errors import SpecError, TimeoutExpired
 from ramet.flags import AT, CLONE, PIDFD
@@ -145,9 +145,7 @@ def test_a_python_child_of_a_caller_with_threads_is_refused() -> None:
 
 
 @pytest.mark.parametrize("make", [clone3, clone])
-@pytest.mark.parametrize(
-    "flags", [0, CLONE.VM, CLONE.VM | CLONE.VFORK, CLONE.FILES, CLONE.VM | CLONE.SIGHAND]
-)
+@pytest.mark.parametrize("flags", [0, CLONE.VM, CLONE.VM | CLONE.VFORK, CLONE.FILES, CLONE.VM | CLONE.SIGHAND])
 def test_a_plain_child_makes_its_calls(make: Callable[..., Clone], flags: int) -> None:
     """A plain child keeps what its calls returned, fills their buffers, exits with its status."""
     made = make(flags, child=[Call(GETPID), Call(GETCWD, Buffer(4096), 4096)], exit_status=9)
@@ -414,9 +412,7 @@ def test_unshare_and_setns_change_the_namespace() -> None:
             joined = link("uts")
             lowlevel.pidfd_send_signal(other.pidfd, signal.SIGKILL)
             other.wait(10)
-        return (
-            0 if back == own and joined == theirs and third != own and len({before, own, theirs}) == 3 else 1
-        )
+        return 0 if back == own and joined == theirs and third != own and len({before, own, theirs}) == 3 else 1
 
     assert python_child(run)[1] == 0
 

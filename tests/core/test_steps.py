@@ -322,9 +322,7 @@ def test_failure_in_the_joining_process_has_its_own_stage():
 def test_refused_clone_has_its_own_stage():
     """What clone itself refuses is stage 2: CLONE_NEWUSER with CLONE_FS is EINVAL."""
     assert spawn(step("chdir", "/"), flags=NEWUSER_AND_FS) == failed(0, E.EINVAL, stage=2)
-    assert spawn(step("chdir", "/"), flags=NEWUSER_AND_FS, join=[step("chdir", "/")]) == failed(
-        0, E.EINVAL, stage=2
-    )
+    assert spawn(step("chdir", "/"), flags=NEWUSER_AND_FS, join=[step("chdir", "/")]) == failed(0, E.EINVAL, stage=2)
 
 
 NEWUSER_AND_FS = 0x10000000 | 0x200

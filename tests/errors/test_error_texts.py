@@ -56,10 +56,7 @@ def test_a_real_failure_has_that_form():
         ramet.run(["/nonexistent/program"])
     first, second, third = str(raised.value).splitlines()[:3]
     assert first == "cannot execute '/nonexistent/program': ENOENT (No such file or directory)"
-    assert (
-        second.startswith("  payload step ")
-        and 'execve("/nonexistent/program", ["/nonexistent/program"]' in second
-    )
+    assert second.startswith("  payload step ") and 'execve("/nonexistent/program", ["/nonexistent/program"]' in second
     assert third == "  from: command"
 
 
@@ -90,9 +87,7 @@ def test_unsupported_error_names_fact_and_need():
 
 def test_helper_error_repeats_what_the_helper_said():
     """A HelperError shows how the helper was called, how it ended, and its own words."""
-    error = HelperError(
-        "cannot map", argv=["newuidmap", "7"], exit_code=1, stderr="range not allowed\n", hint="h"
-    )
+    error = HelperError("cannot map", argv=["newuidmap", "7"], exit_code=1, stderr="range not allowed\n", hint="h")
     assert str(error) == "cannot map: newuidmap 7 exited with 1\n  it said: range not allowed\n\nhint: h"
 
 

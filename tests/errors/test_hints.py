@@ -106,7 +106,5 @@ def test_hint_for_a_command_that_is_only_outside():
     with pytest.raises(ramet.CommandError) as raised:
         ramet.run(["sh"], rootfs="empty")
     assert (
-        ("exists outside" in raised.value.hint
-        and "/sh" not in raised.value.hint.split(" ")[0])
-        or "dash" in raised.value.hint
-    )
+        "exists outside" in raised.value.hint and "/sh" not in raised.value.hint.split(" ")[0]
+    ) or "dash" in raised.value.hint

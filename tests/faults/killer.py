@@ -21,9 +21,7 @@ NUMBERS = numbers(os.uname().machine)
 PR_SET_CHILD_SUBREAPER = 36
 WALL = 0x40000000
 PATIENCE = float(os.environ.get("PATIENCE", "5"))
-LONGEST = float(
-    os.environ.get("LONGEST", "0.012")
-)  # a start takes 1 to 4 ms; the caller starts one after the other
+LONGEST = float(os.environ.get("LONGEST", "0.012"))  # a start takes 1 to 4 ms; the caller starts one after the other
 
 
 def start_for_ever(mode):

@@ -106,7 +106,5 @@ def test_failing_exec_is_a_command_error(null, nothing_left):
         plan = plan_for(["/bin/true"], spec)
         stage = plan.stages["payload" if plan.init else "child"]
         with pytest.raises(ramet.CommandError) as raised:
-            launch(
-                plan, (null, null, null), encoded=failing(plan, stage.name, len(stage.steps) - 1, E.EACCES)
-            )
+            launch(plan, (null, null, null), encoded=failing(plan, stage.name, len(stage.steps) - 1, E.EACCES))
         assert raised.value.exit_code == 126

@@ -57,9 +57,7 @@ def test_interrupted_at_random_times_leaves_nothing(mode):
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "200 0\n"), (
-        f"seed {seed}: {done.stdout}{done.stderr[-2000:]}"
-    )
+    assert (done.returncode, done.stdout) == (0, "200 0\n"), f"seed {seed}: {done.stdout}{done.stderr[-2000:]}"
 
 
 EVERY_LINE = """
@@ -110,9 +108,7 @@ def test_interrupted_at_every_line_leaves_no_process(mode):
     assert (done.returncode, done.stdout) == (0, "True []\n"), done.stdout + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()])
 @pytest.mark.parametrize(
     "where",
     [
@@ -158,9 +154,7 @@ def test_exception_in_the_callers_part_leaves_nothing(monkeypatch, nothing_left)
         raise LookupError("on purpose")
 
     ids = (IdRange(100000, 9),)
-    host = facts().replace(
-        capabilities=0, subuids=ids, subgids=ids, newuidmap="/bin/false", newgidmap="/bin/false"
-    )
+    host = facts().replace(capabilities=0, subuids=ids, subgids=ids, newuidmap="/bin/false", newgidmap="/bin/false")
     spec = Sandbox(uid_mappings="subordinate", gid_mappings="subordinate")
     plan = compile(spec, host, Command(("/bin/true",)))
     assert plan.sync

@@ -4,10 +4,10 @@ import os
 import sys
 
 import pytest
-from needs import as_root as as_root
-from needs import as_user as as_user
 
 import ramet
+from needs import as_root as as_root
+from needs import as_user as as_user
 
 #: The id of the payload outside: never 0.
 OUTSIDE_ID = 65533 if os.geteuid() == 0 else os.geteuid()

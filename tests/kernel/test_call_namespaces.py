@@ -11,8 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from needs import as_root
 
+from needs import as_root
 from ramet.call import call
 
 FILES, NEWNS, NEWUTS, NEWIPC, NEWUSER = 0x400, 0x20000, 0x4000000, 0x8000000, 0x10000000
@@ -67,9 +67,9 @@ def test_ids_are_mapped():
 def test_mapped_root_has_its_capabilities():
     """A mapped function may change its host name, and the caller's stays."""
     before = socket.gethostname()
-    assert call(
-        lambda: (socket.sethostname("ramet"), socket.gethostname())[1], flags=NEWUSER | NEWUTS, map_uid=0
-    ) == ("ramet")
+    assert call(lambda: (socket.sethostname("ramet"), socket.gethostname())[1], flags=NEWUSER | NEWUTS, map_uid=0) == (
+        "ramet"
+    )
     assert socket.gethostname() == before
 
 

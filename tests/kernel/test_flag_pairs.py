@@ -166,9 +166,7 @@ def running_kernel() -> tuple[int, ...]:
     return tuple(int(part) for part in found.groups() if part is not None)
 
 
-def judge(
-    flags: int, exit_signal: int, facts: rules.Caller, check: Rule = rules.check
-) -> tuple[rules.Violation, ...]:
+def judge(flags: int, exit_signal: int, facts: rules.Caller, check: Rule = rules.check) -> tuple[rules.Violation, ...]:
     cgroup = 3 if OWN_CGROUP else None
     return check(flags, exit_signal=exit_signal, cgroup=cgroup, kernel=running_kernel(), caller=facts)
 
@@ -260,9 +258,7 @@ def test_the_older_call_answers_as_the_rules_say(uid: int | None) -> None:
     facts = caller_facts(uid)
     wrong = []
     for (flags, exit_signal), answered in answers.items():
-        found = rules.check(
-            flags, exit_signal=exit_signal, call="clone", kernel=running_kernel(), caller=facts
-        )
+        found = rules.check(flags, exit_signal=exit_signal, call="clone", kernel=running_kernel(), caller=facts)
         if answered != (found[0].errno if found else 0):
             wrong.append((format_clone(flags, exit_signal), answered, found))
     assert wrong == []

@@ -57,9 +57,7 @@ mounts = st.one_of(
 texts = st.text(st.characters(blacklist_characters="\0", max_codepoint=0x2000), min_size=1, max_size=12)
 fields = {
     "namespaces": st.just(frozenset(Namespace)) | st.frozensets(st.sampled_from(list(Namespace))),
-    "join": st.lists(st.builds(Join, st.sampled_from(list(Namespace)), pid=st.just(77)), max_size=2).map(
-        tuple
-    ),
+    "join": st.lists(st.builds(Join, st.sampled_from(list(Namespace)), pid=st.just(77)), max_size=2).map(tuple),
     "time_offsets": st.builds(TimeOffsets, st.floats(-1e6, 1e6), st.integers(0, 10**6)),
     "uid": ids,
     "gid": ids,
@@ -83,9 +81,7 @@ fields = {
     "capabilities": st.frozensets(st.sampled_from([*NAMES, "ALL"]), max_size=3),
     "no_new_privs": st.booleans(),
     "nested_namespaces": st.booleans(),
-    "rlimits": st.dictionaries(
-        st.sampled_from(["NOFILE", "core", "RLIMIT_AS"]), st.integers(0, 2**20), max_size=2
-    ),
+    "rlimits": st.dictionaries(st.sampled_from(["NOFILE", "core", "RLIMIT_AS"]), st.integers(0, 2**20), max_size=2),
     "as_pid1": st.booleans(),
 }
 

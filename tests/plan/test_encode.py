@@ -59,9 +59,7 @@ def test_numbers_are_the_machines():
 
 def test_text_is_a_pointer_to_a_terminated_string_kept_once():
     """Equal texts share a place; bytes and text of the same content too; each ends in NUL."""
-    steps, _, data, _ = laid(
-        step("chdir", "/a"), step("chdir", b"/a"), step("chdir", "/b"), step("chdir", "\udcff")
-    )
+    steps, _, data, _ = laid(step("chdir", "/a"), step("chdir", b"/a"), step("chdir", "/b"), step("chdir", "\udcff"))
     kinds, places = {s[1] for s in steps}, [s[6] for s in steps]
     assert kinds == {ADDRESS}
     assert places[0] == places[1] != places[2]
@@ -104,9 +102,7 @@ def test_relocations_are_padded_at_a_spare_word():
 
 def test_expect_and_allow_are_kept():
     """What is expected of a result, and which errnos are none, are part of the step."""
-    (first, second), *_ = laid(
-        step("write", 1, b"x", 1, expect=1), step("mkdirat", 1, "a", 0, allow=(17, 30))
-    )
+    (first, second), *_ = laid(step("write", 1, b"x", 1, expect=1), step("mkdirat", 1, "a", 0, allow=(17, 30)))
     assert first[1] & EXPECT and first[5] == 1
     assert second[2:4] == (17, 30)
 

@@ -77,9 +77,7 @@ def broken(plan, stage, change):
 
 def position(steps, call, **wanted):
     return next(
-        n
-        for n, step in enumerate(steps)
-        if step.call == call and all(getattr(step, k) == v for k, v in wanted.items())
+        n for n, step in enumerate(steps) if step.call == call and all(getattr(step, k) == v for k, v in wanted.items())
     )
 
 
@@ -166,9 +164,7 @@ def test_check_notices(stage, change, said):
     """Each rule is noticed when it alone is broken (so an empty answer of check means something)."""
     plan = compile(Sandbox(), ROOT, TRUE)
     assert check(plan) == []
-    assert any(said in line for line in check(broken(plan, stage, change))), check(
-        broken(plan, stage, change)
-    )
+    assert any(said in line for line in check(broken(plan, stage, change))), check(broken(plan, stage, change))
 
 
 def test_hand_made_paths_are_those_of_the_specs():

@@ -181,7 +181,7 @@ def test_stdout_constant_only_for_stderr():
 
 def test_closed_file_is_refused(tmp_path):
     """A closed file is refused by name."""
-    file = open(tmp_path / "x", "wb")  # noqa: SIM115
+    file = open(tmp_path / "x", "wb")
     file.close()
     with pytest.raises(SpecError) as caught:
         Popen(["true"], stdout=file)

@@ -249,8 +249,14 @@ def _open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
         b.about("Sandbox.tty", "hand the terminal to the caller")
     rights_message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), master, bytes(4))
     vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
-    header = Block(bytes(16), Ptr(vector), struct.pack("<Q", 1), Ptr(rights_message), struct.pack("<QQ", 24, 0),
-                   text="{SCM_RIGHTS, [master]}")
+    header = Block(
+        bytes(16),
+        Ptr(vector),
+        struct.pack("<Q", 1),
+        Ptr(rights_message),
+        struct.pack("<QQ", 24, 0),
+        text="{SCM_RIGHTS, [master]}",
+    )
     b.call("sendmsg", idmap.CONTROL, header, 0x4000)
 
 

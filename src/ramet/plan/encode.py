@@ -156,9 +156,7 @@ NOTHING = Stage("init", ())
 
 
 class Encodings:
-    """Everything of a plan that runs outside the caller: join and child as programs, the rest as init reads it.
-
-    """
+    """Everything of a plan that runs outside the caller: join and child as programs, the rest as init reads it."""
 
     __slots__ = ("_head", "_tail", "child", "join")
 

@@ -83,8 +83,10 @@ def enter_directory(b: Builder, spec: Sandbox, shape: Shape) -> None:
     as /proc/self/fd/7 leads nowhere (the shape of CVE-2024-21626)."""
     where = shape.workdir if spec.workdir is None else spec.workdir
     b.about("Sandbox.workdir", f"enter the working directory {where!r}")
-    how = Block(struct.pack("<QQQ", os.O_PATH | os.O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS),
-                text="{O_PATH|O_DIRECTORY|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}")
+    how = Block(
+        struct.pack("<QQQ", os.O_PATH | os.O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS),
+        text="{O_PATH|O_DIRECTORY|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}",
+    )
     fd = b.open("workdir", "openat2", AT_FDCWD, where, how, 24)
     b.call("fchdir", fd)
     b.close(fd)

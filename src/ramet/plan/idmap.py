@@ -192,7 +192,9 @@ def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple
         *(effective >> 32, permitted >> 32, inheritable >> 32),
     )
     text = f"{{effective={effective:#x}, permitted={permitted:#x}, inheritable={inheritable:#x}}}"
-    return Block(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), text="{_LINUX_CAPABILITY_VERSION_3, 0}"), Block(data, text=text)
+    return Block(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), text="{_LINUX_CAPABILITY_VERSION_3, 0}"), Block(
+        data, text=text
+    )
 
 
 def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, IdmappedBind]:
@@ -219,7 +221,9 @@ def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, 
             raise SpecError("needs Namespace.USER in Sandbox.namespaces", field=field)
         if not facts.privileged:
             raise UnsupportedError(
-                field, fact="the caller has no CAP_SETUID and CAP_SETGID", needs="a privileged caller (mount_setattr(2))"
+                field,
+                fact="the caller has no CAP_SETUID and CAP_SETGID",
+                needs="a privileged caller (mount_setattr(2))",
             )
         outside_uid, outside_gid = _outside(maps.uids, maps.uid), _outside(maps.gids, maps.gid)
         found[str(n)] = IdmappedBind(

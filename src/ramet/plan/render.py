@@ -35,9 +35,7 @@ OPEN = _bits(
 AT = _bits(("AT_SYMLINK_NOFOLLOW", 0x100), ("AT_EMPTY_PATH", 0x1000), ("AT_RECURSIVE", 0x8000))
 TREE = _bits(("OPEN_TREE_CLONE", 1), ("OPEN_TREE_CLOEXEC", 0o2000000), *AT)
 MOVE = _bits(("MOVE_MOUNT_F_EMPTY_PATH", 0x4), ("MOVE_MOUNT_T_EMPTY_PATH", 0x40))
-ATTR = _bits(
-    ("MOUNT_ATTR_RDONLY", 1), ("MOUNT_ATTR_NOSUID", 2), ("MOUNT_ATTR_NODEV", 4), ("MOUNT_ATTR_NOEXEC", 8)
-)
+ATTR = _bits(("MOUNT_ATTR_RDONLY", 1), ("MOUNT_ATTR_NOSUID", 2), ("MOUNT_ATTR_NODEV", 4), ("MOUNT_ATTR_NOEXEC", 8))
 MS = _bits(("MS_REC", 0x4000), ("MS_PRIVATE", 0x40000))
 UMOUNT = _bits(("MNT_DETACH", 2))
 CLONE = _bits(
@@ -67,7 +65,13 @@ PRCTL = {
     47: "PR_CAP_AMBIENT",
 }
 AMBIENT = {2: "PR_CAP_AMBIENT_RAISE", 4: "PR_CAP_AMBIENT_CLEAR_ALL"}
-IOCTL = {0x8914: "SIOCSIFFLAGS", 0x540E: "TIOCSCTTY", 0x40045431: "TIOCSPTLCK", 0x5441: "TIOCGPTPEER", 0x5414: "TIOCSWINSZ"}
+IOCTL = {
+    0x8914: "SIOCSIFFLAGS",
+    0x540E: "TIOCSCTTY",
+    0x40045431: "TIOCSPTLCK",
+    0x5441: "TIOCGPTPEER",
+    0x5414: "TIOCSWINSZ",
+}
 FSCONFIG = {0: "FSCONFIG_SET_FLAG", 1: "FSCONFIG_SET_STRING", 6: "FSCONFIG_CMD_CREATE"}
 RLIMIT_NAMES = {number: f"RLIMIT_{name}" for name, number in RLIMITS.items()}
 
@@ -109,7 +113,16 @@ def _number(value: int, kind: str, step: Step) -> str:
     return "NULL" if kind in ("text", "struct") else str(value)
 
 
-_FLAG_KINDS = {"open": OPEN, "at": AT, "tree": TREE, "move": MOVE, "attr": ATTR, "ms": MS, "umount": UMOUNT, "clone": CLONE}
+_FLAG_KINDS = {
+    "open": OPEN,
+    "at": AT,
+    "tree": TREE,
+    "move": MOVE,
+    "attr": ATTR,
+    "ms": MS,
+    "umount": UMOUNT,
+    "clone": CLONE,
+}
 _ENUM_KINDS = {
     "prctl": PRCTL,
     "ioctl": IOCTL,

@@ -209,7 +209,6 @@ class Builder:
         self.close(fd)
 
 
-
 AT_FDCWD = -100
 O_WRONLY = os.O_WRONLY
 O_CLOEXEC = os.O_CLOEXEC

@@ -31,7 +31,11 @@ ATTR_NAMES = ((RDONLY, "RDONLY"), (NOSUID, "NOSUID"), (NODEV, "NODEV"), (NOEXEC,
 
 def open_how(flags: int, resolve: int) -> Block:
     """struct open_how."""
-    opens = [n for bit, n in ((O_PATH, "O_PATH"), (O_DIRECTORY, "O_DIRECTORY"), (O_NOFOLLOW, "O_NOFOLLOW")) if flags & bit == bit]
+    opens = [
+        n
+        for bit, n in ((O_PATH, "O_PATH"), (O_DIRECTORY, "O_DIRECTORY"), (O_NOFOLLOW, "O_NOFOLLOW"))
+        if flags & bit == bit
+    ]
     resolves = [
         name
         for bit, name in (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import struct
 from collections import namedtuple
-
-import _socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

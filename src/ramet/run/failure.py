@@ -17,7 +17,7 @@ CALL_MAX = 1000
 
 def _shortened(text: str) -> str:
     """Arguments may be megabytes; the plan has them whole."""
-    return text if len(text) <= CALL_MAX else f"{text[:CALL_MAX - 40]} ... {text[-30:]}"
+    return text if len(text) <= CALL_MAX else f"{text[: CALL_MAX - 40]} ... {text[-30:]}"
 
 
 def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepError:

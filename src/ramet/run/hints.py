@@ -142,7 +142,12 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | N
         "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
     ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),
-    ("execve", E.EACCES, _always, "not executable by the payload's user: see the mode of the file and of the directories above it"),
+    (
+        "execve",
+        E.EACCES,
+        _always,
+        "not executable by the payload's user: see the mode of the file and of the directories above it",
+    ),
     (
         "execve",
         E.E2BIG,

@@ -93,9 +93,7 @@ class _Descriptors:
             os.close(fd)
 
 
-def launch(
-    plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None, wait: bool = True
-) -> Launched:
+def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None, wait: bool = True) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
     With wait=False already when init has: then the first message of its socket may tell of a step that failed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import select
 import sys
 from _thread import allocate_lock
 from functools import lru_cache
@@ -158,7 +157,7 @@ class Popen:
             fd, self._streams.ours[number] = self._streams.ours[number], None
             assert fd is not None
             os.set_blocking(fd, True)
-            raw = io.open(fd, mode)
+            raw = open(fd, mode)
             self._files[number] = io.TextIOWrapper(raw, *self._text, write_through=True) if self._text else raw
         return self._files.get(number)
 
@@ -344,7 +343,9 @@ class Popen:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None and self._ending is None and self._launched is not None:
             for number in (0,):
                 if number in self._files:
@@ -358,7 +359,9 @@ class Popen:
             self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._launched is None else "running" if self._ending is None else f"ended {self.returncode}"
+        state = (
+            "closed" if self._launched is None else "running" if self._ending is None else f"ended {self.returncode}"
+        )
         return f"<ramet.Popen {self.args[0]!r} {state}>"
 
 

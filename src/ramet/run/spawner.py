@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import os
-
 from _queue import SimpleQueue
 
 TYPE_CHECKING = False

@@ -27,9 +27,7 @@ class Streams:
     /dev/stdin or /dev/stderr.
     """
 
-    def __init__(
-        self, stdin: object, stdout: object, stderr: object, owner: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, stdin: object, stdout: object, stderr: object, owner: tuple[int, int] | None = None) -> None:
         self._owner = owner
         self.theirs: list[int] = []
         self.ours: list[int | None] = [None, None, None]
@@ -121,7 +119,9 @@ def _fileno(wanted: object, name: str) -> int:
         return fileno()
     except (OSError, ValueError) as error:
         raise SpecError(
-            f"has no descriptor ({type(error).__name__}: {error})", field=name, hint="use PIPE, and take the output from there"
+            f"has no descriptor ({type(error).__name__}: {error})",
+            field=name,
+            hint="use PIPE, and take the output from there",
         ) from None
 
 

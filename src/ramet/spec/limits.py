@@ -49,9 +49,7 @@ def check_rlimits(value: object, field: str) -> FrozenMap:
         pair = tuple(limit) if isinstance(limit, (tuple, list)) else (limit, limit)
         if len(pair) != 2:
             raise SpecError("must be one number or (soft, hard)", field=where)
-        soft, hard = (
-            RLIM_INFINITY if one is None else values.integer(one, where, most=RLIM_INFINITY) for one in pair
-        )
+        soft, hard = (RLIM_INFINITY if one is None else values.integer(one, where, most=RLIM_INFINITY) for one in pair)
         if soft > hard:
             raise SpecError(f"the soft limit {soft} is above the hard one {hard}", field=where)
         found[name] = (soft, hard)

@@ -43,7 +43,9 @@ class Namespace(enum.Enum):
             if member.value == name:
                 return member
         meant = nearest(name, [*(m.value for m in cls), *_OCI_NAMES])
-        raise SpecError(f"there is no namespace {value!r}", field=field, hint=f"did you mean {meant!r}?" if meant else None)
+        raise SpecError(
+            f"there is no namespace {value!r}", field=field, hint=f"did you mean {meant!r}?" if meant else None
+        )
 
 
 _OCI_NAMES = {"mount": "mnt", "network": "net"}

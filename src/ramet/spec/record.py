@@ -108,9 +108,7 @@ class Record:
 
     def __repr__(self) -> str:
         shown = [
-            f"{name}={self.__dict__[name]!r}"
-            for name in self._fields
-            if self.__dict__[name] != self._defaults[name]
+            f"{name}={self.__dict__[name]!r}" for name in self._fields if self.__dict__[name] != self._defaults[name]
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
 

@@ -138,7 +138,9 @@ class Sandbox(Record):
             if mappings != "subordinate":
                 raise self._bad(name, f"must be lines or 'subordinate', not {mappings!r}")
             return
-        mappings = (mappings,) if isinstance(mappings, IdMapping) else values.several(mappings, f"Sandbox.{name}", "IdMapping")
+        mappings = (
+            (mappings,) if isinstance(mappings, IdMapping) else values.several(mappings, f"Sandbox.{name}", "IdMapping")
+        )
         check_mappings(mappings, f"Sandbox.{name}")
         self._put(name, mappings)
         wanted = getattr(self, name[:3])
