@@ -268,9 +268,10 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
         reap(child->pidfd);
         Py_END_ALLOW_THREADS
     }
-    if (synced < 0 && child->failed_stage == STAGE_NONE)
+    /* A sync that failed because the child had: the step is the cause. But Ctrl-C stays Ctrl-C. */
+    if (synced < 0 && (child->failed_stage == STAGE_NONE || !PyErr_ExceptionMatches(PyExc_Exception)))
         return NULL;
-    PyErr_Clear(); /* a sync that failed because the child had: the step is the cause */
+    PyErr_Clear();
     return Py_BuildValue("iiiIi", -1, -1, (int)child->failed_stage, (unsigned)child->failed_step,
                          (int)child->failed_errno);
 }

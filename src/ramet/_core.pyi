@@ -1,7 +1,7 @@
 """The typed face of the C core. Private; see ramet.lowlevel."""
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 # collections.abc.Buffer is Python 3.12's; these are what the callers have.
 _ReadBuffer: TypeAlias = bytes | bytearray | memoryview
@@ -24,7 +24,7 @@ def spawn(
 def call(
     fn: object,
     args: tuple[object, ...],
-    kwargs: dict[str, object],
+    kwargs: dict[str, object] | None,
     died: object,
     flags: int,
     *,
@@ -33,7 +33,7 @@ def call(
     uid_map: object = None,
     gid_map: object = None,
     clone3: bool = True,
-) -> object:
+) -> Any:
     """Call a Python function in a CLONE_VM child."""
 
 def clone3(

@@ -77,8 +77,13 @@ async def _start(start: partial[Popen]) -> Popen:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        starting.add_done_callback(lambda done: done.exception() or done.result().close())
+        starting.add_done_callback(_end_started)
         raise
+
+
+def _end_started(starting: asyncio.Future[Popen]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().close()
 
 
 async def _finish(process: Popen, input: bytes | str | None) -> Result:

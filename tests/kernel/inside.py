@@ -12,12 +12,6 @@ from needs import as_user as as_user
 #: The id of the payload outside: never 0.
 OUTSIDE_ID = 65533 if os.geteuid() == 0 else os.geteuid()
 
-needs_idmap = pytest.mark.xfail(
-    os.geteuid() == 0,
-    reason="a root caller's unprivileged child opens the sources and layers itself, and may not where only root may",
-)
-
-
 def shell(script, sandbox=None, **fields):
     """Run a shell script in a sandbox; the whole result, as text."""
     fields.setdefault("timeout", 60)

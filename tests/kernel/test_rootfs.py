@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from inside import as_root, as_user, needs_idmap, said, shell
+from inside import as_root, as_user, said, shell
 
 import ramet
 from ramet import Bind, CommandError, Directory, File, Rootfs, Sandbox, SpecError, StepError, Tmpfs
@@ -132,7 +132,6 @@ def test_writes_refused(small_rootfs):
     assert os.listdir(small_rootfs / "data") == []
 
 
-@needs_idmap
 def test_writes_discarded(small_rootfs):
     """writes="discarded": what is written can be read inside, and is gone afterwards."""
     rootfs = Rootfs(small_rootfs, writes="discarded")
@@ -150,7 +149,6 @@ def test_writes_kept(small_rootfs):
         (small_rootfs / "data/kept").unlink()
 
 
-@needs_idmap
 def test_mount_places_are_made_where_writes_are_discarded(small_rootfs):
     """With writes="discarded" a missing mount place is made for the run; the directory stays as it is."""
     before = sorted(os.listdir(small_rootfs))

@@ -251,8 +251,9 @@ def test_context_manager_waits():
 
 def test_context_manager_kills_on_an_exception():
     """An exception in the block kills the sandbox and goes on."""
-    with pytest.raises(ZeroDivisionError), Popen(["sleep", "600"]) as box:
-        pidfd = os.dup(box.pidfd)
+    box = Popen(["sleep", "600"])
+    pidfd = os.dup(box.pidfd)
+    with pytest.raises(ZeroDivisionError), box:
         raise ZeroDivisionError
     assert wait_readable(pidfd, 0)
     os.close(pidfd)

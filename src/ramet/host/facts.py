@@ -268,7 +268,7 @@ def _layout() -> FrozenMap:
             status = os.lstat(path)
         except OSError:
             continue  # this host has none; the view does without
-        if stat.S_ISLNK(status.st_mode) and path in view.TREES + ("/etc/localtime",):
+        if stat.S_ISLNK(status.st_mode) and path in (*view.TREES, "/etc/localtime"):
             found[path] = Path("link", target=os.readlink(path))
         elif os.path.exists(path):
             found[path] = Path("dir" if os.path.isdir(path) else "file", real=os.path.realpath(path))

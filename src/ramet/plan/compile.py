@@ -19,6 +19,7 @@ from ramet.errors import SpecError, UnsupportedError
 from ramet.plan import finish, idmap, rights, surroundings
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
+from ramet.plan.prepared import prepared_mounts
 from ramet.plan.steps import Block, Builder, Plan, Slot, Stage
 from ramet.spec import Namespace, Rootfs
 from ramet.spec.mounts import hidden_by_later
@@ -52,7 +53,7 @@ class Shape:
         self.tty = spec.tty
         self.maps: Maps | None = idmap.choose_maps(spec, facts) if self.new_user else None
         self.uid, self.gid = idmap.payload_ids(spec, facts)
-        self.idmapped = idmap.idmapped_binds(spec, facts, self.maps)
+        self.prepared = prepared_mounts(spec, facts, self.maps)
         self.pts: Slot | None = None
         self.terminal: Slot | None = None
         free = (number for number in range(3, 4096) if number not in command.pass_fds)
@@ -100,7 +101,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
         control=shape.number(idmap.CONTROL),
         watch=shape.number(CALLER),
         tty=spec.tty,
-        idmapped=tuple(shape.idmapped.values()),
+        prepared=tuple(shape.prepared.values()),
         notes=_notes(spec),
         owner=idmap.owner_outside(spec, facts, shape.maps, shape.uid, shape.gid),
     )
@@ -261,10 +262,13 @@ def _open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
 
 
 def _notes(spec: Sandbox) -> tuple[str, ...]:
-    return tuple(
+    notes = [
         f"Sandbox.mounts[{late}] hides Sandbox.mounts[{early}]: it comes later and covers a place above it"
         for early, late in hidden_by_later(spec.mounts)
-    )
+    ]
+    if Namespace.USER not in spec.namespaces and spec.nested_namespaces is None:
+        notes.append("user namespaces inside are not forbidden: that takes a user namespace of the sandbox's own")
+    return tuple(notes)
 
 
 __all__ = ["CALLER", "Shape", "compile", "join_slot"]

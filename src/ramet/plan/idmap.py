@@ -8,8 +8,7 @@ from collections import namedtuple
 from ramet.errors import SpecError, UnsupportedError
 from ramet.plan.life import repeat_after_credentials
 from ramet.plan.steps import Block, Builder, CallerStep, Slot
-from ramet.plan.tree import NODEV, NOSUID, RDONLY
-from ramet.spec import Bind, IdMapping, Namespace, Rootfs
+from ramet.spec import IdMapping, Namespace
 from ramet.spec.sandbox import DEFAULT_ID
 
 TYPE_CHECKING = False
@@ -30,11 +29,6 @@ CONTROL = Slot("control")
 
 Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 """uid, gid: of the payload inside; uids, gids: the lines; by_child: written by the child itself, no sync."""
-
-
-IdmappedBind = namedtuple("IdmappedBind", "slot real uid gid outside_uid outside_gid attributes origin")
-"""A bind whose mount the caller prepares. real: the source; uid, gid: its owner, shown as the payload's ids outside, or
-None where ids stay as they are."""
 
 
 def payload_ids(spec: Sandbox, facts: Facts) -> tuple[int, int]:
@@ -74,10 +68,10 @@ def owner_outside(spec: Sandbox, facts: Facts, maps: Maps | None, uid: int, gid:
         return None
     if maps is None:
         return uid, gid
-    return _outside(maps.uids, uid), _outside(maps.gids, gid)
+    return outside_id(maps.uids, uid), outside_id(maps.gids, gid)
 
 
-def _outside(lines: tuple[IdMapping, ...], inside: int) -> int:
+def outside_id(lines: tuple[IdMapping, ...], inside: int) -> int:
     return next(line.outside + inside - line.inside for line in lines if line.covers(inside))
 
 
@@ -195,53 +189,3 @@ def capability_blocks(effective: int, permitted: int, inheritable: int) -> tuple
     return Block(struct.pack("<Ii", CAPABILITY_VERSION_3, 0), text="{_LINUX_CAPABILITY_VERSION_3, 0}"), Block(
         data, text=text
     )
-
-
-def idmapped_binds(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, IdmappedBind]:
-    """Which mounts the caller prepares: by their number in Sandbox.mounts, as text, or by the Python's prefix.
-
-    By default those that a privileged caller's payload could not write to otherwise, but for root's own directories:
-    what the payload makes set-uid there would be set-uid root on the host. That takes idmap=True.
-    """
-    found = {}
-    for n, mount in enumerate(spec.mounts):
-        if not isinstance(mount, Bind) or mount.source not in facts.paths:
-            continue
-        source = facts.paths[mount.source]
-        wanted = mount.idmap
-        if wanted is None:
-            wanted = mount.writable and facts.privileged and maps is not None and source.uid != 0
-        attributes = NOSUID | NODEV | (0 if mount.writable else RDONLY)
-        if not wanted:
-            if source.guarded and facts.privileged:
-                found[str(n)] = _plain(f"prepared{n}", source.real, attributes, f"Sandbox.mounts[{n}].source")
-            continue
-        field = f"Sandbox.mounts[{n}].idmap"
-        if maps is None:
-            raise SpecError("needs Namespace.USER in Sandbox.namespaces", field=field)
-        if not facts.privileged:
-            raise UnsupportedError(
-                field,
-                fact="the caller has no CAP_SETUID and CAP_SETGID",
-                needs="a privileged caller (mount_setattr(2))",
-            )
-        outside_uid, outside_gid = _outside(maps.uids, maps.uid), _outside(maps.gids, maps.gid)
-        found[str(n)] = IdmappedBind(
-            Slot(f"idmapped{n}"), source.real, source.uid, source.gid, outside_uid, outside_gid, attributes, field
-        )
-    if isinstance(spec.rootfs, Rootfs) and spec.rootfs.writes != "discarded":  # an overlay takes its layers by path
-        root = facts.paths.get(spec.rootfs.path)
-        if root is not None and root.guarded and facts.privileged:
-            attributes = NOSUID | NODEV | (RDONLY if spec.rootfs.writes == "refused" else 0)
-            found["rootfs"] = _plain("rootfs", root.real, attributes, "Sandbox.rootfs.path")
-    if spec.rootfs is None or spec.rootfs == "minimal":
-        for n, (prefix, real) in enumerate(facts.python):
-            if prefix in facts.guarded_python and facts.privileged and Namespace.MOUNT in spec.namespaces:
-                origin = "default view: the running Python"
-                found[prefix] = _plain(f"python{n}", real, NOSUID | NODEV | RDONLY, origin)
-    return found
-
-
-def _plain(slot: str, real: str, attributes: int, origin: str) -> IdmappedBind:
-    """A mount that only a privileged caller can reach: its child is an ordinary user, who can't pass /root."""
-    return IdmappedBind(Slot(slot), real, None, None, None, None, attributes, origin)

@@ -33,5 +33,7 @@ def repeat_after_credentials(b: Builder) -> None:
 def _polled(b: Builder) -> Block:
     for step in b.steps:
         if step.call == "ppoll":
-            return step.args[0]  # type: ignore[return-value]
+            block = step.args[0]
+            assert isinstance(block, Block)
+            return block
     return Block(CALLER, struct.pack("<hh", POLLIN, 0), text="{caller, POLLIN}")

@@ -103,8 +103,8 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
     if rootfs.writes == "discarded":
         mount = _overlay_root(tree, shape, real)
-    elif "rootfs" in shape.idmapped:
-        mount = shape.idmapped["rootfs"].slot
+    elif "rootfs" in shape.prepared:
+        mount = shape.prepared["rootfs"].slot
     else:
         mount = tree.clone_host(real)
         tree.set_attributes(mount, NOSUID | NODEV | (RDONLY if rootfs.writes == "refused" else 0))
@@ -112,9 +112,20 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 
 def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
-    """The overlay keeps hold of its upper directory by itself; its place can go before the root comes."""
+    """The overlay keeps hold of its layers by itself; their place can go before the root comes.
+
+    overlayfs takes layers by path, so a prepared one is mounted in the store, and that where paths begin.
+    """
+    prepared = shape.prepared.get("rootfs")
+    detached = tree.detached
+    if prepared is not None:
+        tree.detached = False
+        tree.b.call("mkdirat", tree.store(), "lower", 0o755)
+        tree.b.call("move_mount", prepared.slot, "", tree.store(), "lower", MOVE_MOUNT_F_EMPTY_PATH)
+        real = "lower"
     mount = _overlay(tree, shape, [real], None, None)
     tree.drop_store()
+    tree.detached = detached
     return mount
 
 
@@ -143,8 +154,8 @@ def _running_python(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) ->
     for prefix, real in facts.python:
         if not _covered(prefix, taken):
             tree.b.about("default view: the running Python", f"show {prefix}")
-            if prefix in shape.idmapped:
-                _attach_prepared(tree, shape.idmapped[prefix].slot, prefix, is_dir=True)
+            if prefix in shape.prepared:
+                _attach_prepared(tree, shape.prepared[prefix].slot, prefix, is_dir=True)
             else:
                 _bind_host(tree, prefix, real, is_dir=True)
 
@@ -186,8 +197,8 @@ def _bind(tree: Tree, mount: Bind, facts: Facts, shape: Shape, key: str) -> None
     if found is None:
         return  # optional, and not there
     is_dir = found.kind == "dir"
-    if key in shape.idmapped:
-        _attach_prepared(tree, shape.idmapped[key].slot, mount.destination, is_dir=is_dir)
+    if key in shape.prepared:
+        _attach_prepared(tree, shape.prepared[key].slot, mount.destination, is_dir=is_dir)
         return
     tree_fd = tree.clone_host(found.real)
     tree.set_attributes(tree_fd, NOSUID | NODEV | (0 if mount.writable else RDONLY))
@@ -202,20 +213,15 @@ def _attach_prepared(tree: Tree, slot: Slot, where: str, *, is_dir: bool) -> Non
 
 
 def _tmpfs(tree: Tree, mount: Tmpfs, facts: Facts, shape: Shape, key: str) -> None:
-    options = {"mode": f"{mount.mode:04o}", "size": str(mount.size)}
-    if mount.inodes is not None:
-        options["nr_inodes"] = str(mount.inodes)
-    fd = tree.new_fs("tmpfs", NOSUID | NODEV, **options)
+    inodes = {} if mount.inodes is None else {"nr_inodes": str(mount.inodes)}
+    fd = tree.new_fs("tmpfs", NOSUID | NODEV, flags=(), mode=f"{mount.mode:04o}", size=str(mount.size), **inodes)
     tree.attach(fd, mount.destination, is_dir=True, own=True)
     tree.b.close(fd)
 
 
 def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None:
-    if shape.own_pids:
-        fd = tree.new_fs("proc", NOSUID | NODEV | NOEXEC)
-    else:
-        # A new proc needs a pid namespace of one's own; with the caller's, the caller's /proc is the right one.
-        fd = tree.clone_host("/proc")
+    # A new proc needs a pid namespace of one's own; with the caller's, the caller's /proc is the right one.
+    fd = tree.new_fs("proc", NOSUID | NODEV | NOEXEC) if shape.own_pids else tree.clone_host("/proc")
     tree.attach(fd, mount.destination, is_dir=True)
     tree.b.close(fd)
 

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ramet.plan.idmap import IdmappedBind
+    from ramet.plan.prepared import PreparedMount
     from ramet.plan.steps import Arg, CallerStep, Plan, Stage, Step
 
 ALL_BITS = 2**32 - 1
@@ -159,7 +159,7 @@ def clone_text(plan: Plan) -> str:
     return f"clone3({{flags={_flags(plan.clone_flags | 0x1100 | wait, CLONE)}, exit_signal=0}})"
 
 
-def idmapped_text(bind: IdmappedBind) -> str:
+def prepared_text(bind: PreparedMount) -> str:
     """A mount that the caller prepares."""
     if bind.uid is None:
         attributes = "|".join(name for name, bit in ATTR if bind.attributes & bit)
@@ -219,9 +219,9 @@ def plan_text(plan: Plan) -> str:
     for name in ("join", "child", "payload"):
         if name in plan.stages:
             lines += ["", titles[name], *stage_lines(plan.stages[name])]
-        if name == "child" and plan.idmapped:
+        if name == "child" and plan.prepared:
             lines += ["", "the caller, before the clone:"]
-            lines += [f"         {idmapped_text(bind)}" for bind in plan.idmapped]
+            lines += [f"         {prepared_text(bind)}" for bind in plan.prepared]
         if name == "child" and plan.sync:
             lines += ["", "the caller, while the child waits in its first read:"]
             lines += [f"         {caller_text(step):<64}  {step.origin}" for step in plan.sync]
@@ -247,7 +247,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
     return {
         "clone": {"text": clone_text(plan), "flags": plan.clone_flags},
         "sync": [{"text": caller_text(step), "from": step.origin} for step in plan.sync],
-        "prepared": [idmapped_text(bind) for bind in plan.idmapped],
+        "prepared": [prepared_text(bind) for bind in plan.prepared],
         "stages": {name: [_plain(step) for step in stage.steps] for name, stage in plan.stages.items()},
         "notes": list(plan.notes),
     }

@@ -8,11 +8,11 @@ from collections import namedtuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NamedTuple
+    from typing import NamedTuple, TypeAlias
 
     from ramet.host.facts import Facts
     from ramet.plan.encode import Encodings
-    from ramet.plan.idmap import IdmappedBind
+    from ramet.plan.prepared import PreparedMount
     from ramet.spec import Command, Sandbox
 
     class Step(NamedTuple):
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         expect: int | None
         retries: bool
 
-    Arg = int | str | bytes | "Slot" | "Block"
+    Arg: TypeAlias = "int | str | bytes | Slot | Block"
 else:
 
     class Step(namedtuple("Step", "call args result origin doing allow expect retries")):
@@ -99,9 +99,10 @@ class Plan:
 
     stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
-    fills, by name. init: is there ramet's own pid 1? Then control, tail and caller are the numbers of the descriptors it is given.
+    fills, by name. init: is there ramet's own pid 1? Then control and watch are the numbers of
+    its socket and of the caller's pidfd.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
-    are not the caller's: pipes for it should be its own. notes: what a careful reader should know.
+    are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
     """
 
     __slots__ = (
@@ -110,10 +111,10 @@ class Plan:
         "control",
         "encoded",
         "facts",
-        "idmapped",
         "init",
         "notes",
         "owner",
+        "prepared",
         "spec",
         "stages",
         "sync",
@@ -135,7 +136,7 @@ class Plan:
         control: int,
         watch: int,
         tty: bool,
-        idmapped: tuple[IdmappedBind, ...],
+        prepared: tuple[PreparedMount, ...],
         notes: tuple[str, ...],
         owner: tuple[int, int] | None = None,
     ) -> None:
@@ -143,7 +144,7 @@ class Plan:
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
         self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
         self.owner = owner
-        self.idmapped = idmapped
+        self.prepared = prepared
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 
     def __iter__(self) -> Iterator[Step]:

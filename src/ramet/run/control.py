@@ -26,8 +26,9 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
     _socket, since the socket module costs 5 ms to import and adds nothing needed here.
     """
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)
-    return ours, theirs
+    pair_of: tuple[socket.socket, socket.socket]
+    pair_of = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC, 0)  # type: ignore[assignment]
+    return pair_of
 
 
 def receive(control: socket.socket) -> Message | None:

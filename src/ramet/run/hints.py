@@ -49,12 +49,13 @@ def _outside_only(step: Step | None, plan: Plan | None) -> str | None:
     found = name if "/" in name and os.path.exists(name) else shutil.which(name) if "/" not in name else None
     if found is None:
         return None
-    real = os.path.realpath(found)
-    return real
+    return os.path.realpath(found)
 
 
-def _sizes(step: Step | None, plan: Plan) -> str:
+def _sizes(step: Step | None, plan: Plan | None) -> str | None:
     """How big arguments and environment are."""
+    if plan is None:
+        return None
     words = [os.fsencode(word) for word in plan.command.argv]
     words += [os.fsencode(f"{name}={value}") for name, value in plan.spec.env.items() if value is not None]
     total, longest = sum(len(word) + 1 for word in words), max(len(word) + 1 for word in words)
@@ -68,6 +69,11 @@ def _not_dumpable(step: Step | None, plan: Plan | None) -> bool | None:
     except OSError:
         return None
     return True if step is not None and step.origin == "Sandbox.uid_mappings" and owner != os.geteuid() else None
+
+
+def _named_by_path(step: Step | None, plan: Plan | None) -> bool | None:
+    """Applies to a command that was not looked for along PATH."""
+    return True if plan is not None and "/" in plan.command.argv[0] else None
 
 
 def _mount_destination(step: Step | None, plan: Plan | None) -> bool | None:
@@ -138,7 +144,7 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | N
     (
         "execve",
         E.ENOENT,
-        lambda step, plan: True if plan is not None and "/" in plan.command.argv[0] else None,
+        _named_by_path,
         "the file, or the interpreter that it names (#! line or ELF loader), does not exist inside",
     ),
     ("execve", E.ENOEXEC, _always, "not a program for this machine, and no #! line"),

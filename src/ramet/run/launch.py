@@ -14,7 +14,7 @@ from ramet.plan.finish import INIT_EXE, TAIL
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.plan.steps import Slot
-from ramet.run import control, idmapped, image
+from ramet.run import control, image, prepared
 from ramet.run.failure import caller_failed, step_failed
 from ramet.run.hold import Signals
 from ramet.run.spawner import in_lasting_thread
@@ -155,8 +155,8 @@ def _give_inputs(
     if plan.init:
         made.give(TAIL, made.own(image.plan_memory(encoded.tail(quiet=quiet))), lowest)
         made.give(INIT_EXE, image.init_image(), lowest)
-    for bind in plan.idmapped:
-        made.give(bind.slot, made.own(idmapped.make(bind)), lowest)
+    for bind in plan.prepared:
+        made.give(bind.slot, made.own(prepared.make(bind)), lowest)
     for join in plan.spec.join:
         if join.pidfd is not None:
             made.inputs[join_slot(join)] = join.pidfd

@@ -21,10 +21,9 @@ from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import io
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Any, Self
+    from typing import IO, Any, Self
 
     from ramet.plan.steps import Plan
     from ramet.run.launch import Launched
@@ -49,15 +48,16 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
     words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
     fds = values.several(pass_fds, "pass_fds", "descriptors")
     try:
-        command = _command(words, fds)
+        # descriptors are looked at each time: 4.0 and True are the same keys as 4 and 1
+        command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
     return compile(sandbox, facts_for(sandbox), command)
 
 
 @lru_cache(maxsize=256, typed=True)
-def _command(argv: tuple[str, ...], pass_fds: tuple[int, ...]) -> Command:
-    return Command(argv, pass_fds)
+def _command(argv: tuple[str, ...]) -> Command:
+    return Command(argv)
 
 
 class Popen:
@@ -68,8 +68,8 @@ class Popen:
     captured (bytes that can't be are escaped, unless errors says otherwise). pass_fds: descriptors
     passed on under their own numbers. Any field of Sandbox may be given by name.
 
-    The sandbox dies when the caller dies, and when this object is closed or collected. Used as a context manager, it is
-    killed at the end of the block if it still runs.
+    The sandbox dies when the caller dies, and when this object is closed or collected. As a context manager it closes
+    stdin and waits at the end of the block, and kills the sandbox if the block raises.
 
     Raises SpecError, UnsupportedError, StepError, CommandError (the command can't be executed), HelperError. Needs
     Linux 5.14.
@@ -136,28 +136,28 @@ class Popen:
         return self._ending.exit_code if self._ending.exit_code is not None else -(self._ending.signal or 0)
 
     @property
-    def stdin(self) -> io.IOBase | None:
+    def stdin(self) -> IO[Any] | None:
         """A file to write to, with stdin=PIPE."""
         return self._file(0, "wb")
 
     @property
-    def stdout(self) -> io.IOBase | None:
+    def stdout(self) -> IO[Any] | None:
         """A file to read from, with stdout=PIPE."""
         return self._file(1, "rb")
 
     @property
-    def stderr(self) -> io.IOBase | None:
+    def stderr(self) -> IO[Any] | None:
         """A file to read from, with stderr=PIPE."""
         return self._file(2, "rb")
 
-    def _file(self, number: int, mode: str) -> Any:
+    def _file(self, number: int, mode: str) -> IO[Any] | None:
         if number not in self._files and self._streams.ours[number] is not None:
-            import io
-
             fd, self._streams.ours[number] = self._streams.ours[number], None
             assert fd is not None
             os.set_blocking(fd, True)
-            raw = open(fd, mode)
+            import io
+
+            raw = open(fd, mode)  # noqa: SIM115  kept, and closed by close()
             self._files[number] = io.TextIOWrapper(raw, *self._text, write_through=True) if self._text else raw
         return self._files.get(number)
 

@@ -41,8 +41,10 @@ def check_mappings(mappings: tuple[IdMapping, ...], field: str) -> None:
             raise SpecTypeError(f"must be an IdMapping, not {type(mapping).__name__}", field=f"{field}[{n}]")
     if not 1 <= len(mappings) <= 340:  # user_namespaces(7), since Linux 4.15
         raise SpecError(f"must have 1 to 340 lines, not {len(mappings)}", field=field)
+    from itertools import pairwise
+
     for side in ("inside", "outside"):
         ordered = sorted(mappings, key=lambda mapping: int(getattr(mapping, side)))
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             if getattr(before, side) + before.size > getattr(after, side):
                 raise SpecError(f"{side} ids of {before.line!r} and {after.line!r} overlap", field=field)

@@ -38,6 +38,12 @@ def unknown_field(owner: str, name: str, known: Iterable[str]) -> SpecTypeError:
     return SpecTypeError(f"{owner} has no field {name!r}", field=f"{owner}.{name}", hint=hint)
 
 
+def annotations_of(cls: type) -> dict[str, Any]:
+    """The class's own annotated names; inspect.get_annotations costs 8 ms to import."""
+    found: dict[str, Any] = cls.__dict__.get("__annotations__", {})  # noqa: RUF063
+    return found
+
+
 @dataclass_transform(frozen_default=True)
 class Record:
     """Fields are the annotated class attributes, in order; a value is a default. Immutable and hashable.
@@ -46,10 +52,10 @@ class Record:
     """
 
     _fields: tuple[str, ...] = ()
-    _defaults: dict[str, Any] = {}
+    _defaults: dict[str, Any] = {}  # noqa: RUF012  each subclass gets its own
 
     def __init_subclass__(cls) -> None:
-        own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_")]
+        own = [name for name in annotations_of(cls) if not name.startswith("_")]
         cls._fields = cls._fields + tuple(own)
         cls._defaults = cls._defaults | {name: cls.__dict__.get(name, REQUIRED) for name in own}
 

@@ -82,7 +82,7 @@ class Sandbox(Record):
     new_session: bool = True
     capabilities: frozenset[str] = frozenset()
     no_new_privs: bool = True
-    nested_namespaces: bool = False
+    nested_namespaces: bool | None = None
     rlimits: Mapping[str, tuple[int, int]] = DEFAULT_RLIMITS
     as_pid1: bool = False
     timeout: float | None = None
@@ -177,8 +177,9 @@ class Sandbox(Record):
         self._put("env", check_env(self.env, "Sandbox.env"))
         if self.workdir is not None:
             self._put("workdir", values.clean(values.path(self.workdir, "Sandbox.workdir")))
-        for name in ("loopback", "tty", "new_session", "no_new_privs", "nested_namespaces", "as_pid1"):
+        for name in ("loopback", "tty", "new_session", "no_new_privs", "as_pid1"):
             values.flag(getattr(self, name), f"Sandbox.{name}")
+        self._settle_nesting()
         self._settle_terminal()
 
     def _settle_terminal(self) -> None:
@@ -195,6 +196,19 @@ class Sandbox(Record):
             raise self._bad("tty", "needs new_session: a controlling terminal belongs to a session")
         if self.tty and Namespace.MOUNT not in self.namespaces:
             raise self._bad("tty", "needs Namespace.MOUNT: the terminal is of the sandbox's own devpts")
+
+    def _settle_nesting(self) -> None:
+        if self.nested_namespaces is None:
+            return
+        if (
+            not values.flag(self.nested_namespaces, "Sandbox.nested_namespaces")
+            and Namespace.USER not in self.namespaces
+        ):
+            raise self._bad(
+                "nested_namespaces",
+                "can only be refused in a user namespace of the sandbox's own",
+                hint="add Namespace.USER to Sandbox.namespaces",
+            )
 
     def _settle_rights(self) -> None:
         self._put("capabilities", capability_set(self.capabilities, "Sandbox.capabilities"))
