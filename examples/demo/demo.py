@@ -135,8 +135,7 @@ def excerpt(argv: list[str], box: ramet.Sandbox) -> None:
     lines = str(process.plan).replace(f"{HERE}/", "").splitlines()
     steps = len(process.plan)
     process.close()
-    clone = lines[0].partition("   ")[0].replace("|", "| ")
-    print(textwrap.fill(clone, WIDTH, subsequent_indent="        ").replace("| ", "|"))
+    print("\n".join(lines[: lines.index("") - 1]))
     for line in lines:
         if re.search(SHOWN_STEPS, line):
             number, call = re.split(r" +", line.strip(), maxsplit=1)

@@ -151,7 +151,7 @@ def test_every_capability_not_kept_is_dropped():
 
 def test_kernel_kills_with_the_pidfd_where_it_can():
     """CLONE_PIDFD_AUTOKILL and CLONE_AUTOREAP are used where facts have them, and only there."""
-    new = str(compile(Sandbox(), NEW_USER, TRUE)).splitlines()[0]
+    new = str(compile(Sandbox(), NEW_USER, TRUE)).split("\n\n")[0]
     assert "CLONE_AUTOREAP" in new and "CLONE_PIDFD_AUTOKILL" in new
     assert "AUTO" not in str(compile(Sandbox(), USER, TRUE))
 

@@ -43,6 +43,7 @@ def check(plan: Plan) -> list[str]:
     found: list[str] = []
     inputs = INPUTS | {f"fd{fd}" for fd in plan.command.pass_fds}
     inputs |= {f"ns_{join.kind.value}" for join in plan.spec.join}
+    inputs |= {str(mount.slot) for mount in plan.prepared}
     for stage in plan.stages.values():
         for rule in (_named, _slots, _exec_last, _mounts_before_rights, _inside_after_pivot, _signals):
             found += [f"{stage.name}: {line}" for line in rule(stage, inputs)]

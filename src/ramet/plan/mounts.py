@@ -122,6 +122,7 @@ def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
         tree.detached = False
         tree.b.call("mkdirat", tree.store(), "lower", 0o755)
         tree.b.call("move_mount", prepared.slot, "", tree.store(), "lower", MOVE_MOUNT_F_EMPTY_PATH)
+        tree.b.close(prepared.slot)
         real = "lower"
     mount = _overlay(tree, shape, [real], None, None)
     tree.drop_store()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Arg, CallerStep, Plan, Stage, Step
 
 ALL_BITS = 2**32 - 1
+WIDTH = 80
 
 
 def _bits(*names: tuple[str, int]) -> tuple[tuple[str, int], ...]:
@@ -191,40 +192,54 @@ def _repeats(steps: Sequence[Step], start: int) -> int:
 
 
 def stage_lines(stage: Stage) -> list[str]:
-    """The stage's steps, numbered as errors number them."""
-    lines, number = [], 0
+    """The stage's steps, numbered as errors number them, under what they are for and the field they come from."""
+    lines: list[str] = []
+    number, about = 0, ""
     while number < len(stage.steps):
         step = stage.steps[number]
+        if about != f"{step.origin}: {step.doing}":
+            about = f"{step.origin}: {step.doing}"
+            lines.append(f"  {about}")
         count = _repeats(stage.steps, number)
-        call = step_text(step)
-        label = f"{number}"
+        call, label = step_text(step), f"{number}"
         if count > 1:
-            last = stage.steps[number + count - 1]
-            call = call[:-1] + f" .. {step_text(last).split(', ')[-1]}   {count} calls"
+            last = step_text(stage.steps[number + count - 1])
+            call = f"{call[:-1]} .. {last.split(', ')[-1]}   {count} calls"
             label = f"{number}-{number + count - 1}"
-        lines.append(f"{label:>7}  {call:<64}  {step.origin}".rstrip())
+        lines.append(f"{label:>8}  {call}")
         number += count
     return lines
 
 
+def clone_lines(plan: Plan) -> list[str]:
+    """The clone, its flags folded to the width of a screen, and whether the caller is stopped meanwhile."""
+    lines = [""]
+    for word in clone_text(plan).replace("|", "| ").split(" "):
+        if len(lines[-1]) + len(word) > WIDTH:
+            lines.append("        ")
+        lines[-1] += word if word.endswith("|") else f"{word} "
+    how = "the caller maps ids while the child waits" if plan.sync else "no sync: vfork-style"
+    return [*(line.rstrip() for line in lines), f"  {how}"]
+
+
 def plan_text(plan: Plan) -> str:
     """The whole plan as text."""
-    how = "the caller maps ids while the child waits" if plan.sync else "no sync: vfork-style"
-    lines = [f"{clone_text(plan)}   {how}"]
+    lines = clone_lines(plan)
     titles = {
         "join": "an intermediate process, before the clone:",
         "child": "the child, sharing the caller's memory until it execs:",
         "payload": "init's child, which becomes the payload:",
     }
     for name in ("join", "child", "payload"):
-        if name in plan.stages:
-            lines += ["", titles[name], *stage_lines(plan.stages[name])]
         if name == "child" and plan.prepared:
             lines += ["", "the caller, before the clone:"]
-            lines += [f"         {prepared_text(bind)}" for bind in plan.prepared]
+            lines += [f"          {prepared_text(mount)}" for mount in plan.prepared]
+        if name in plan.stages:
+            lines += ["", titles[name], *stage_lines(plan.stages[name])]
         if name == "child" and plan.sync:
             lines += ["", "the caller, while the child waits in its first read:"]
-            lines += [f"         {caller_text(step):<64}  {step.origin}" for step in plan.sync]
+            for step in plan.sync:
+                lines += [f"  {step.origin}: {step.doing}", f"          {caller_text(step)}"]
     lines += ["", *(f"note: {note}" for note in plan.notes)] if plan.notes else []
     return "\n".join(lines)
 
