@@ -145,11 +145,11 @@ def test_6_leaks_caller_that_closes_everything_can_go_on(python):
     out = python("""
         import os
         import ramet
-        print(ramet.run(["echo", "one"], text=True).stdout)
+        print(ramet.run(["echo", "one"], text=True).stdout, flush=True)
         os.closerange(3, 256)
         for _ in range(100):
             os.open("/bin/false", os.O_RDONLY)
-        print(ramet.run(["echo", "two"], text=True).stdout)
+        print(ramet.run(["echo", "two"], text=True).stdout, flush=True)
         if os.fork() == 0:
             os.closerange(3, 256)
             for _ in range(100):

@@ -489,8 +489,18 @@ def test_bad_joins(bad):
 @pytest.mark.parametrize("bad", [1, 0, "yes", None, []])
 def test_flags_are_booleans(field, bad):
     """Yes-or-no fields take True and False, and nothing that merely counts as them."""
+    if (field, bad) == ("nested_namespaces", None):
+        assert Sandbox(nested_namespaces=None) == Sandbox()  # refused where it can be
+        return
     error = refused(Sandbox, **{field: bad})
     assert (error.field, isinstance(error, TypeError)) == (f"Sandbox.{field}", True)
+
+
+def test_nesting_refused_without_a_user_namespace():
+    """nested_namespaces=False insists: without a user namespace of the sandbox's own it is an error."""
+    error = refused(Sandbox, nested_namespaces=False, namespaces={Namespace.PID})
+    assert error.field == "Sandbox.nested_namespaces"
+    assert Sandbox(namespaces={Namespace.PID}).nested_namespaces is None
 
 
 @pytest.mark.parametrize(
