@@ -3,8 +3,6 @@
 import os
 import sys
 
-import pytest
-
 import ramet
 from needs import as_root as as_root
 from needs import as_user as as_user

@@ -19,15 +19,15 @@ from ramet.errors import SpecError, UnsupportedError
 from ramet.plan import finish, idmap, rights, surroundings
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
-from ramet.plan.prepared import prepared_mounts
-from ramet.plan.steps import Block, Builder, Plan, Slot, Stage
-from ramet.spec import Namespace, Rootfs
+from ramet.plan.shape import Shape
+from ramet.plan.steps import Builder, Plan, Slot, Stage
+from ramet.plan.terminal import open_terminal
+from ramet.spec import Namespace
 from ramet.spec.mounts import hidden_by_later
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.host.facts import Facts
-    from ramet.plan.idmap import Maps
     from ramet.spec import Command, Join, Sandbox
 
 CLONE_CLEAR_SIGHAND = 1 << 32
@@ -37,40 +37,6 @@ CAP_SYS_ADMIN = 21
 #: Joined first to last: the user namespace gives the rights for the rest (setns(2)).
 JOIN_ORDER = ("user", "pid", "net", "ipc", "uts", "cgroup", "time", "mnt")
 PR_SET_DUMPABLE = 4
-
-
-class Shape:
-    """What compile derives from spec and facts before it lays the steps."""
-
-    def __init__(self, spec: Sandbox, facts: Facts, command: Command) -> None:
-        self.root = _root_name(spec)
-        self.home = finish.home_of(self.root)
-        self.workdir = self.home
-        self.python = tuple(path for path, _ in facts.python) if self.root == "minimal" else ()
-        self.own_pids = Namespace.PID in spec.namespaces
-        self.new_user = Namespace.USER in spec.namespaces
-        self.init = (self.own_pids and not spec.as_pid1) or spec.joined(Namespace.PID)
-        self.tty = spec.tty
-        self.maps: Maps | None = idmap.choose_maps(spec, facts) if self.new_user else None
-        self.uid, self.gid = idmap.payload_ids(spec, facts)
-        self.prepared = prepared_mounts(spec, facts, self.maps)
-        self.pts: Slot | None = None
-        self.terminal: Slot | None = None
-        free = (number for number in range(3, 4096) if number not in command.pass_fds)
-        slots = (idmap.CONTROL, finish.TAIL, CALLER, finish.INIT_EXE)
-        self.handed = dict(zip(free, slots, strict=False)) if self.init else {}
-
-    def number(self, slot: Slot) -> int:
-        """The number under which init is handed a descriptor; -1: it is not."""
-        return next((number for number, handed in self.handed.items() if handed == slot), -1)
-
-
-def _root_name(spec: Sandbox) -> str:
-    if Namespace.MOUNT not in spec.namespaces:
-        return "host"
-    if spec.rootfs is None:
-        return "minimal"
-    return spec.rootfs.path if isinstance(spec.rootfs, Rootfs) else spec.rootfs
 
 
 @lru_cache(maxsize=256)
@@ -177,7 +143,7 @@ def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
     if spec.tty:
-        _open_terminal(b, spec, shape)
+        open_terminal(b, spec, shape)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
@@ -218,47 +184,6 @@ def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: st
     rights.limit_resources(b, spec)
     finish.exec_payload(b, command, finish.environment(spec, shape))
     return Stage(name, tuple(b.steps))
-
-
-O_RDWR, O_NOCTTY = 0o2, 0o400
-TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414
-SOL_SOCKET, SCM_RIGHTS = 1, 1
-
-
-def _open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
-    """A terminal pair of the sandbox's own devpts: its name is right inside, and none of the host's is seen.
-
-    The master goes to the caller through the control socket. See pty(7), ioctl_tty(2).
-    """
-    import os
-    import struct
-
-    from ramet.plan.steps import Ptr
-
-    if shape.pts is None:
-        raise SpecError("needs the default /dev, or Dev('/dev'), in the sandbox", field="Sandbox.tty")
-    b.about("Sandbox.tty", "open a terminal")
-    pts = shape.pts
-    master = b.open("master", "openat", pts, "ptmx", O_RDWR | O_NOCTTY | os.O_CLOEXEC, 0)
-    b.call("ioctl", master, TIOCSPTLCK, Block(bytes(8), text="[0]"))
-    shape.terminal = b.open("slave", "ioctl", master, TIOCGPTPEER, O_RDWR | O_NOCTTY | os.O_CLOEXEC)
-    if spec.terminal_size is not None:
-        rows, columns = spec.terminal_size
-        text = f"{{ws_row={rows}, ws_col={columns}}}"
-        b.about("Sandbox.terminal_size", "set the terminal's size")
-        b.call("ioctl", master, TIOCSWINSZ, Block(struct.pack("<4H", rows, columns, 0, 0), text=text))
-        b.about("Sandbox.tty", "hand the terminal to the caller")
-    rights_message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), master, bytes(4))
-    vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
-    header = Block(
-        bytes(16),
-        Ptr(vector),
-        struct.pack("<Q", 1),
-        Ptr(rights_message),
-        struct.pack("<QQ", 24, 0),
-        text="{SCM_RIGHTS, [master]}",
-    )
-    b.call("sendmsg", idmap.CONTROL, header, 0x4000)
 
 
 def _notes(spec: Sandbox) -> tuple[str, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import struct
 
+from ramet.plan.shape import INIT_EXE, TAIL
 from ramet.plan.steps import Block, Builder, Ptr, Slot
-from ramet.spec.sandbox import HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ramet.plan.compile import Shape
+    from ramet.plan.shape import Shape
     from ramet.spec import Command, Sandbox
 
 AT_FDCWD = -100
@@ -21,9 +21,6 @@ SIG_SETMASK = 2
 TIOCSCTTY = 0x540E
 RESOLVE_NO_MAGICLINKS = 0x02
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-INIT_EXE = Slot("init")
-TAIL = Slot("tail")
 
 
 def environment(spec: Sandbox, shape: Shape) -> dict[str, str]:
@@ -118,8 +115,3 @@ def _strings(*texts: str) -> Block:
 def _quoted(text: str) -> str:
     cut = "..." if len(text) > SHOWN_LETTERS else ""
     return '"' + ascii(text[:SHOWN_LETTERS])[1:-1].replace('"', '\\"') + '"' + cut
-
-
-def home_of(root: str) -> str:
-    """The home directory inside: only the minimal view has one."""
-    return HOME if root == "minimal" else "/"

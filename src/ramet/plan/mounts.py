@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.host.facts import Facts
-    from ramet.plan.compile import Shape
+    from ramet.plan.shape import Shape
     from ramet.spec import Sandbox
 
 #: Bound from the host, since nobody may make device nodes in a user namespace.

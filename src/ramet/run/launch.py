@@ -10,9 +10,9 @@ from ramet import _core
 from ramet.errors import SpecError, StepError, UnsupportedError
 from ramet.plan.compile import join_slot
 from ramet.plan.encode import encodings
-from ramet.plan.finish import INIT_EXE, TAIL
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
+from ramet.plan.shape import INIT_EXE, TAIL
 from ramet.plan.steps import Slot
 from ramet.run import control, image, prepared
 from ramet.run.failure import caller_failed, step_failed
