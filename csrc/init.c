@@ -236,6 +236,9 @@ static _Noreturn __attribute__((used)) void init_main(const uint64_t *stack)
     if (payload.error)
         report_failure(head->control, INIT_STAGE_PAYLOAD, payload.step, payload.error);
 
+    /* Out of the payload's process group, which with new_session=False is the caller's: Ctrl-C reaches the payload by
+     * itself there, and forwarded it would come twice. EPERM where we lead a session, and so a group, of our own. */
+    sys2(__NR_setpgid, 0, 0);
     long signals = sys4(__NR_signalfd4, -1, &all_signals, KERNEL_SIGSET_BYTES, SIGNALFD_CLOEXEC);
     if (sys_failed(signals))
         report_failure(head->control, INIT_STAGE_OWN, 0, (int)-signals);

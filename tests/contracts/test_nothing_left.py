@@ -99,7 +99,13 @@ APIS = {
     "no namespace": lambda: ramet.run(["true"], namespaces=set()),
     "mounts": lambda: ramet.run(
         ["true"],
-        mounts=[Bind("/etc", "/e"), Tmpfs("/t"), Overlay("/o", ["/etc", "/usr"]), File("/f", "x"), Symlink("/l", "f")],
+        mounts=[
+            Bind("/etc", "/e"),
+            Tmpfs("/t"),
+            Overlay("/o", ["/usr/share", "/usr/lib"]),
+            File("/f", "x"),
+            Symlink("/l", "f"),
+        ],
         masked_paths=["/etc/passwd"],
         readonly_paths=["/tmp"],
     ),

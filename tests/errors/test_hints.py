@@ -30,6 +30,7 @@ CASES = {
     ("openat", E.EACCES, 0): (step("openat", "Sandbox.uid_mappings"), "dumpable", {}),
     ("write", E.EPERM, 0): (step("write"), "apparmor", {"kernel/apparmor_restrict_unprivileged_userns": "1"}),
     ("fsmount", E.EPERM, 0): (step("fsmount", "default Proc()"), "masked", {}),
+    ("fsconfig", E.EINVAL, 0): (step("fsconfig", "Sandbox.mounts[0] = Overlay()"), "other mounts below", {}),
     ("openat2", E.ELOOP, 0): (step("openat2"), "symlink", {}),
     ("openat2", E.ENOENT, 0): (step("openat2"), "discarded", {}),
     ("openat2", E.ENOENT, 1): (step("openat2", "Sandbox.workdir"), "inside the sandbox", {}),

@@ -10,6 +10,7 @@ from needs import as_user as as_user
 #: The id of the payload outside: never 0.
 OUTSIDE_ID = 65533 if os.geteuid() == 0 else os.geteuid()
 
+
 def shell(script, sandbox=None, **fields):
     """Run a shell script in a sandbox; the whole result, as text."""
     fields.setdefault("timeout", 60)

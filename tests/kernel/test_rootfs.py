@@ -10,6 +10,7 @@ import ramet
 from ramet import Bind, CommandError, Directory, File, Rootfs, Sandbox, SpecError, StepError, Tmpfs
 
 MINIMAL = {"bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr"}
+from ramet.host.facts import facts
 
 
 def test_minimal_holds_only_what_programs_need():
@@ -29,6 +30,11 @@ def test_minimal_leaves_out_the_hosts_own(path):
     """What is personal or secret on the host is not there by default; rootfs="host" shows that the probe would see it."""
     if not os.path.lexists(path):
         pytest.skip(f"only where the host has {path}")
+    below = [prefix for prefix, _ in facts().python if prefix.startswith(path + "/")]
+    if below:  # the way to the running Python, and nothing beside it
+        inside = said(shell(f"find {path} -path {below[0]} -prune -o -print"))
+        assert all(below[0].startswith(line) for line in inside.split())
+        return
     assert said(shell(f"test -e {path} || echo absent")) == "absent"
     assert said(shell(f"test -e {path} && echo there", rootfs="host")) == "there"
 

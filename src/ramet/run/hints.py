@@ -71,6 +71,11 @@ def _not_dumpable(step: Step | None, plan: Plan | None) -> bool | None:
     return True if step is not None and step.origin == "Sandbox.uid_mappings" and owner != os.geteuid() else None
 
 
+def _overlay(step: Step | None, plan: Plan | None) -> bool | None:
+    """Applies to the making of an overlay."""
+    return True if step is not None and ("Overlay" in step.origin or "rootfs" in step.origin) else None
+
+
 def _named_by_path(step: Step | None, plan: Plan | None) -> bool | None:
     """Applies to a command that was not looked for along PATH."""
     return True if plan is not None and "/" in plan.command.argv[0] else None
@@ -123,6 +128,12 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | N
         E.EPERM,
         lambda step, plan: True if step and "Proc" in step.origin else None,
         "the host's /proc is masked, as inside a container; without its own /proc the sandbox can't start here",
+    ),
+    (
+        "fsconfig",
+        E.EINVAL,
+        _overlay,
+        "overlayfs takes no directory, in a user namespace, that has other mounts below it; the kernel's log says more",
     ),
     ("openat2", E.ELOOP, _mount_destination, "a symlink is no destination for a mount; name what it points to"),
     (
