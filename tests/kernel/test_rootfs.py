@@ -8,9 +8,9 @@ from inside import as_root, as_user, said, shell
 
 import ramet
 from ramet import Bind, CommandError, Directory, File, Rootfs, Sandbox, SpecError, StepError, Tmpfs
+from ramet.host.facts import facts
 
 MINIMAL = {"bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr"}
-from ramet.host.facts import facts
 
 
 def test_minimal_holds_only_what_programs_need():
