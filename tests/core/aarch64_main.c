@@ -84,7 +84,8 @@ static void run(const char *path, const char *out)
 }
 
 struct seen {
-    volatile uint64_t stack, frame, pid, arg;
+    volatile uint64_t stack, frame, pid, arg, tls;
+    volatile int32_t parent_word, child_word;
 };
 
 static void look(void *arg)
@@ -95,6 +96,9 @@ static void look(void *arg)
     seen->frame = frame[0]; /* of whoever called: nobody */
     seen->pid = (uint64_t)sys0(__NR_getpid);
     seen->arg = (uint64_t)(uintptr_t)arg;
+    uint64_t tls;
+    __asm__ volatile("mrs %0, tpidr_el0" : "=r"(tls));
+    seen->tls = tls;
     sys_exit_group(77);
 }
 
@@ -127,6 +131,27 @@ static void clone_it(const char *how)
     } else if (!strcmp(how, "old")) {
         args.flags = 1ULL << 32; /* CLONE_CLEAR_SIGHAND: left out, since the child resets them itself */
         say_child(clone_on_stack(&args, 1, look, seen), seen, &args);
+    } else if (!strcmp(how, "words")) {
+        /* CLONE_PARENT_SETTID, at the place of the pidfd, CLONE_CHILD_SETTID, and for the odd one CLONE_SETTLS */
+        for (uint64_t tls = 0; tls < 2; tls++) {
+            seen->parent_word = seen->child_word = 0;
+            args.flags = 0x100000 | 0x1000000 | (tls ? 0x80000 : 0);
+            args.pidfd = (uint64_t)(uintptr_t)&seen->parent_word;
+            args.child_tid = (uint64_t)(uintptr_t)&seen->child_word;
+            args.tls = 0x1230;
+            long pid = raw_clone(&args, look, seen);
+            say(tls ? "status_tls" : "status", exit_status(pid));
+            say(tls ? "parent_tls" : "parent", seen->parent_word == pid);
+            say(tls ? "child_tls" : "child", seen->child_word == pid);
+            say(tls ? "tls_tls" : "tls", seen->tls == args.tls);
+        }
+        args.stack = args.stack_size = 0;
+        args.flags = 0x4100 | 0x100000 | 0x1000000;
+        seen->parent_word = seen->child_word = 0;
+        long pid = here_clone(&args, look, seen);
+        say("status_here", exit_status(pid));
+        say("parent_here", seen->parent_word == pid);
+        say("child_here", seen->child_word == pid);
     } else if (!strcmp(how, "refused")) {
         args.flags = 1ULL << 33; /* CLONE_INTO_CGROUP, which only clone3 can say */
         say("old", clone_on_stack(&args, 1, look, seen));

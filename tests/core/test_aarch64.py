@@ -21,6 +21,7 @@ import pytest
 from core_programs import EPROTO, step
 
 from needs import need, only
+from ramet.plan.calls import CALLS
 from ramet.plan.encode import ADDRESS, HEADER, INIT_HEAD, INIT_MAGIC, MAGIC, SAVE, SLOT, STEP, _padded, encode
 from ramet.plan.steps import Block, Ptr, Slot, Stage
 from ramet.run.control import COMMAND, EXITED, FAILED, STARTED, receive
@@ -160,13 +161,24 @@ def test_results_are_kept_in_their_slots(steps):
 
 
 def test_slot_is_signed(steps, tmp_path):
-    """An input of -100 is passed as AT_FDCWD, all 64 bits of it; -99 is no descriptor."""
+    """An input of -100 is passed as AT_FDCWD; -99 is no descriptor."""
     where = Slot("where")
     made = step("chdir", str(tmp_path)), step("mkdirat", where, "here", 0o700)
     assert steps(*made, inputs={where: -99})[:2] == (E.EBADF, 1)
     assert not (tmp_path / "here").exists()
     assert steps(*made, inputs={where: AT_FDCWD})[:2] == (0, 1)
     assert (tmp_path / "here").is_dir()
+
+
+def test_slot_is_signed_in_all_64_bits(steps, tmp_path, monkeypatch):
+    """A slot that holds -1 is an offset of -1, one byte before the end; one of 1 is a byte behind it."""
+    monkeypatch.setitem(CALLS, "lseek", (8, 62, ""))
+    (tmp_path / "file").write_bytes(b"four")
+    opened = step("openat", AT_FDCWD, str(tmp_path / "file"), os.O_RDONLY, result=FD)
+    sought = step("lseek", FD, Slot("by"), os.SEEK_END, result=Slot("at"))
+    for by in (-1, 1):
+        error, _, slots = steps(opened, sought, inputs={Slot("by"): by})
+        assert (error, slots[Slot("at")]) == (0, 4 + by)
 
 
 def test_first_failure_ends_the_program(steps, tmp_path):
@@ -266,6 +278,14 @@ def test_child_runs_on_its_own_stack(main, how):
     """The child gets its argument on the stack it was given, under no frame, and its exit status comes back: by clone,
     by whichever of clone3 and clone there is, and by clone though a flag of clone3's was asked for that it does not need."""
     assert main("clone", how) == {"made": 1, "status": 77, "pid": 1, "arg": 1, "stack": 1, "frame": 0}
+
+
+def test_clone_finds_each_argument_where_aarch64_has_it(main):
+    """clone(2) takes tls before child_tid here: both words get the child's pid, and the thread pointer is set only when
+    CLONE_SETTLS is given."""
+    words = {f"{word}{of}": 1 for word in ("parent", "child") for of in ("", "_tls", "_here")}
+    statuses = dict.fromkeys(("status", "status_tls"), 77)
+    assert main("clone", "words") == words | statuses | {"status_here": 77, "tls": 0, "tls_tls": 1}
 
 
 def test_clone3_is_made_or_missing(main):

@@ -16,7 +16,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 
 def compiler(machine):
     """A C compiler that reads this machine's headers."""
-    name = "cc" if machine == os.uname().machine else f"{machine.replace('_', '-')}-linux-gnu-gcc"
+    name = "cc" if machine == os.uname().machine else f"{machine}-linux-gnu-gcc"
     need(shutil.which(name), f"{name}: scripts/setup test installs what Debian has")
     return name
 
