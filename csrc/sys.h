@@ -71,9 +71,7 @@ sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64
 struct kernel_sigaction {
     uint64_t handler; /* 0: SIG_DFL, 1: SIG_IGN */
     uint64_t flags;
-#if defined(__x86_64__)
-    uint64_t restorer;
-#endif
+    uint64_t restorer; /* on aarch64 too, where only 32-bit programs use it */
     uint64_t mask;
 };
 

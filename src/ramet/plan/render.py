@@ -30,7 +30,7 @@ OPEN = _bits(
     ("O_CREAT", 0o100),
     ("O_EXCL", 0o200),
     ("O_NOCTTY", 0o400),
-    ("O_NOFOLLOW", 0o400000),
+    ("O_NOFOLLOW", os.O_NOFOLLOW),
     ("O_CLOEXEC", 0o2000000),
 )
 AT = _bits(("AT_SYMLINK_NOFOLLOW", 0x100), ("AT_EMPTY_PATH", 0x1000), ("AT_RECURSIVE", 0x8000))
