@@ -102,20 +102,13 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     rootfs = spec.rootfs if isinstance(spec.rootfs, Rootfs) else Rootfs("/")
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
     if rootfs.writes == "discarded":
-        mount = _overlay_root(tree, shape, real)
+        mount = _overlay(tree, shape, [real], None, None)
     elif "rootfs" in shape.idmapped:
         mount = shape.idmapped["rootfs"].slot
     else:
         mount = tree.clone_host(real)
         tree.set_attributes(mount, NOSUID | NODEV | (RDONLY if rootfs.writes == "refused" else 0))
     tree.attach_root(mount, own=False)
-
-
-def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
-    """The overlay keeps hold of its upper directory by itself; its place can go before the root comes."""
-    mount = _overlay(tree, shape, [real], None, None)
-    tree.drop_store()
-    return mount
 
 
 def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
