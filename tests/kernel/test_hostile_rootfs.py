@@ -75,6 +75,7 @@ def test_symlink_in_place_of_a_default_mount(hostile, place, kind):
     assert sorted(os.listdir(victim)) == ["file"]
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("target", ["/usr", "../../../../../../usr", "usr", "/proc/../usr"])
 def test_symlink_above_a_destination_stays_inside(hostile, place, target):
     """A symlink above a destination is resolved inside the root: the mount lands in the root's own directory of that
@@ -131,6 +132,24 @@ def test_rootfs_given_by_a_link(shared_dir, small_rootfs):
     """The root itself may be named by a symlink of the caller's: it is resolved once, before anything starts."""
     (shared_dir / "link").symlink_to(small_rootfs)
     assert said(shell("cat /etc/hostname", rootfs=shared_dir / "link")) == "in-the-rootfs"
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("root", ["minimal", "given", "kept", "discarded"])
+@pytest.mark.parametrize("as_pid1", [False, True])
+def test_dot_dot_of_any_mount_is_the_root(small_rootfs, open_dir, root, as_pid1):
+    """However the root is made, and whatever was needed for that: ".." leads to it and to nothing that lay over it."""
+    rootfs = root if root == "minimal" else Rootfs(small_rootfs, writes="refused" if root == "given" else root)
+    bound = open_dir / "bound"
+    bound.mkdir()
+    (bound / "file").touch()
+    mounts = [Bind(bound, "/tmp/in"), File("/tmp/in/file", "from the store\n")]
+    look = "cat /tmp/in/file; for d in / /.. /dev/.. /dev/../.. /tmp/in/../../..; do cd $d; stat -c %d:%i .; stat -c %d:%i /; done"
+    words, *roots = said(shell(look, rootfs=rootfs, mounts=mounts, as_pid1=as_pid1)).splitlines()
+    assert words == "from the store"
+    assert len(roots) == 10 and len(set(roots)) == 1
+    seen = said(shell("cd /dev/..; ls -A", rootfs=rootfs, mounts=mounts, as_pid1=as_pid1)).split()
+    assert "lost+found" not in seen and "var" not in seen and {"dev", "tmp"} <= set(seen)
 
 
 def test_dot_dot_from_the_root_is_the_root(small_rootfs):

@@ -6,7 +6,21 @@ import socket
 import pytest
 from inside import Neighbour, python, said, shell
 
-from ramet import Bind, Dev, Directory, File, Mqueue, Overlay, Proc, Sandbox, SpecError, StepError, Symlink, Tmpfs
+from ramet import (
+    Bind,
+    Dev,
+    Directory,
+    File,
+    Mqueue,
+    Overlay,
+    Proc,
+    Rootfs,
+    Sandbox,
+    SpecError,
+    StepError,
+    Symlink,
+    Tmpfs,
+)
 
 
 @pytest.fixture
@@ -31,6 +45,18 @@ def test_bind_shows_the_source_read_only(source):
     assert "Read-only file system" in result.stderr
     assert not (source / "x").exists()
     assert said(shell("test -e /in || echo absent")) == "absent"
+
+
+@pytest.mark.parametrize("root", ["minimal", "given", "discarded"])
+def test_bind_of_the_hosts_root(source, small_rootfs, root):
+    """The host's own root can be bound: it is the host's, and the sandbox's does not lie over it, nor what it is made of."""
+    rootfs = {"minimal": "minimal", "given": small_rootfs, "discarded": Rootfs(small_rootfs, writes="discarded")}[root]
+    mounts = [Bind(source, "/tmp/in"), File("/tmp/in/file", "x"), Bind("/", "/tmp/host"), Bind("/", "/tmp/again")]
+    for where in ("/tmp/host", "/tmp/again"):
+        look = f"cat {where}{source}/file; cat /tmp/in/file; echo; ls -A {where}"
+        content, made, *names = said(shell(look, rootfs=rootfs, mounts=mounts)).splitlines()
+        assert (content, made) == ("content", "x")
+        assert set(names) == set(os.listdir("/"))
 
 
 def test_bind_writable_keeps_what_is_written(source):

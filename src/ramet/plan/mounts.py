@@ -112,22 +112,15 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 
 def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
-    """The overlay keeps hold of its layers by itself; their place can go before the root comes.
-
-    overlayfs takes layers by path, so a prepared one is mounted in the store, and that where paths begin.
-    """
+    """overlayfs takes layers by path, so a prepared one is mounted in the store, and that where paths can name it."""
     prepared = shape.prepared.get("rootfs")
-    detached = tree.detached
-    if prepared is not None:
-        tree.detached = False
-        tree.b.call("mkdirat", tree.store(), "lower", 0o755)
-        tree.b.call("move_mount", prepared.slot, "", tree.store(), "lower", MOVE_MOUNT_F_EMPTY_PATH)
-        tree.b.close(prepared.slot)
-        real = "lower"
-    mount = _overlay(tree, shape, [real], None, None)
-    tree.drop_store()
-    tree.detached = detached
-    return mount
+    if prepared is None:
+        return _overlay(tree, shape, [real], None, None)
+    tree.detached = False
+    tree.b.call("mkdirat", tree.store(), "lower", 0o755)
+    tree.b.call("move_mount", prepared.slot, "", tree.store(), "lower", MOVE_MOUNT_F_EMPTY_PATH)
+    tree.b.close(prepared.slot)
+    return _overlay(tree, shape, ["lower"], None, None)
 
 
 def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:

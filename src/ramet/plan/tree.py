@@ -72,6 +72,7 @@ class Tree:
         self.foreign: list[str] = []
         self.sealed: list[Slot] = []
         self._store: Slot | None = None
+        self._below = len(b.steps)
         self._blocks: dict[object, Block] = {}
 
     # Making file systems
@@ -92,10 +93,13 @@ class Tree:
     def clone_host(self, real: str) -> Slot:
         """A copy of the host's mounts at and below a resolved path; anything swapped for a link is refused."""
         b = self.b
+        begin = len(b.steps)
         how = self._once("source", lambda: open_how(O_PATH, RESOLVE_NO_SYMLINKS))
         place = b.open("src", "openat2", AT_FDCWD, real, how, 24)
         tree = b.open("mnt", "open_tree", place, "", OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE)
         b.close(place)
+        if real == "/" and (self.root or self._store is not None):
+            self._below += self._move_below(begin)  # a copy of the old root must not have the new one over it
         return tree
 
     def set_attributes(self, mount: Slot, attributes: int, *, recursive: bool = True) -> None:
@@ -108,6 +112,8 @@ class Tree:
 
     def attach_root(self, mount: Slot, *, own: bool) -> None:
         """Put the new root over the old one. Absolute paths still start at the old root, until pivot_root."""
+        if self._store is None or self.detached:
+            self._below = len(self.b.steps)
         self.b.call("move_mount", mount, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
         self.root = mount
         if own:
@@ -120,21 +126,25 @@ class Tree:
         """A file system in memory for what is written on foreign ground: parts of it are bound in.
 
         One and not many, since each costs 30 us to make and to end, and so that one size limits them together.
-        Before Linux 6.15 only what is mounted can be bound from: then it lies over the root for a while.
+        Before Linux 6.15 only what is mounted can be bound from. Then it lies between the old root and the new one,
+        also where it turns out only later that it is needed: over the new root, ".." would lead a symlink into it.
         """
         if self._store is None:
+            b = self.b
+            begin = len(b.steps)
             self._store = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=self.disk)
             if not self.detached:
-                self.b.call("move_mount", self._store, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+                b.call("move_mount", self._store, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+                if self.root:
+                    self._move_below(begin)
         return self._store
 
-    def drop_store(self) -> None:
-        """What was bound from it stays."""
-        if self._store is not None:
-            if not self.detached:
-                self.b.call("umount2", "/", MNT_DETACH)
-            self.b.close(self._store)
-            self._store = None
+    def _move_below(self, begin: int) -> int:
+        """Let these last steps run before anything lies over the old root; how many they are."""
+        made = self.b.steps[begin:]
+        del self.b.steps[begin:]
+        self.b.steps[self._below : self._below] = made
+        return len(made)
 
     def attach_writable(self, where: str, mode: int) -> None:
         """An empty writable directory.
@@ -163,14 +173,17 @@ class Tree:
     def enter(self) -> None:
         """pivot_root(2) with both arguments ".": the old root ends up over the new one, and is detached.
 
-        Nothing else may lie over either: umount2 would take that away, and leave the host's root where ".." finds it.
+        Where the store is mounted on the old root, it ends up over that, and umount2 takes the uppermost: it needs
+        one more, or the host's root would stay where ".." finds it.
         """
         b = self.b
-        b.about("Sandbox.disk", "let go of the store")
-        self.drop_store()
         b.about("Sandbox.rootfs", "enter the new root")
         b.call("fchdir", self.root)
         b.call("pivot_root", ".", ".")
+        if self._store is not None:
+            b.close(self._store)
+            if not self.detached:
+                b.call("umount2", ".", MNT_DETACH)
         b.call("umount2", ".", MNT_DETACH)
         b.call("chdir", "/")
 
