@@ -80,7 +80,7 @@ def test_symlink_in_place_of_a_default_mount(hostile, place, kind):
 def test_symlink_above_a_destination_stays_inside(hostile, place, target):
     """A symlink above a destination is resolved inside the root: the mount lands in the root's own directory of that
     name, and not in the host's."""
-    root, victim = hostile
+    root, _ = hostile
     (root / "usr/sub").mkdir(parents=True)
     assert os.path.isdir("/usr") and not os.path.exists("/usr/sub")
     place("data", target)
@@ -164,7 +164,7 @@ def test_dot_dot_from_the_root_is_the_root(small_rootfs):
 
 def test_workdir_through_links(hostile, place):
     """A workdir that is a symlink is followed inside; /proc/self/fd/N is refused even where it would lead out."""
-    root, victim = hostile
+    root, _ = hostile
     place("data", "/etc")
     assert said(shell("cat hostname", rootfs=root, workdir="/data")) == "in-the-rootfs"
     for number in (*range(3, 20), 100):

@@ -124,7 +124,7 @@ def test_bind_special_files(source):
 def test_bind_file_over_directory(source):
     """A file bound on a directory, or the other way round, is refused at that mount, with the reason."""
     with pytest.raises(StepError) as caught:
-        shell("true", mounts=[Directory("/place"), Bind(source / "file", "/place")][1:] + [Bind(source, "/place/x")])
+        shell("true", mounts=[Bind(source / "file", "/place"), Bind(source, "/place/x")])
     assert "Sandbox.mounts" in caught.value.origin
     with pytest.raises(StepError) as caught:
         shell("true", rootfs="host", mounts=[Bind(source / "file", "/usr")])
