@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ramet.errors import UnsupportedError
 from ramet.plan.steps import Builder, Slot
 from ramet.plan.tree import (
     AT_FDCWD,
@@ -102,7 +103,7 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     rootfs = spec.rootfs if isinstance(spec.rootfs, Rootfs) else Rootfs("/")
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
     if rootfs.writes == "discarded":
-        mount = _overlay_root(tree, shape, real)
+        mount = _overlay_root(tree, facts, shape, real)
     elif "rootfs" in shape.prepared:
         mount = shape.prepared["rootfs"].slot
     else:
@@ -111,16 +112,16 @@ def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     tree.attach_root(mount, own=False)
 
 
-def _overlay_root(tree: Tree, shape: Shape, real: str) -> Slot:
+def _overlay_root(tree: Tree, facts: Facts, shape: Shape, real: str) -> Slot:
     """overlayfs takes layers by path, so a prepared one is mounted in the store, and that where paths can name it."""
     prepared = shape.prepared.get("rootfs")
     if prepared is None:
-        return _overlay(tree, shape, [real], None, None)
+        return _overlay(tree, facts, shape, [real], None, None)
     tree.detached = False
     tree.b.call("mkdirat", tree.store(), "lower", 0o755)
     tree.b.call("move_mount", prepared.slot, "", tree.store(), "lower", MOVE_MOUNT_F_EMPTY_PATH)
     tree.b.close(prepared.slot)
-    return _overlay(tree, shape, ["lower"], None, None)
+    return _overlay(tree, facts, shape, ["lower"], None, None)
 
 
 def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
@@ -276,13 +277,19 @@ def _overlay_mount(tree: Tree, mount: Overlay, facts: Facts, shape: Shape, key: 
     lower = [facts.paths[path].real for path in mount.lower]
     upper = facts.paths[mount.upper].real if mount.upper else None
     work = facts.paths[mount.work].real if mount.work else None
-    fd = _overlay(tree, shape, lower, upper, work)
+    fd = _overlay(tree, facts, shape, lower, upper, work)
     tree.attach(fd, mount.destination, is_dir=True)
     tree.b.close(fd)
 
 
-def _overlay(tree: Tree, shape: Shape, lower: list[str], upper: str | None, work: str | None) -> Slot:
+def _overlay(tree: Tree, facts: Facts, shape: Shape, lower: list[str], upper: str | None, work: str | None) -> Slot:
     """Without upper and work they are directories of the store, named relative to it."""
+    if facts.kernel < (6, 5) and any("," in path for path in (*lower, upper or "", work or "")):
+        raise UnsupportedError(
+            "an overlay of a directory with a comma in its path",
+            fact=f"the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
+            needs="Linux 6.5, where fsconfig(2) of an overlay takes one",
+        )
     b = tree.b
     if upper is None or work is None:
         name = f"overlay{len(b.steps)}"
