@@ -1,5 +1,6 @@
 """The root of the sandbox's file system: minimal, empty, the host's, a directory."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from inside import as_root, as_user, said, shell
 import ramet
 from ramet import Bind, CommandError, Directory, File, Rootfs, Sandbox, SpecError, StepError, Tmpfs
 from ramet.host.facts import facts
+from ramet.run import prepared
 
 MINIMAL = {"bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr"}
 
@@ -210,3 +212,24 @@ def test_bind_from_a_private_directory_of_root(tmp_path, writable):
     (given / "file").write_text("shown")
     (given / "file").chmod(0o644)
     assert said(shell("cat /p/file", mounts=[Bind(given, "/p", writable=writable)])) == "shown"
+
+
+@as_root
+def test_writes_discarded_where_ids_cannot_be_mapped(small_rootfs, monkeypatch):
+    """On a file system without idmapped mounts (tmpfs before Linux 6.3) a discarded root is shown as it is, to be
+    read; with them, what its owner may write, the payload may."""
+    rootfs = Rootfs(small_rootfs, writes="discarded")
+    script = "echo x >/data/x && cat /data/x; touch /bin/new && echo as the owner"
+    assert said(shell(script, rootfs=rootfs)).split("\n") == ["x", "as the owner"]
+    clone = prepared._clone
+
+    def refusing(real, attributes, namespace):
+        if namespace is not None:
+            raise OSError(errno.EINVAL, "Invalid argument", "mount_setattr")
+        return clone(real, attributes, namespace)
+
+    monkeypatch.setattr(prepared, "_clone", refusing)
+    assert said(shell("cat /etc/hostname; touch /bin/new 2>&- || echo not ours", rootfs=rootfs)).split("\n") == [
+        "in-the-rootfs",
+        "not ours",
+    ]

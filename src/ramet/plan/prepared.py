@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from ramet.plan.idmap import Maps
     from ramet.spec import Sandbox
 
-PreparedMount = namedtuple("PreparedMount", "slot real uid gid outside_uid outside_gid attributes origin")
+PreparedMount = namedtuple(
+    "PreparedMount", "slot real uid gid outside_uid outside_gid attributes origin as_it_is_else", defaults=(False,)
+)
 """slot: the input that holds it. real: the source. uid, gid: its owner, shown as these ids outside, the payload's; or
-None where ids stay as they are."""
+None where ids stay as they are. as_it_is_else: nobody asked for the ids; where the file system can't, do without."""
 
 
 def prepared_mounts(spec: Sandbox, facts: Facts, maps: Maps | None) -> dict[str, PreparedMount]:
@@ -75,7 +77,8 @@ def _bind(n: int, mount: Bind, facts: Facts, maps: Maps | None) -> PreparedMount
 def _root(rootfs: Rootfs, root: Path, maps: Maps | None) -> PreparedMount | None:
     """Where writes are discarded nothing of them reaches the owner, so that root's own may be idmapped too."""
     if rootfs.writes == "discarded" and maps is not None:
-        return _idmapped("rootfs", root, maps, NOSUID | NODEV | RDONLY, "Sandbox.rootfs.path")
+        shown = _idmapped("rootfs", root, maps, NOSUID | NODEV | RDONLY, "Sandbox.rootfs.path")
+        return shown._replace(as_it_is_else=True)
     if root.guarded and rootfs.writes != "discarded":
         attributes = NOSUID | NODEV | (RDONLY if rootfs.writes == "refused" else 0)
         return _as_it_is("rootfs", root.real, attributes, "Sandbox.rootfs.path")

@@ -6,6 +6,7 @@ make one: it takes CAP_SYS_ADMIN in the user namespace of the file system.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ramet import _core
@@ -29,6 +30,8 @@ def make(mount: PreparedMount) -> int:
     try:
         return _make(mount) if mapped else _clone(mount.real, mount.attributes, None)
     except OSError as error:
+        if mount.as_it_is_else and error.errno == errno.EINVAL:
+            return _clone(mount.real, mount.attributes, None)
         raise StepError(
             f"show {mount.real}" + (" with its owner's ids as the payload's" if mapped else ""),
             errno=error.errno or 0,
