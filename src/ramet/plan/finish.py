@@ -78,7 +78,7 @@ def enter_session(b: Builder, spec: Sandbox) -> None:
 def enter_directory(b: Builder, spec: Sandbox, shape: Shape) -> None:
     """The working directory. No descriptor of the host is open any more, and magic links are refused: a path
     as /proc/self/fd/7 leads nowhere (the shape of CVE-2024-21626)."""
-    where = shape.workdir if spec.workdir is None else spec.workdir
+    where = shape.home if spec.workdir is None else spec.workdir
     b.about("Sandbox.workdir", f"enter the working directory {where!r}")
     how = Block(
         struct.pack("<QQQ", os.O_PATH | os.O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_MAGICLINKS),

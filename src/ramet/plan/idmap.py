@@ -6,7 +6,7 @@ import struct
 from collections import namedtuple
 
 from ramet.errors import SpecError, UnsupportedError
-from ramet.plan.life import repeat_after_credentials
+from ramet.plan.life import die_with_caller
 from ramet.plan.steps import Block, Builder, CallerStep, Slot
 from ramet.spec import IdMapping, Namespace
 from ramet.spec.sandbox import DEFAULT_ID
@@ -167,7 +167,7 @@ def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...] | None, capab
     b.call("setresgid", gid, gid, gid)
     b.call("setresuid", uid, uid, uid)
     b.call("capset", *capability_blocks(capabilities, capabilities, 0))
-    repeat_after_credentials(b)
+    die_with_caller(b)  # again: commit_creds() in the kernel clears the signal when ids change
 
 
 def set_groups(b: Builder, groups: tuple[int, ...]) -> None:

@@ -25,11 +25,6 @@ def die_with_caller(b: Builder) -> None:
     b.call("ppoll", _polled(b), 1, Block(bytes(16), text="{0, 0}"), 0, 0, expect=0)
 
 
-def repeat_after_credentials(b: Builder) -> None:
-    """commit_creds() in the kernel clears the parent-death signal when ids change."""
-    die_with_caller(b)
-
-
 def _polled(b: Builder) -> Block:
     for step in b.steps:
         if step.call == "ppoll":

@@ -26,7 +26,6 @@ class Shape:
     def __init__(self, spec: Sandbox, facts: Facts, command: Command) -> None:
         self.root = _root_name(spec)
         self.home = HOME if self.root == "minimal" else "/"
-        self.workdir = self.home
         self.python = tuple(path for path, _ in facts.python) if self.root == "minimal" else ()
         self.own_pids = Namespace.PID in spec.namespaces
         self.new_user = Namespace.USER in spec.namespaces
