@@ -18,7 +18,8 @@
  *    of our memory instead (setns into a time namespace demands that, too), and clears the copy's flag first: so a
  *    process in there cannot ptrace the child or read our memory through it (the shape of CVE-2016-9962), and
  *    no other child finds its /proc/self closed meanwhile. Only with a sync step, where the caller must go on while
- *    the child waits, is the memory shared there; that is a privileged caller, to whom /proc/self is open.
+ *    the child waits, is the memory shared there; that is a privileged caller, to whom /proc/self is open. And with
+ *    join_shares: for namespaces that the caller has made ahead, in which nobody is.
  * 6. Leaks. The plan's close_range ends what O_CLOEXEC missed; what is exec'd first is a sealed memfd
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
  *    (the shape of CVE-2024-21626).
@@ -43,12 +44,14 @@
 #include <unistd.h>
 
 const char core_spawn_doc[] =
-    "spawn(program, inputs, flags, *, join=None, join_inputs=(), sync=None, cgroup=-1, clone3=True, into=None)\n"
+    "spawn(program, inputs, flags, *, join=None, join_inputs=(), join_shares=False, sync=None, cgroup=-1, clone3=True,\n"
+    "      into=None)\n"
     "--\n\n"
     "Clone a child that runs program (see csrc/steps.h) and return (pid, pidfd, 0, 0, 0) once it has\n"
     "exec'd, or (-1, -1, stage, step, errno) if a step failed; then the child is gone and reaped.\n"
     "inputs are (offset, value) pairs stored in the program's data. join is run by an intermediate\n"
-    "process first. sync(pid, pidfd) is called while the child waits for it. into is given the attributes\n"
+    "process first, which has a copy of our memory, unless join_shares says that nobody else is where it\n"
+    "goes. sync(pid, pidfd) is called while the child waits for it. into is given the attributes\n"
     "pid and pidfd before a signal handler can run, which may throw the result away by raising.\n"
     "Raises OSError when there is no memory for the child's stack. Follows clone(2).";
 
@@ -81,14 +84,14 @@ struct arena {
 
 static size_t page_up(size_t size) { return (size + PAGE - 1) & ~(size_t)(PAGE - 1); }
 
-static int arena_make(struct arena *arena, size_t data_size, size_t join_size, int joins)
+static int arena_make(struct arena *arena, size_t data_size, size_t join_size, int joins, int join_shares)
 {
     size_t stacks = (CHILD_STACK_SIZE + PAGE) * (joins ? 2 : 1);
     size_t child_at = stacks, data_at = child_at + page_up(sizeof(struct child));
     size_t join_at = data_at + page_up(data_size);
     arena->size = join_at + page_up(join_size);
     /* Shared where the child has a copy of our memory: what it reports must reach us. */
-    int sharing = joins ? MAP_SHARED : MAP_PRIVATE;
+    int sharing = joins && !join_shares ? MAP_SHARED : MAP_PRIVATE;
     void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return errno;
@@ -182,13 +185,17 @@ static void start(struct child *child)
         child->pid = pid;
 }
 
+/* Does the child go on after whoever cloned it has returned or ended? Then a futex says when it has left our memory. */
+static int outlives(const struct child *child) { return (child->clone.flags & CLONE_CHILD_CLEARTID) != 0; }
+
 /* Start it through an intermediate process that first runs the join steps. The intermediate shares our
  * descriptor table, so that the pidfd it is given for the child is ours. Its memory is a copy, which it shares with
- * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours. */
-static void start_joined(struct child *child, unsigned char *stack, int syncs)
+ * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours; and where
+ * they go nobody else is, it may be. */
+static void start_joined(struct child *child, unsigned char *stack)
 {
     struct kernel_clone_args args = {
-        .flags = (syncs ? CLONE_VM : 0) | CLONE_VFORK | CLONE_FILES,
+        .flags = (outlives(child) ? CLONE_VM : 0) | CLONE_VFORK | CLONE_FILES,
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = CHILD_STACK_SIZE,
     };
@@ -244,9 +251,11 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
     Py_BEGIN_ALLOW_THREADS
     guard_enter(&guard);
     if (arena->join_stack)
-        start_joined(child, arena->join_stack, sync != NULL);
+        start_joined(child, arena->join_stack);
     else
         start(child);
+    if (!sync && child->pid > 0 && outlives(child))
+        wait_left_memory(child);
     if (!sync || child->pid <= 0)
         guard_leave(&guard);
     Py_END_ALLOW_THREADS
@@ -276,12 +285,12 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
                          (int)child->failed_errno);
 }
 
-static void describe(struct child *child, unsigned char *stack, unsigned long long flags, int cgroup, int syncs)
+static void describe(struct child *child, unsigned char *stack, unsigned long long flags, int cgroup, int outlives)
 {
     child->pidfd = -1;
     child->running = 1;
     child->clone = (struct kernel_clone_args){
-        .flags = flags | CLONE_VM | CLONE_PIDFD | (syncs ? CLONE_CHILD_CLEARTID : CLONE_VFORK),
+        .flags = flags | CLONE_VM | CLONE_PIDFD | (outlives ? CLONE_CHILD_CLEARTID : CLONE_VFORK),
         .pidfd = (uint64_t)(uintptr_t)&child->pidfd,
         .child_tid = (uint64_t)(uintptr_t)&child->running,
         .stack = (uint64_t)(uintptr_t)stack,
@@ -292,15 +301,15 @@ static void describe(struct child *child, unsigned char *stack, unsigned long lo
 
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"program", "inputs", "flags", "join", "join_inputs", "sync", "cgroup", "clone3", "into",
-                            NULL};
+    static char *names[] = {"program", "inputs", "flags",  "join", "join_inputs", "join_shares",
+                            "sync",    "cgroup", "clone3", "into", NULL};
     Py_buffer program = {0}, join = {0};
     PyObject *inputs, *join_inputs = NULL, *sync = Py_None, *into = Py_None, *result = NULL;
     unsigned long long flags;
-    int cgroup = -1, clone3 = 1;
+    int cgroup = -1, clone3 = 1, join_shares = 0;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$z*OOipO:spawn", names, &program, &inputs, &flags, &join,
-                                     &join_inputs, &sync, &cgroup, &clone3, &into))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$z*OpOipO:spawn", names, &program, &inputs, &flags, &join,
+                                     &join_inputs, &join_shares, &sync, &cgroup, &clone3, &into))
         return NULL;
     if (sync == Py_None)
         sync = NULL;
@@ -309,12 +318,13 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
 
     struct arena arena = {0};
     size_t join_size = join.buf ? ((const struct program *)join.buf)->data_size : 0;
-    int error = arena_make(&arena, ((const struct program *)program.buf)->data_size, join_size, join.buf != NULL);
+    int error = arena_make(&arena, ((const struct program *)program.buf)->data_size, join_size, join.buf != NULL,
+                           join_shares);
     if (error) {
         core_oserror(error, "mmap");
         goto done;
     }
-    describe(arena.child, arena.stack, flags, cgroup, sync != NULL);
+    describe(arena.child, arena.stack, flags, cgroup, sync != NULL || join_shares);
     arena.child->no_clone3 = !clone3;
     if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
         (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {

@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from ramet.errors import SpecError, UnsupportedError
 from ramet.plan import finish, idmap, rights, surroundings
+from ramet.plan.ahead import FLAGS, entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
 from ramet.plan.shape import Shape
@@ -40,17 +41,23 @@ PR_SET_DUMPABLE = 4
 
 
 @lru_cache(maxsize=256)
-def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
+def compile(spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = False) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
+
+    ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`).
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
     _check(spec, facts)
     shape = Shape(spec, facts, command)
+    kit = kit_for(spec, facts, shape.maps)
+    assert kit or not ahead
     stages = {}
-    if spec.join:
+    if ahead:
+        stages["join"] = entering()
+    elif spec.join:
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
-    child = _child(spec, facts, command, shape)
+    child = _child(spec, facts, command, shape, ahead=ahead)
     if shape.init:
         stages["child"] = child
         stages["payload"] = _payload(Builder(), spec, command, shape, "payload")
@@ -60,9 +67,11 @@ def compile(spec: Sandbox, facts: Facts, command: Command) -> Plan:
         spec=spec,
         facts=facts,
         command=command,
-        clone_flags=_clone_flags(spec, facts, shape),
+        clone_flags=_clone_flags(spec, facts, shape) & ~(FLAGS if ahead else 0),
         stages=stages,
-        sync=idmap.caller_maps(shape.maps, facts) if shape.maps else (),
+        sync=idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else (),
+        kit=kit,
+        ahead=ahead,
         init=shape.init,
         control=shape.number(idmap.CONTROL),
         watch=shape.number(CALLER),
@@ -131,15 +140,15 @@ def _join(spec: Sandbox, facts: Facts) -> list[object]:
     return list(b.steps)
 
 
-def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape) -> Stage:
+def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape, *, ahead: bool) -> Stage:
     b = Builder()
     die_with_caller(b)
-    if shape.maps:
+    if shape.maps and not ahead:
         idmap.map_ids(b, shape.maps)
     if Namespace.TIME in spec.namespaces:
         surroundings.new_time_namespace(b, spec.time_offsets)
     _become(b, spec, facts, shape)
-    surroundings.surround(b, spec)
+    surroundings.surround(b, spec, ahead=ahead)
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
     if spec.tty:

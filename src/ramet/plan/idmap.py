@@ -27,6 +27,8 @@ CAPABILITY_VERSION_3 = 0x20080522
 CONTROL_CALLER_END = Slot("control_caller_end")
 CONTROL = Slot("control")
 
+DOING = "map the payload's ids"
+
 Maps = namedtuple("Maps", "uid gid uids gids by_child deny_setgroups helper")
 """uid, gid: of the payload inside; uids, gids: the lines; by_child: written by the child itself, no sync."""
 
@@ -130,6 +132,11 @@ def map_ids(b: Builder, maps: Maps) -> None:
         b.write_file("/proc/self/uid_map", maps.uids[0].line)
         b.write_file("/proc/self/gid_map", maps.gids[0].line)
         return
+    wait_for_maps(b)
+
+
+def wait_for_maps(b: Builder) -> None:
+    """Stop until the caller has written the maps. One that lets go instead ends the child."""
     b.about("Sandbox.uid_mappings", "wait for the caller to map the ids")
     # The child's own copy of the caller's end would keep the socket open when the caller is gone.
     b.call("close", CONTROL_CALLER_END)
@@ -140,18 +147,23 @@ def caller_maps(maps: Maps, facts: Facts) -> tuple[CallerStep, ...]:
     """The caller's side of the sync."""
     if maps.by_child:
         return ()
-    doing = "map the payload's ids"
     if not maps.helper:
-        return tuple(
-            CallerStep("write", (name, "".join(f"{m.line}\n" for m in lines)), f"Sandbox.{field}", doing)
-            for name, lines, field in (("uid_map", maps.uids, "uid_mappings"), ("gid_map", maps.gids, "gid_mappings"))
-        )
+        return caller_writes(maps)
     return tuple(
-        CallerStep("helper", (program, "{pid}", *(w for m in lines for w in m.line.split())), f"Sandbox.{field}", doing)
+        CallerStep("helper", (program, "{pid}", *(w for m in lines for w in m.line.split())), f"Sandbox.{field}", DOING)
         for program, lines, field in (
             (facts.newuidmap, maps.uids, "uid_mappings"),
             (facts.newgidmap, maps.gids, "gid_mappings"),
         )
+    )
+
+
+def caller_writes(maps: Maps) -> tuple[CallerStep, ...]:
+    """The maps as the caller writes them: as root, or an ordinary user's own one line (user_namespaces(7))."""
+    denied = (CallerStep("write", ("setgroups", "deny"), "Sandbox.gid_mappings", DOING),) if maps.deny_setgroups else ()
+    return denied + tuple(
+        CallerStep("write", (name, "".join(f"{m.line}\n" for m in lines)), f"Sandbox.{field}", DOING)
+        for name, lines, field in (("uid_map", maps.uids, "uid_mappings"), ("gid_map", maps.gids, "gid_mappings"))
     )
 
 

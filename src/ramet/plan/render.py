@@ -156,7 +156,7 @@ def step_text(step: Step) -> str:
 
 def clone_text(plan: Plan) -> str:
     """The clone that makes the child."""
-    wait = 0x200000 if plan.sync else 0x4000
+    wait = 0x200000 if plan.sync or plan.ahead else 0x4000
     return f"clone3({{flags={_flags(plan.clone_flags | 0x1100 | wait, CLONE)}, exit_signal=0}})"
 
 
@@ -219,6 +219,8 @@ def clone_lines(plan: Plan) -> list[str]:
             lines.append("        ")
         lines[-1] += word if word.endswith("|") else f"{word} "
     how = "the caller maps ids while the child waits" if plan.sync else "no sync: vfork-style"
+    if plan.ahead:
+        how = "in a user and a network namespace that were made ahead of need"
     return [*(line.rstrip() for line in lines), f"  {how}"]
 
 

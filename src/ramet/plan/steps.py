@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import NamedTuple, TypeAlias
 
     from ramet.host.facts import Facts
+    from ramet.plan.ahead import Kit
     from ramet.plan.encode import Encodings
     from ramet.plan.prepared import PreparedMount
     from ramet.spec import Command, Sandbox
@@ -100,18 +101,21 @@ class Plan:
     stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? Then control and watch are the numbers of
-    its socket and of the caller's pidfd.
+    its socket and of the caller's pidfd. kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
+    one enters such a pair.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
     """
 
     __slots__ = (
+        "ahead",
         "clone_flags",
         "command",
         "control",
         "encoded",
         "facts",
         "init",
+        "kit",
         "notes",
         "owner",
         "prepared",
@@ -139,11 +143,14 @@ class Plan:
         prepared: tuple[PreparedMount, ...],
         notes: tuple[str, ...],
         owner: tuple[int, int] | None = None,
+        kit: Kit | None = None,
+        ahead: bool = False,
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
         self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
         self.owner = owner
+        self.kit, self.ahead = kit, ahead
         self.prepared = prepared
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 

@@ -64,11 +64,11 @@ def new_time_namespace(b: Builder, offsets: TimeOffsets | None) -> None:
         b.write_file("/proc/self/timens_offsets", "".join(lines))
 
 
-def surround(b: Builder, spec: Sandbox) -> None:
-    """All of it, in order."""
-    if Namespace.NET in spec.namespaces and spec.loopback:
+def surround(b: Builder, spec: Sandbox, *, ahead: bool) -> None:
+    """All of it, in order; without what was done when namespaces were made ahead."""
+    if Namespace.NET in spec.namespaces and spec.loopback and not ahead:
         bring_up_loopback(b)
     if Namespace.UTS in spec.namespaces:
         set_names(b, spec)
-    if Namespace.USER in spec.namespaces and not spec.nested_namespaces:
+    if Namespace.USER in spec.namespaces and not spec.nested_namespaces and not ahead:
         forbid_user_namespaces(b)

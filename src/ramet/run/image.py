@@ -25,15 +25,16 @@ _init: dict[str, tuple[int, _Identity]] = {}
 _self: dict[int, tuple[int, _Identity]] = {}
 
 
-def _identity(fd: int) -> _Identity:
+def identity(fd: int) -> _Identity:
+    """Which file it is."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
 
 
-def _still(fd: int, identity: _Identity) -> bool:
+def still(fd: int, expected: _Identity) -> bool:
     """Is it what we opened? A caller that becomes a daemon closes descriptors it does not know, and reuses the numbers."""
     try:
-        return _identity(fd) == identity
+        return identity(fd) == expected
     except OSError:
         return False
 
@@ -54,7 +55,7 @@ def above(fd: int, lowest: int) -> int:
 
 def _keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:
     """Keep a descriptor that was made for a key, unless another thread was faster; the one that is kept."""
-    mine = fd, _identity(fd)
+    mine = fd, identity(fd)
     found = kept.setdefault(key, mine)
     if found is not mine:
         os.close(fd)
@@ -65,7 +66,7 @@ def init_image() -> int:
     """A memfd that holds the init program and can't be written: a payload that reaches it through
     /proc/PID/exe changes nothing (CVE-2019-5736)."""
     found = _init.get("init")
-    if found is not None and _still(*found):
+    if found is not None and still(*found):
         return found[0]
     if found is not None:
         _init.pop("init", None)
@@ -111,11 +112,11 @@ def own_pidfd() -> int:
     """A pidfd of this process; another one after a fork."""
     pid = os.getpid()
     found = _self.get(pid)
-    if found is not None and _still(*found):
+    if found is not None and still(*found):
         return found[0]
     for other in list(_self):
         stale = _self.pop(other, None)
-        if stale is not None and other != pid and _still(*stale):
+        if stale is not None and other != pid and still(*stale):
             os.close(stale[0])  # the parent's, inherited by fork
     fd = os.pidfd_open(pid)
     try:

@@ -23,6 +23,7 @@ from ramet.run.sync import serve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     from ramet.plan.encode import Encoded, Encodings
     from ramet.plan.steps import Plan
@@ -93,10 +94,17 @@ class _Descriptors:
             os.close(fd)
 
 
-def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None = None, wait: bool = True) -> Launched:
+def launch(
+    plan: Plan,
+    stdio: tuple[int, int, int],
+    *,
+    encoded: Encodings | None = None,
+    wait: bool = True,
+    given: Mapping[Slot, int] | None = None,
+) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
-    With wait=False already when init has: then the first message of its socket may tell of a step that failed.
+    given: more inputs; the descriptors of namespaces made ahead. With wait=False already when init has: then the first message of its socket may tell of a step that failed.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -112,6 +120,7 @@ def launch(plan: Plan, stdio: tuple[int, int, int], *, encoded: Encodings | None
             made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
             # As it is, not a copy: it is closed in the child, and a copy would leave the child the original.
             made.inputs[CONTROL_CALLER_END] = launched.control.fileno()
+        made.inputs.update(given or {})
         _give_inputs(made, plan, stdio, encoded or encodings(plan), quiet=not wait)
         if plan.init:
             _spawn(plan, made, launched, encoded or encodings(plan), signals)
@@ -190,7 +199,7 @@ def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encoding
             if helped:
                 signals.release()  # a helper may hang, and should not be started with every signal blocked
             try:
-                serve(plan, end, pid)
+                serve(plan.sync, end, pid)
             finally:
                 if helped:
                     signals.hold()  # on an exception too: spawn restores the mask that it has found
@@ -202,6 +211,7 @@ def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encoding
             plan.clone_flags,
             join=encoded.join.blob if encoded.join else None,
             join_inputs=_values(encoded.join, inputs) if encoded.join else (),
+            join_shares=plan.ahead,
             sync=sync,
             into=launched,
         )

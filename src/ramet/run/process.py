@@ -9,10 +9,10 @@ from _thread import allocate_lock
 from functools import lru_cache
 from time import monotonic
 
-from ramet.errors import ExitError, SpecError, SpecTypeError, TimeoutExpired
+from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, TimeoutExpired
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
-from ramet.run import control
+from ramet.run import ahead, control
 from ramet.run.failure import step_failed
 from ramet.run.launch import SIGKILL, kill, launch, reap
 from ramet.run.result import Ending, Result
@@ -105,11 +105,30 @@ class Popen:
         self._started = monotonic()
         try:
             theirs = self._streams.theirs
-            self._launched = launch(self.plan, (theirs[0], theirs[1], theirs[2]), wait=_await_start)
+            self._launched = self._launch((theirs[0], theirs[1], theirs[2]), wait=_await_start)
         except BaseException:
             self._streams.close_all()
             raise
         self._streams.close_theirs()
+
+    def _launch(self, stdio: tuple[int, int, int], *, wait: bool) -> Launched:
+        """In namespaces made ahead, if there are any."""
+        pair = ahead.take(self.plan.kit)
+        if pair is None:
+            return launch(self.plan, stdio, wait=wait)
+        own, kit = self.plan, self.plan.kit
+        self.plan = compile(own.spec, own.facts, own.command, ahead=True)
+        try:
+            return launch(self.plan, stdio, wait=wait, given=pair.inputs)
+        except StepError as error:
+            if error.stage != "join" or kit is None:
+                raise
+            # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
+            ahead.refuse(kit)
+            self.plan = own
+            return launch(own, stdio, wait=wait)
+        finally:
+            pair.close()
 
     # What it is
 
@@ -203,6 +222,7 @@ class Popen:
     def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> Pump:
         pump = self._pump(input)
         try:
+            ahead.prepare(self.plan.kit)  # while the payload works
             pump.run(self._ended_fd(), deadline)
             self._settle()
         except KeyboardInterrupt:

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from ramet.plan.steps import CallerStep, Plan
+    from ramet.plan.steps import CallerStep
 
 HELPER_SECONDS = 10
 
 
-def serve(plan: Plan, control: socket.socket, pid: int) -> None:
+def serve(steps: Sequence[CallerStep], control: socket.socket, pid: int) -> None:
     """Do the caller's steps for this child, then let it go on.
 
     A child that has failed meanwhile is noticed by whoever waits for it; here it only means nobody to write for.
     """
-    for step in plan.sync:
+    for step in steps:
         if step.action == "write":
             _write(step, pid)
         else:

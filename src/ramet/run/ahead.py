@@ -1,0 +1,151 @@
+"""Namespaces made ahead of need: see `ramet.plan.ahead`.
+
+A run that waits for its payload has nothing to do; it makes a user and a network namespace then, which the next run
+of the same kit enters. What is kept is two descriptors, no process; it goes with the caller. A pair is used once, and
+only by the process that made it: a fork forgets them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from ramet import _core
+from ramet.plan.ahead import FLAGS, NET_NS, USER_NS, making
+from ramet.plan.encode import encode
+from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
+from ramet.plan.life import CALLER
+from ramet.run import control, image
+from ramet.run.hold import Signals
+from ramet.run.launch import Launched
+from ramet.run.sync import serve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.plan.ahead import Kit
+    from ramet.plan.encode import Encoded
+    from ramet.plan.steps import Slot
+
+CLEAR_SIGHAND = 1 << 32
+MOST = 8
+
+
+class Pair:
+    """A user and a network namespace that nobody has been in but their maker. Owns two descriptors."""
+
+    __slots__ = ("_identities", "net", "user")
+
+    def __init__(self) -> None:
+        self.user = self.net = -1
+
+    def take(self, pid: int) -> None:
+        """Open what the process is in."""
+        self.user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        self.net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._identities = image.identity(self.user), image.identity(self.net)
+
+    @property
+    def inputs(self) -> dict[Slot, int]:
+        """The descriptors under their names in a plan."""
+        return {USER_NS: self.user, NET_NS: self.net}
+
+    def is_whole(self) -> bool:
+        """Are the descriptors still ours? A caller that becomes a daemon closes those it does not know."""
+        return all(map(image.still, (self.user, self.net), self._identities))
+
+    def close(self) -> None:
+        """Let go of the namespaces."""
+        for name in self.__slots__[1:]:
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+#: By kit, the kit used last at the end. Without a lock, which a fork or a signal handler's exception could leave locked:
+#: single operations on a list and a dict are atomic.
+_kept: dict[Kit, list[Pair]] = {}
+_owner = os.getpid()
+#: Kits whose namespaces could not be entered, though they could be made: a filter that allows clone and not setns, say.
+_refused: set[Kit] = set()
+
+
+def _after_fork() -> None:
+    """The parent's pairs are not ours: two processes must not share a network."""
+    global _owner
+    _kept.clear()
+    _owner = os.getpid()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def take(kit: Kit | None) -> Pair | None:
+    """A pair of this kit, if there is one; the taker's alone from now on."""
+    pairs = _kept.get(kit) if kit is not None else None
+    if not pairs or _owner != os.getpid():  # a function in a CLONE_VM child sees the list, not its descriptors
+        return None
+    try:
+        pair = pairs.pop()
+    except IndexError:  # another thread was faster
+        return None
+    return pair if pair.is_whole() else None
+
+
+def prepare(kit: Kit | None) -> None:
+    """See to it that the next run of this kit finds a pair."""
+    if kit is None or _kept.get(kit) or kit in _refused or _owner != os.getpid():
+        return
+    pair = _make(kit)
+    if pair is None:
+        return
+    _kept.setdefault(kit, []).append(pair)
+    while sum(map(len, list(_kept.values()))) > MOST:
+        oldest = next(iter(_kept))
+        _kept.pop(oldest, None)
+
+
+def refuse(kit: Kit) -> None:
+    """Make no more of this kit: entering them has failed."""
+    _refused.add(kit)
+    _kept.pop(kit, None)
+
+
+def forget() -> None:
+    """Close all that is kept."""
+    _kept.clear()
+
+
+@lru_cache(maxsize=MOST)
+def _program(kit: Kit) -> Encoded:
+    return encode(making(kit), kit.machine)
+
+
+def _make(kit: Kit) -> Pair | None:
+    """None where it can't be: the next run makes its own then, and tells what is wrong."""
+    maker, pair, signals = Launched(), Pair(), Signals()
+    theirs = None
+    try:
+        signals.hold()
+        maker.control, theirs = control.pair()
+        ours = maker.control
+
+        def sync(pid: int, pidfd: int) -> None:
+            pair.take(pid)
+            serve(kit.sync, ours, pid)
+
+        program = _program(kit)
+        inputs = {CONTROL: theirs.fileno(), CONTROL_CALLER_END: ours.fileno(), CALLER: image.own_pidfd()}
+        values = [(offset, inputs[slot]) for slot, offset in program.offsets.items() if slot in inputs]
+        _, _, failed, _, _ = _core.spawn(program.blob, values, FLAGS | CLEAR_SIGHAND, sync=sync, into=maker)
+    except OSError:
+        return None
+    finally:
+        if theirs is not None:
+            theirs.close()
+        maker.close()
+        signals.release()
+    return None if failed else pair
