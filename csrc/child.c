@@ -126,37 +126,77 @@ static void reset_dispositions(void)
             sys4(__NR_rt_sigaction, signal, &action, 0, KERNEL_SIGSET_BYTES);
 }
 
-static void fail(struct child *child, enum stage stage, uint32_t step, int error)
+static void fail(struct failure *failed, enum stage stage, uint32_t step, int error)
 {
-    child->failed_step = step;
-    child->failed_errno = error;
-    child->failed_stage = stage;
+    failed->step = step;
+    failed->error = error;
+    failed->stage = stage;
+}
+
+/* Run the steps of one stage; 0, or 1 and the failure is noted. */
+static int run_stage(const struct loaded *program, enum stage stage, struct failure *failed)
+{
+    uint32_t at = 0;
+    int error = run_steps(program, &at);
+    if (error)
+        fail(failed, stage, at, error);
+    return error != 0;
+}
+
+static void payload_main(void *arg)
+{
+    struct child *child = arg;
+    run_stage(&child->payload, STAGE_PAYLOAD, &child->payload_failed);
+    sys_exit_group(EXIT_STEP_FAILED);
+}
+
+static void write_number(char *text, long number)
+{
+    char digits[PID_TEXT_SIZE];
+    int count = 0;
+    do
+        digits[count++] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    while (count > 0)
+        *text++ = digits[--count];
+    *text = 0;
+}
+
+/* The child becomes init, and the process it clones the payload. That one builds the sandbox while we exec init. */
+static void become_init(struct child *child)
+{
+    child->payload_running = 1;
+    long pid = clone_on_stack(&child->payload_clone, child->no_clone3, payload_main, child);
+    if (sys_failed(pid)) {
+        child->payload_running = 0;
+        fail(&child->failed, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
+        return;
+    }
+    write_number(child->payload_pid, pid);
+    /* The payload's process waits until we have left this memory before it execs. If we leave it by failing, it must
+     * not: our end would kill it, but a moment later. */
+    if (run_stage(&child->init, STAGE_INIT, &child->failed))
+        sys2(__NR_kill, pid, SIGNAL_KILL);
 }
 
 void child_main(void *arg)
 {
     struct child *child = arg;
-    uint32_t at = 0;
     reset_dispositions();
-    int error = run_steps(&child->program, &at);
-    if (error)
-        fail(child, STAGE_CHILD, at, error);
+    if (!run_stage(&child->program, STAGE_CHILD, &child->failed) && child->payload.n_steps)
+        become_init(child);
     sys_exit_group(EXIT_STEP_FAILED);
 }
 
 void intermediate_main(void *arg)
 {
     struct child *child = arg;
-    uint32_t at = 0;
     reset_dispositions();
-    int error = run_steps(&child->join, &at);
-    if (error) {
-        fail(child, STAGE_JOIN, at, error);
+    if (run_stage(&child->join, STAGE_JOIN, &child->failed))
         sys_exit_group(EXIT_STEP_FAILED);
-    }
     long pid = clone_on_stack(&child->clone, child->no_clone3, child_main, child);
     if (sys_failed(pid))
-        fail(child, STAGE_CLONE, 0, (int)-pid);
+        fail(&child->failed, STAGE_CLONE, 0, (int)-pid);
     else
         child->pid = pid;
     sys_exit_group(0);

@@ -9,24 +9,38 @@
 /* Who failed, for the caller to name the step. */
 enum stage {
     STAGE_NONE = 0,
-    STAGE_JOIN = 1,  /* the steps of the intermediate process, before the clone proper */
-    STAGE_CLONE = 2, /* the clone itself */
-    STAGE_CHILD = 3, /* the child's steps */
+    STAGE_JOIN = 1,    /* the steps of the intermediate process, before the clone proper */
+    STAGE_CLONE = 2,   /* the clone itself */
+    STAGE_CHILD = 3,   /* the child's steps; with an init those before it clones the payload's process */
+    STAGE_INIT = 4,    /* the child's steps after that, up to init's exec */
+    STAGE_PAYLOAD = 5, /* the steps of the payload's process */
+    STAGE_PAYLOAD_CLONE = 6,
 };
 
-/* Shared by caller, intermediate and child: by CLONE_VM, or, with join steps, by a mapping that is MAP_SHARED. */
+struct failure {
+    volatile enum stage stage;
+    volatile uint32_t step;
+    volatile int32_t error;
+};
+
+/* Shared by caller, intermediate, child and the payload's process: by CLONE_VM, or by a mapping that is MAP_SHARED. */
 struct child {
     struct loaded program;          /* the child's steps */
-    struct loaded join;             /* the intermediate's steps; n_steps 0 and no stack when there is none */
+    struct loaded join;             /* the intermediate's steps */
+    struct loaded payload, init;    /* of a child that becomes init; without steps where it becomes the payload itself */
     struct kernel_clone_args clone; /* of the child */
-    int no_clone3;                  /* use clone(2) from the start: tests, and kernels that said ENOSYS */
+    struct kernel_clone_args payload_clone;
+    char *payload_pid; /* where init's argv has it; room for PID_TEXT_SIZE bytes */
+    int no_clone3;     /* use clone(2) from the start: tests, and kernels that said ENOSYS */
     int32_t pidfd;
     volatile int64_t pid;
-    volatile enum stage failed_stage;
-    volatile uint32_t failed_step;
-    volatile int32_t failed_errno;
-    volatile uint32_t running; /* futex: the kernel clears it when the child leaves our memory */
+    struct failure failed, payload_failed; /* by the child or for it; by the payload's process */
+    /* Futexes: the kernel clears them when that process leaves our memory. Not so with CLONE_VFORK. */
+    volatile uint32_t *running; /* own_running, or in payload's data: its process waits for us */
+    volatile uint32_t own_running, payload_running;
 };
+
+#define PID_TEXT_SIZE 16
 
 /* The two calls themselves, without a fallback: for clone_on_stack, and for ramet.lowlevel. */
 long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *), void *arg);
@@ -36,7 +50,7 @@ long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *a
  * clone(2) on ENOSYS only. Returns the pid or -errno. */
 long clone_on_stack(struct kernel_clone_args *args, int no_clone3, void (*fn)(void *), void *arg);
 
-void child_main(void *child);        /* runs child->program */
+void child_main(void *child);        /* runs child->program, and, if there is to be one, becomes init */
 void intermediate_main(void *child); /* runs child->join, clones the child as the caller's, leaves */
 
 #endif

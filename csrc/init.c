@@ -1,28 +1,20 @@
 /* ramet's init: pid 1 of a sandbox.
  *
- * Static, without libc, exec'd from a sealed memfd, so that nothing of the caller is in its memory and the
- * payload has nothing of the host's to overwrite. It
- *   1. makes itself unreadable to the payload (not dumpable),
- *   2. runs its own steps, then clones the payload's process, which runs the tail of the plan and execs,
- *   3. reaps every orphan, forwards the signals the caller sends,
- *   4. dies, and its pid namespace with it, when the caller is dead or has let go of the control socket,
- *   5. when the payload ends, kills what it left behind, reports status and usage, and exits.
+ * Static, without libc, exec'd from a sealed memfd that nobody may read, so that nothing of the caller is in its memory,
+ * the payload has nothing of the host's to overwrite, and the kernel lets nobody inside trace it, from its first
+ * instruction on (would_dump() in fs/exec.c). The payload is its child already: csrc/child.c. Init
+ *   1. gives up every capability but that to signal any process inside,
+ *   2. reaps every orphan, forwards the signals the caller sends,
+ *   3. dies, and its pid namespace with it, when the caller is dead or has let go of the control socket,
+ *   4. when the payload ends, kills what it left behind, reports status and usage, and exits.
  *
  * Signals that processes inside send to pid 1 are not forwarded: they come with a pid, while one from outside
  * the pid namespace shows pid 0 (pid_namespaces(7)).
  */
 #include "init.h"
 
-#include "child.h"
+#include "sys.h"
 
-#include <linux/sched.h>
-
-#define SEEK_TO_END 2
-#define PROT_READ_WRITE 3
-#define MAP_IS_PRIVATE 2
-#define F_SET_DESCRIPTOR_FLAGS 2
-#define CLOSE_ON_EXEC 1
-#define SIGNALFD_CLOEXEC 02000000
 #define POLL_IN 1
 #define WAIT_NO_HANG 1
 #define WAIT_ALL 0x40000000
@@ -34,9 +26,9 @@
 #define SET_DUMPABLE 4
 #define SET_PARENT_DEATH_SIGNAL 1
 #define SET_NAME 15
-#define SET_CHILD_SUBREAPER 36
+#define CAPABILITY_VERSION_3 0x20080522
+#define CAPABILITY_KILL (1u << 5)
 #define EXIT_CANNOT_START 125
-#define ERRNO_INVAL 22
 
 struct poll_fd {
     int32_t fd;
@@ -56,45 +48,16 @@ struct signal_info { /* struct signalfd_siginfo, its first fields */
     unsigned char rest[112];
 };
 
-/* The payload's process before its exec; it shares our memory until then. */
-struct payload {
-    struct loaded program;
-    uint32_t step;
-    int error;
+struct capability_header {
+    uint32_t version;
+    int32_t pid;
+};
+
+struct capability_data {
+    uint32_t effective, permitted, inheritable;
 };
 
 static _Noreturn void leave(void) { sys_exit_group(EXIT_CANNOT_START); }
-
-static void send_message(int control, const struct init_message *message)
-{
-    sys6(__NR_sendto, SYS_ARG(control), SYS_ARG(message), sizeof *message, SEND_NO_SIGNAL, 0, 0);
-}
-
-static _Noreturn void report_failure(int control, int stage, uint32_t step, int error)
-{
-    struct init_message message = {.kind = INIT_FAILED, .value = error, .stage = stage, .step = step};
-    send_message(control, &message);
-    leave();
-}
-
-static void payload_main(void *arg)
-{
-    struct payload *payload = arg;
-    payload->error = run_steps(&payload->program, &payload->step);
-    leave();
-}
-
-static long start_payload(struct payload *payload)
-{
-    unsigned char stack[8 * 1024] __attribute__((aligned(16)));
-    struct kernel_clone_args args = {
-        .flags = CLONE_VM | CLONE_VFORK,
-        .exit_signal = SIGNAL_CHILD,
-        .stack = (uint64_t)(uintptr_t)stack,
-        .stack_size = sizeof stack,
-    };
-    return clone_on_stack(&args, 0, payload_main, payload);
-}
 
 /* Reap what has ended. 1 when the payload was among it, with its wait status. */
 static int reap(long payload, int *status)
@@ -123,14 +86,13 @@ static void end_the_rest(void)
         ;
 }
 
-static _Noreturn void report_exit(int control, int status)
+static _Noreturn void report_exit(int status)
 {
     struct usage usage;
     end_the_rest();
     sys2(__NR_getrusage, USAGE_OF_CHILDREN, &usage);
     struct init_message message = {
-        .kind = INIT_EXITED,
-        .value = status,
+        .status = status,
         .user_usec = usage.user_sec * 1000000 + usage.user_usec,
         .system_usec = usage.system_sec * 1000000 + usage.system_usec,
         .max_rss_kib = usage.max_rss,
@@ -139,66 +101,54 @@ static _Noreturn void report_exit(int control, int status)
         .voluntary_switches = usage.voluntary_switches,
         .involuntary_switches = usage.involuntary_switches,
     };
-    send_message(control, &message);
+    sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&message), sizeof message, SEND_NO_SIGNAL, 0, 0);
     sys_exit_group(0);
 }
 
-static void forward_signals(int signals, long payload)
+static void forward_signals(long payload)
 {
     struct signal_info info;
-    if (sys3(__NR_read, signals, &info, sizeof info) == sizeof info && info.signal != SIGNAL_CHILD && info.pid == 0)
+    if (sys3(__NR_read, INIT_SIGNALS, &info, sizeof info) == sizeof info && info.signal != SIGNAL_CHILD && info.pid == 0)
         sys2(__NR_kill, payload, info.signal);
 }
 
-static void obey(int control, long payload)
+static void obey(long payload)
 {
     struct init_command command;
-    long got = sys6(__NR_recvfrom, SYS_ARG(control), SYS_ARG(&command), sizeof command, RECEIVE_DONT_WAIT, 0, 0);
+    long got = sys6(__NR_recvfrom, INIT_CONTROL, SYS_ARG(&command), sizeof command, RECEIVE_DONT_WAIT, 0, 0);
     if (got == 0)
         leave(); /* the caller has let go */
     if (got == sizeof command)
         sys2(__NR_kill, payload, command.signal);
 }
 
-static _Noreturn void supervise(const struct init_head *head, int signals, long payload)
+static _Noreturn void supervise(long payload)
 {
     enum { SIGNALS, CONTROL, CALLER, COUNT };
-    struct poll_fd polled[COUNT] = {{signals, POLL_IN, 0}, {head->control, POLL_IN, 0}, {head->caller, POLL_IN, 0}};
+    struct poll_fd polled[COUNT] = {{INIT_SIGNALS, POLL_IN, 0}, {INIT_CONTROL, POLL_IN, 0}, {INIT_CALLER, POLL_IN, 0}};
     for (;;) {
         int status;
         if (reap(payload, &status))
-            report_exit(head->control, status);
+            report_exit(status);
         sys5(__NR_ppoll, polled, COUNT, 0, 0, 0);
         if (polled[CALLER].revents)
             leave();
         if (polled[SIGNALS].revents)
-            forward_signals(signals, payload);
+            forward_signals(payload);
         if (polled[CONTROL].revents)
-            obey(head->control, payload);
+            obey(payload);
     }
 }
 
-/* Map the plan: private, so that relocating it in place changes only our copy. */
-static struct init_head *map_plan(int fd)
+/* As uid 0 we have got all of them by exec; under another uid the one that was made ambient. It is for payloads whose
+ * processes change their uid: those must be killed too. */
+static void keep_one_capability(void)
 {
-    long size = sys3(__NR_lseek, fd, 0, SEEK_TO_END);
-    if (size < (long)sizeof(struct init_head))
-        leave();
-    long at = sys6(__NR_mmap, 0, SYS_ARG(size), PROT_READ_WRITE, MAP_IS_PRIVATE, SYS_ARG(fd), 0);
-    if (sys_failed(at))
-        leave();
-    struct init_head *head = (struct init_head *)at;
-    if (head->magic != INIT_MAGIC || (uint64_t)size != sizeof *head + (uint64_t)head->own_size + head->payload_size)
-        leave();
-    sys1(__NR_close, fd);
-    return head;
-}
-
-static struct loaded load_program(const struct init_head *head, unsigned char *blob, uint32_t size, int stage)
-{
-    if (!program_check(blob, size))
-        report_failure(head->control, stage, 0, ERRNO_INVAL);
-    return program_load(blob, (unsigned char *)(uintptr_t)program_data(blob));
+    struct capability_header header = {CAPABILITY_VERSION_3, 0};
+    struct capability_data held[2] = {{0}}, kept[2] = {{0}};
+    sys2(__NR_capget, &header, held);
+    kept[0].effective = kept[0].permitted = held[0].permitted & CAPABILITY_KILL;
+    sys2(__NR_capset, &header, kept);
 }
 
 static int parse_number(const char *text)
@@ -211,43 +161,15 @@ static int parse_number(const char *text)
 
 static _Noreturn __attribute__((used)) void init_main(const uint64_t *stack)
 {
-    uint64_t argc = stack[0], all_signals = ~(uint64_t)0;
-    if (argc != 2)
+    if (stack[0] != 2)
         leave();
-    struct init_head *head = map_plan(parse_number((const char *)stack[2]));
-    unsigned char *own = (unsigned char *)(head + 1), *tail = own + head->own_size;
-
-    sys2(__NR_prctl, SET_NAME, "ramet-init");
+    long payload = parse_number((const char *)stack[2]);
     sys2(__NR_prctl, SET_DUMPABLE, 0);
-    sys2(__NR_prctl, SET_CHILD_SUBREAPER, 1); /* where we are not pid 1, orphans still come to us */
-    sys3(__NR_fcntl, head->control, F_SET_DESCRIPTOR_FLAGS, CLOSE_ON_EXEC);
-    sys3(__NR_fcntl, head->caller, F_SET_DESCRIPTOR_FLAGS, CLOSE_ON_EXEC);
-
-    uint32_t step = 0;
-    struct loaded mine = load_program(head, own, head->own_size, INIT_STAGE_OWN);
-    int error = run_steps(&mine, &step);
-    if (error)
-        report_failure(head->control, INIT_STAGE_OWN, step, error);
-
-    struct payload payload = {.program = load_program(head, tail, head->payload_size, INIT_STAGE_PAYLOAD)};
-    long pid = start_payload(&payload);
-    if (sys_failed(pid))
-        report_failure(head->control, INIT_STAGE_PAYLOAD, 0, (int)-pid);
-    if (payload.error)
-        report_failure(head->control, INIT_STAGE_PAYLOAD, payload.step, payload.error);
-
-    /* Out of the payload's process group, which with new_session=False is the caller's: Ctrl-C reaches the payload by
-     * itself there, and forwarded it would come twice. EPERM where we lead a session, and so a group, of our own. */
-    sys2(__NR_setpgid, 0, 0);
-    long signals = sys4(__NR_signalfd4, -1, &all_signals, KERNEL_SIGSET_BYTES, SIGNALFD_CLOEXEC);
-    if (sys_failed(signals))
-        report_failure(head->control, INIT_STAGE_OWN, 0, (int)-signals);
+    sys2(__NR_prctl, SET_NAME, "ramet-init");
+    keep_one_capability();
     /* Tied to the thread that cloned us, which may end before we should. From here the pidfd watches. */
     sys2(__NR_prctl, SET_PARENT_DEATH_SIGNAL, 0);
-    struct init_message started = {.kind = INIT_STARTED, .value = (int32_t)pid};
-    if (!head->quiet)
-        send_message(head->control, &started);
-    supervise(head, (int)signals, pid);
+    supervise(payload);
 }
 
 #if defined(__x86_64__)

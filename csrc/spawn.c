@@ -10,9 +10,10 @@
  * 2. libc. TLS and errno are the caller's, set*id would signal the caller's threads, and the cached tid is the
  *    wrong one. The child is steps.c and child.c: raw system calls in inline assembly, no libc symbol.
  * 3. Stack. The child's own, mapped for it, over a guard page.
- * 4. CLONE_VFORK and sync. CLONE_VFORK stops this thread until the exec, so a plan in which the child waits for
- *    the caller can't have it: then `sync` is called while the child runs, and a futex the kernel clears when the
- *    child leaves our memory (CLONE_CHILD_CLEARTID) takes the place of the vfork wait. The compiler decides which.
+ * 4. CLONE_VFORK and sync. CLONE_VFORK stops this thread until the exec, so it is for a child that nobody has to do with
+ *    meanwhile. Where the caller must do something (`sync`), or the child clones the payload's process and becomes init, a
+ *    futex that the kernel clears when a process leaves our memory (CLONE_CHILD_CLEARTID) takes its place, one for each
+ *    process. The compiler decides which.
  * 5. Dumpable. Credential changes in the child clear the dumpable flag of the memory it shares with us. Saved before
  *    the first of several spawns at once, restored after the last. A child that joins namespaces of others has a copy
  *    of our memory instead (setns into a time namespace demands that, too), and clears the copy's flag first: so a
@@ -44,14 +45,18 @@
 #include <unistd.h>
 
 const char core_spawn_doc[] =
-    "spawn(program, inputs, flags, *, join=None, join_inputs=(), join_shares=False, sync=None, cgroup=-1, clone3=True,\n"
-    "      into=None)\n"
+    "spawn(program, inputs, flags, *, join=None, join_shares=False, payload=None, init=None, gate=-1, pid_text=-1,\n"
+    "      sync=None, cgroup=-1, clone3=True, into=None)\n"
     "--\n\n"
     "Clone a child that runs program (see csrc/steps.h) and return (pid, pidfd, 0, 0, 0) once it has\n"
     "exec'd, or (-1, -1, stage, step, errno) if a step failed; then the child is gone and reaped.\n"
-    "inputs are (offset, value) pairs stored in the program's data. join is run by an intermediate\n"
-    "process first, which has a copy of our memory, unless join_shares says that nobody else is where it\n"
-    "goes. sync(pid, pidfd) is called while the child waits for it. into is given the attributes\n"
+    "inputs are (offset, value) pairs stored in the program's data; the other programs come as\n"
+    "(program, inputs). join is run by an intermediate process first, which has a copy of our memory, unless\n"
+    "join_shares says that nobody else is where it goes. payload is run by a process that the child clones\n"
+    "after program, while the child itself runs init. gate is the offset in payload's data of a word\n"
+    "that is 1 until the child has left our memory; without it the child waits for the payload's exec, and each\n"
+    "has a memory of its own. pid_text is the offset in init's data where the payload's pid is written, in digits.\n"
+    "sync(pid, pidfd) is called while the child waits for it. into is given the attributes\n"
     "pid and pidfd before a signal handler can run, which may throw the result away by raising.\n"
     "Raises OSError when there is no memory for the child's stack. Follows clone(2).";
 
@@ -73,39 +78,69 @@ static void guard_leave(const struct guard *guard)
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard->mask, 0, KERNEL_SIGSET_BYTES);
 }
 
-/* One mapping: guard page | child's stack | [guard page | intermediate's stack |] struct child | data */
+/* The programs of one spawn, and whose memory they run in. */
+enum { PROGRAM, JOIN, PAYLOAD, INIT, PROGRAMS };
+
+struct programs {
+    Py_buffer blob[PROGRAMS]; /* without buf: there is none */
+    PyObject *inputs[PROGRAMS];
+    long long gate, pid_text;
+    int shares; /* is the child's memory ours? */
+};
+
+static int has(const struct programs *programs, int which) { return programs->blob[which].buf != NULL; }
+
+static uint32_t data_size(const struct programs *programs, int which)
+{
+    return has(programs, which) ? ((const struct program *)programs->blob[which].buf)->data_size : 0;
+}
+
+/* One mapping: for each process (child, intermediate, payload's) a guard page and a stack, then struct child, then
+ * the data of each program. */
 struct arena {
     unsigned char *base;
     size_t size;
-    unsigned char *stack, *join_stack;
+    unsigned char *stack, *join_stack, *payload_stack;
     struct child *child;
-    unsigned char *data, *join_data;
+    unsigned char *data[PROGRAMS];
 };
 
 static size_t page_up(size_t size) { return (size + PAGE - 1) & ~(size_t)(PAGE - 1); }
 
-static int arena_make(struct arena *arena, size_t data_size, size_t join_size, int joins, int join_shares)
+static unsigned char *stack_at(struct arena *arena, size_t *at)
 {
-    size_t stacks = (CHILD_STACK_SIZE + PAGE) * (joins ? 2 : 1);
-    size_t child_at = stacks, data_at = child_at + page_up(sizeof(struct child));
-    size_t join_at = data_at + page_up(data_size);
-    arena->size = join_at + page_up(join_size);
-    /* Shared where the child has a copy of our memory: what it reports must reach us. */
-    int sharing = joins && !join_shares ? MAP_SHARED : MAP_PRIVATE;
+    unsigned char *guard = arena->base + *at;
+    *at += PAGE + CHILD_STACK_SIZE;
+    return mprotect(guard, PAGE, PROT_NONE) ? NULL : guard + PAGE;
+}
+
+static int arena_make(struct arena *arena, const struct programs *programs)
+{
+    size_t at = 0, stacks = 1 + has(programs, JOIN) + has(programs, PAYLOAD);
+    arena->size = stacks * (PAGE + CHILD_STACK_SIZE) + page_up(sizeof(struct child));
+    for (int which = 0; which < PROGRAMS; which++)
+        arena->size += page_up(data_size(programs, which));
+    /* Shared where somebody has a copy of our memory: what is reported must reach us. */
+    int copied = !programs->shares || (has(programs, PAYLOAD) && programs->gate < 0);
+    int sharing = copied ? MAP_SHARED : MAP_PRIVATE;
     void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return errno;
     arena->base = base;
-    arena->stack = arena->base + PAGE;
-    arena->join_stack = joins ? arena->stack + CHILD_STACK_SIZE + PAGE : NULL;
-    arena->child = (struct child *)(void *)(arena->base + child_at);
-    arena->data = arena->base + data_at;
-    arena->join_data = arena->base + join_at;
-    if (mprotect(arena->stack - PAGE, PAGE, PROT_NONE) ||
-        (joins && mprotect(arena->join_stack - PAGE, PAGE, PROT_NONE))) {
+    arena->stack = stack_at(arena, &at);
+    arena->join_stack = has(programs, JOIN) ? stack_at(arena, &at) : NULL;
+    arena->payload_stack = has(programs, PAYLOAD) ? stack_at(arena, &at) : NULL;
+    if (!arena->stack || (has(programs, JOIN) && !arena->join_stack) ||
+        (has(programs, PAYLOAD) && !arena->payload_stack)) {
         int error = errno;
         munmap(arena->base, arena->size);
         return error;
+    }
+    arena->child = (struct child *)(void *)(arena->base + at);
+    at += page_up(sizeof(struct child));
+    for (int which = 0; which < PROGRAMS; which++) {
+        arena->data[which] = arena->base + at;
+        at += page_up(data_size(programs, which));
     }
     return 0;
 }
@@ -139,25 +174,38 @@ error:
 
 static int load(struct loaded *loaded, const Py_buffer *blob, unsigned char *data, PyObject *inputs)
 {
+    if (!blob->buf)
+        return 0;
     const struct program *header = blob->buf;
     memcpy(data, program_data(blob->buf), header->data_size);
     *loaded = program_load(blob->buf, data);
-    return inputs ? store_inputs(inputs, data, header->data_size) : 0;
+    return store_inputs(inputs, data, header->data_size);
 }
 
-static int blob_check(const Py_buffer *blob)
+static int load_all(struct arena *arena, const struct programs *programs)
 {
-    if (program_check(blob->buf, (size_t)blob->len))
-        return 0;
-    PyErr_SetString(PyExc_ValueError, "malformed program");
-    return -1;
+    struct child *child = arena->child;
+    struct loaded *loaded[PROGRAMS] = {&child->program, &child->join, &child->payload, &child->init};
+    for (int which = 0; which < PROGRAMS; which++)
+        if (load(loaded[which], &programs->blob[which], arena->data[which], programs->inputs[which]))
+            return -1;
+    return 0;
 }
 
-/* Wait until the kernel has cleared the word: the child has exec'd or ended. */
+/* Wait until the kernel has cleared the word: that process has exec'd or ended. */
+static void wait_cleared(volatile uint32_t *word)
+{
+    while (*word)
+        sys4(__NR_futex, word, FUTEX_WAIT, 1, 0);
+}
+
+/* Until both have left our memory. The kernel wakes one waiter, and the payload's process waits for the first word
+ * too: whoever is woken wakes the other. The second word is set before the first is cleared. */
 static void wait_left_memory(struct child *child)
 {
-    while (child->running)
-        sys4(__NR_futex, &child->running, FUTEX_WAIT, 1, 0);
+    wait_cleared(child->running);
+    sys3(__NR_futex, child->running, FUTEX_WAKE, 1);
+    wait_cleared(&child->payload_running);
 }
 
 static void reap(int pidfd)
@@ -171,8 +219,8 @@ static void reap(int pidfd)
 
 static void fail_clone(struct child *child, long error)
 {
-    child->failed_stage = STAGE_CLONE;
-    child->failed_errno = (int32_t)-error;
+    child->failed.stage = STAGE_CLONE;
+    child->failed.error = (int32_t)-error;
 }
 
 /* Start the child directly. With CLONE_VFORK this returns when it has left our memory. */
@@ -191,7 +239,7 @@ static int outlives(const struct child *child) { return (child->clone.flags & CL
 /* Start it through an intermediate process that first runs the join steps. The intermediate shares our
  * descriptor table, so that the pidfd it is given for the child is ours. Its memory is a copy, which it shares with
  * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours; and where
- * they go nobody else is, it may be. */
+ * nobody else is where they go, it may be. */
 static void start_joined(struct child *child, unsigned char *stack)
 {
     struct kernel_clone_args args = {
@@ -210,16 +258,18 @@ static void start_joined(struct child *child, unsigned char *stack)
         ;
 }
 
-/* The caller's side of the sync steps. On an exception the child is killed. */
-static int run_sync(PyObject *sync, struct child *child)
+/* The caller's side of the sync steps, with its own signal mask: Ctrl-C must work while newuidmap hangs. On an
+ * exception the child is killed. */
+static int run_sync(PyObject *sync, const struct guard *guard, struct child *child)
 {
+    uint64_t all = ~(uint64_t)0;
+    guard_leave(guard);
     PyObject *result = PyObject_CallFunction(sync, "Li", (long long)child->pid, (int)child->pidfd);
-    if (!result) {
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, KERNEL_SIGSET_BYTES);
+    if (!result)
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
-        return -1;
-    }
-    Py_DECREF(result);
-    return 0;
+    Py_XDECREF(result);
+    return result ? 0 : -1;
 }
 
 static int set_int(PyObject *into, const char *name, long long value)
@@ -246,7 +296,6 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
 {
     struct child *child = arena->child;
     struct guard guard;
-    int synced = 0;
 
     Py_BEGIN_ALLOW_THREADS
     guard_enter(&guard);
@@ -254,88 +303,134 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
         start_joined(child, arena->join_stack);
     else
         start(child);
-    if (!sync && child->pid > 0 && outlives(child))
-        wait_left_memory(child);
-    if (!sync || child->pid <= 0)
-        guard_leave(&guard);
     Py_END_ALLOW_THREADS
 
     int started = child->pid > 0;
-    if (sync && started) {
-        /* The Python callback runs with the caller's own mask: Ctrl-C must work while newuidmap hangs. */
-        sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard.mask, 0, KERNEL_SIGSET_BYTES);
-        synced = run_sync(sync, child);
-        Py_BEGIN_ALLOW_THREADS
+    int failed_sync = started && sync ? run_sync(sync, &guard, child) : 0;
+
+    Py_BEGIN_ALLOW_THREADS
+    if (started && outlives(child))
         wait_left_memory(child);
-        guard_leave(&guard);
-        Py_END_ALLOW_THREADS
-    }
-    if (child->failed_stage == STAGE_NONE && synced == 0)
+    guard_leave(&guard);
+    Py_END_ALLOW_THREADS
+
+    struct failure *failed = child->failed.stage != STAGE_NONE ? &child->failed : &child->payload_failed;
+    if (failed->stage == STAGE_NONE && failed_sync == 0)
         return started_as(child, into);
     if (started) {
+        /* a payload's process that failed leaves an init behind */
+        sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
         Py_BEGIN_ALLOW_THREADS
         reap(child->pidfd);
         Py_END_ALLOW_THREADS
     }
     /* A sync that failed because the child had: the step is the cause. But Ctrl-C stays Ctrl-C. */
-    if (synced < 0 && (child->failed_stage == STAGE_NONE || !PyErr_ExceptionMatches(PyExc_Exception)))
+    if (failed_sync && (failed->stage == STAGE_NONE || !PyErr_ExceptionMatches(PyExc_Exception)))
         return NULL;
     PyErr_Clear();
-    return Py_BuildValue("iiiIi", -1, -1, (int)child->failed_stage, (unsigned)child->failed_step,
-                         (int)child->failed_errno);
+    return Py_BuildValue("iiiIi", -1, -1, (int)failed->stage, (unsigned)failed->step,
+                         (int)failed->error);
 }
 
-static void describe(struct child *child, unsigned char *stack, unsigned long long flags, int cgroup, int outlives)
+static void describe(struct arena *arena, const struct programs *programs, unsigned long long flags, int cgroup,
+                     int syncs)
 {
+    struct child *child = arena->child;
+    /* Nobody but the caller's thread may be stopped by CLONE_VFORK, and that only while it has nothing to do. */
+    int outlives = programs->shares && (syncs || has(programs, JOIN) || programs->gate >= 0);
     child->pidfd = -1;
-    child->running = 1;
+    child->payload_running = 0;
+    child->running = &child->own_running;
+    if (programs->gate >= 0)
+        child->running = (volatile uint32_t *)(void *)(arena->data[PAYLOAD] + programs->gate);
+    *child->running = outlives;
     child->clone = (struct kernel_clone_args){
         .flags = flags | CLONE_VM | CLONE_PIDFD | (outlives ? CLONE_CHILD_CLEARTID : CLONE_VFORK),
         .pidfd = (uint64_t)(uintptr_t)&child->pidfd,
-        .child_tid = (uint64_t)(uintptr_t)&child->running,
-        .stack = (uint64_t)(uintptr_t)stack,
+        .child_tid = (uint64_t)(uintptr_t)child->running,
+        .stack = (uint64_t)(uintptr_t)arena->stack,
         .stack_size = CHILD_STACK_SIZE,
         .cgroup = cgroup < 0 ? 0 : (uint64_t)cgroup,
     };
+    child->payload_pid = (char *)arena->data[INIT] + programs->pid_text;
+    child->payload_clone = (struct kernel_clone_args){
+        .flags = programs->gate >= 0 ? CLONE_VM | CLONE_CHILD_CLEARTID : CLONE_VFORK,
+        .exit_signal = SIGCHLD,
+        .child_tid = (uint64_t)(uintptr_t)&child->payload_running,
+        .stack = (uint64_t)(uintptr_t)arena->payload_stack,
+        .stack_size = CHILD_STACK_SIZE,
+    };
+}
+
+/* A program given as (bytes, inputs), or None. */
+static int parse_program(PyObject *given, struct programs *programs, int which)
+{
+    if (given == Py_None)
+        return 0;
+    return PyArg_ParseTuple(given, "y*O", &programs->blob[which], &programs->inputs[which]) ? 0 : -1;
+}
+
+static int programs_check(const struct programs *programs)
+{
+    for (int which = 0; which < PROGRAMS; which++) {
+        const Py_buffer *blob = &programs->blob[which];
+        if (blob->buf && !program_check(blob->buf, (size_t)blob->len)) {
+            PyErr_SetString(PyExc_ValueError, "malformed program");
+            return -1;
+        }
+    }
+    long long gate_end = programs->gate + (long long)sizeof(uint32_t), text_end = programs->pid_text + PID_TEXT_SIZE;
+    int fits = (programs->gate < 0 || (programs->gate % (long long)sizeof(uint32_t) == 0 && programs->shares &&
+                                       gate_end <= data_size(programs, PAYLOAD))) &&
+               (programs->pid_text < 0 || text_end <= data_size(programs, INIT));
+    if (has(programs, PAYLOAD) != has(programs, INIT) || has(programs, PAYLOAD) != (programs->pid_text >= 0) || !fits) {
+        PyErr_SetString(PyExc_ValueError, "payload, init, gate and pid_text do not fit each other");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *spawn(const struct programs *programs, unsigned long long flags, int cgroup, int clone3, PyObject *sync,
+                       PyObject *into)
+{
+    struct arena arena = {0};
+    PyObject *result = NULL;
+    int error = arena_make(&arena, programs);
+    if (error) {
+        core_oserror(error, "mmap");
+        return NULL;
+    }
+    if (load_all(&arena, programs) == 0) {
+        describe(&arena, programs, flags, cgroup, sync != NULL);
+        arena.child->no_clone3 = !clone3;
+        core_dumpable_save();
+        result = spawn_in(&arena, sync, into);
+        core_dumpable_restore();
+    }
+    munmap(arena.base, arena.size);
+    return result;
 }
 
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"program", "inputs", "flags",  "join", "join_inputs", "join_shares",
-                            "sync",    "cgroup", "clone3", "into", NULL};
-    Py_buffer program = {0}, join = {0};
-    PyObject *inputs, *join_inputs = NULL, *sync = Py_None, *into = Py_None, *result = NULL;
+    static char *names[] = {"program",  "inputs", "flags",  "join",   "join_shares", "payload", "init", "gate",
+                            "pid_text", "sync",   "cgroup", "clone3", "into",        NULL};
+    struct programs programs = {.gate = -1, .pid_text = -1};
+    PyObject *join = Py_None, *payload = Py_None, *init = Py_None, *sync = Py_None, *into = Py_None, *result = NULL;
     unsigned long long flags;
     int cgroup = -1, clone3 = 1, join_shares = 0;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$z*OpOipO:spawn", names, &program, &inputs, &flags, &join,
-                                     &join_inputs, &join_shares, &sync, &cgroup, &clone3, &into))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$OpOOLLOipO:spawn", names, &programs.blob[PROGRAM],
+                                     &programs.inputs[PROGRAM], &flags, &join, &join_shares, &payload, &init,
+                                     &programs.gate, &programs.pid_text, &sync, &cgroup, &clone3, &into))
         return NULL;
-    if (sync == Py_None)
-        sync = NULL;
-    if (blob_check(&program) || (join.buf && blob_check(&join)))
-        goto done;
-
-    struct arena arena = {0};
-    size_t join_size = join.buf ? ((const struct program *)join.buf)->data_size : 0;
-    int error = arena_make(&arena, ((const struct program *)program.buf)->data_size, join_size, join.buf != NULL,
-                           join_shares);
-    if (error) {
-        core_oserror(error, "mmap");
-        goto done;
-    }
-    describe(arena.child, arena.stack, flags, cgroup, sync != NULL || join_shares);
-    arena.child->no_clone3 = !clone3;
-    if (load(&arena.child->program, &program, arena.data, inputs) == 0 &&
-        (!join.buf || load(&arena.child->join, &join, arena.join_data, join_inputs) == 0)) {
-        core_dumpable_save();
-        result = spawn_in(&arena, sync, into == Py_None ? NULL : into);
-        core_dumpable_restore();
-    }
-    munmap(arena.base, arena.size);
-done:
-    PyBuffer_Release(&program);
-    if (join.buf)
-        PyBuffer_Release(&join);
+    sync = sync == Py_None ? NULL : sync;
+    programs.shares = join == Py_None || join_shares || sync;
+    if (parse_program(join, &programs, JOIN) == 0 && parse_program(payload, &programs, PAYLOAD) == 0 &&
+        parse_program(init, &programs, INIT) == 0 && programs_check(&programs) == 0)
+        result = spawn(&programs, flags, cgroup, clone3, sync, into == Py_None ? NULL : into);
+    for (int which = 0; which < PROGRAMS; which++)
+        if (has(&programs, which))
+            PyBuffer_Release(&programs.blob[which]);
     return result;
 }

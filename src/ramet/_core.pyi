@@ -5,15 +5,20 @@ from typing import Any, TypeAlias
 
 # collections.abc.Buffer is Python 3.12's; these are what the callers have.
 _ReadBuffer: TypeAlias = bytes | bytearray | memoryview
+_Inputs: TypeAlias = Iterable[tuple[int, int]]
 _WriteBuffer: TypeAlias = object  # bytearray, mmap.mmap, memoryview: writable, contiguous
 
 def spawn(
     program: _ReadBuffer,
-    inputs: Iterable[tuple[int, int]],
+    inputs: _Inputs,
     flags: int,
     *,
-    join: _ReadBuffer | None = None,
-    join_inputs: Iterable[tuple[int, int]] = (),
+    join: tuple[_ReadBuffer, _Inputs] | None = None,
+    join_shares: bool = False,
+    payload: tuple[_ReadBuffer, _Inputs] | None = None,
+    init: tuple[_ReadBuffer, _Inputs] | None = None,
+    gate: int = -1,
+    pid_text: int = -1,
     sync: Callable[[int, int], object] | None = None,
     cgroup: int = -1,
     clone3: bool = True,

@@ -58,7 +58,6 @@ async def run(
             encoding=encoding,
             errors=errors,
             pass_fds=pass_fds,
-            await_start=True,
             **fields,
         )
     )

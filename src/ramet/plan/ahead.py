@@ -55,11 +55,11 @@ def making(kit: Kit) -> Stage:
     opened stays."""
     b = Builder()
     die_with_caller(b)
-    wait_for_maps(b)
     if kit.loopback:
         bring_up_loopback(b)
     if not kit.nested:
         forbid_user_namespaces(b)
+    wait_for_maps(b)  # last: the caller writes them meanwhile
     return Stage("child", tuple(b.steps))
 
 

@@ -36,7 +36,9 @@ MOUNTING = frozenset(
 )
 #: With a directory descriptor and a path as their first two arguments.
 BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
-INPUTS = frozenset({"stdin", "stdout", "stderr", "control", "control_caller_end", "caller", "tail", "init"})
+INPUTS = frozenset(
+    {"stdin", "stdout", "stderr", "control", "control_caller_end", "caller", "init", "init_running", "payload_pid"}
+)
 
 
 def check(plan: Plan) -> list[str]:

@@ -8,7 +8,11 @@ The order of a plan, and what forces it:
 4. mounts, then pivot_root: needs the host's paths, so no host path may be used after it;
 5. capabilities and no_new_privs: everything before needs the former;
 6. descriptors: the mounts were built on them;
-7. exec of init, or of the payload; in init's child, what must not hit init itself: limits, session, signal mask.
+7. what is the payload's alone: session, directory, limits, signal mask; exec.
+
+With an init the child does 1 and 2 and clones the payload's process, which does the rest; the child becomes init
+meanwhile. The payload's process waits for that before it execs: until then the child is in the caller's memory, which
+nobody untrusted may be able to trace.
 """
 
 from __future__ import annotations
@@ -57,12 +61,17 @@ def compile(spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = Fals
         stages["join"] = entering()
     elif spec.join:
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
-    child = _child(spec, facts, command, shape, ahead=ahead)
+    gated = shape.init and _gated(spec, facts, shape)
+    child = Builder()
+    _begin(child, spec, facts, shape, ahead=ahead)
     if shape.init:
-        stages["child"] = child
-        stages["payload"] = _payload(Builder(), spec, command, shape, "payload")
+        if not gated:
+            hide_memory(child, "init", "hide our memory from the payload")
+        stages["child"] = Stage("child", tuple(child.steps))
+        stages["init"] = _init(spec, facts)
+        stages["payload"] = _payload(Builder(), spec, facts, command, shape, gated=gated, ahead=ahead)
     else:
-        stages["child"] = child
+        stages["child"] = _payload(child, spec, facts, command, shape, gated=False, ahead=ahead)
     return Plan(
         spec=spec,
         facts=facts,
@@ -73,8 +82,7 @@ def compile(spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = Fals
         kit=kit,
         ahead=ahead,
         init=shape.init,
-        control=shape.number(idmap.CONTROL),
-        watch=shape.number(CALLER),
+        gated=gated,
         tty=spec.tty,
         prepared=tuple(shape.prepared.values()),
         notes=_notes(spec),
@@ -126,8 +134,7 @@ def join_slot(join: Join) -> Slot:
 def _join(spec: Sandbox, facts: Facts) -> list[object]:
     """Run by an intermediate process. Memory first: while it is not dumpable, nobody in there can ptrace us."""
     b = Builder()
-    b.about("Sandbox.join", "hide our memory from processes in there")
-    b.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    hide_memory(b, "Sandbox.join", "hide our memory from processes in there")
     if facts.privileged and spec.joined(Namespace.USER):
         b.about("Sandbox.groups", "leave the caller's groups")  # in there it may be forbidden
         idmap.set_groups(b, ())
@@ -140,32 +147,49 @@ def _join(spec: Sandbox, facts: Facts) -> list[object]:
     return list(b.steps)
 
 
-def _child(spec: Sandbox, facts: Facts, command: Command, shape: Shape, *, ahead: bool) -> Stage:
-    b = Builder()
+def hide_memory(b: Builder, origin: str, doing: str) -> None:
+    """Nobody may trace us, or read our memory, without CAP_SYS_PTRACE where the caller is (ptrace(2))."""
+    b.about(origin, doing)
+    b.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _gated(spec: Sandbox, facts: Facts, shape: Shape) -> bool:
+    """Can the child and the payload's process share one memory, and so wait for each other on a word of it?
+
+    Not in a copy of the caller's: there nobody would be left to see the last one leave. Nor where the child has to make
+    the time namespace for the other, as before Linux 6.3: one memory is in one time namespace.
+    """
+    copied = bool(spec.join) and not (shape.maps and not shape.maps.by_child)
+    return not copied and not _time_before_clone(spec, facts, shape)
+
+
+def _time_before_clone(spec: Sandbox, facts: Facts, shape: Shape) -> bool:
+    """A new time namespace is entered by a fork, and by exec only since Linux 6.3."""
+    return Namespace.TIME in spec.namespaces and shape.init and facts.kernel < (6, 3)
+
+
+def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: bool) -> None:
+    """What both init and the payload need."""
     die_with_caller(b)
     if shape.maps and not ahead:
         idmap.map_ids(b, shape.maps)
-    if Namespace.TIME in spec.namespaces:
+    if _time_before_clone(spec, facts, shape):
         surroundings.new_time_namespace(b, spec.time_offsets)
     _become(b, spec, facts, shape)
-    surroundings.surround(b, spec, ahead=ahead)
-    if Namespace.MOUNT in spec.namespaces:
-        build_root(b, spec, facts, shape)
-    if spec.tty:
-        open_terminal(b, spec, shape)
-    if Namespace.USER in spec.namespaces or facts.capabilities:
-        rights.limit_capabilities(b, spec, facts)
+    if shape.init and spec.joined(Namespace.PID):
+        finish.adopt_orphans(b)
+
+
+def _init(spec: Sandbox, facts: Facts) -> Stage:
+    """How the child becomes init, once the payload's process is there."""
+    b = Builder()
     if spec.no_new_privs:
         rights.no_new_privs(b)
-    finish.place_descriptors(b, command, shape)
-    if shape.init:
-        if spec.new_session:
-            # init too: it forwards what it gets from outside, and would get the caller's Ctrl-C.
-            b.about("Sandbox.new_session", "leave the caller's session")
-            b.call("setsid")
-        finish.exec_init(b, shape)
-        return Stage("child", tuple(b.steps))
-    return _payload(b, spec, command, shape, "child")
+    if Namespace.USER in spec.namespaces or facts.capable(rights.CAP_KILL):
+        rights.keep_kill(b)
+    finish.leave_group(b, spec)
+    finish.exec_init(b)
+    return Stage("init", tuple(b.steps))
 
 
 def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
@@ -181,18 +205,31 @@ def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
         idmap.become(b, shape.uid, shape.gid, spec.groups, facts.capabilities)
 
 
-def _payload(b: Builder, spec: Sandbox, command: Command, shape: Shape, name: str) -> Stage:
-    """What must not hit init: the payload's own limits, session, directory, mask."""
-    if spec.joined(Namespace.PID):
-        b.about("caller", "die with init")
-        b.call("prctl", 1, 9, 0, 0, 0)
+def _payload(
+    b: Builder, spec: Sandbox, facts: Facts, command: Command, shape: Shape, *, gated: bool, ahead: bool
+) -> Stage:
+    """The sandbox, from inside, up to the payload's exec."""
+    if shape.init and spec.joined(Namespace.PID):
+        die_with_caller(b)  # with init, that is, and not by the end of the pid namespace
+    if Namespace.TIME in spec.namespaces and not _time_before_clone(spec, facts, shape):
+        surroundings.new_time_namespace(b, spec.time_offsets)
+    surroundings.surround(b, spec, ahead=ahead)
+    if Namespace.MOUNT in spec.namespaces:
+        build_root(b, spec, facts, shape)
+    if spec.tty:
+        open_terminal(b, spec, shape)
+    if Namespace.USER in spec.namespaces or facts.capabilities:
+        rights.limit_capabilities(b, spec, facts)
+    if spec.no_new_privs:
+        rights.no_new_privs(b)
+    finish.place_descriptors(b, command, shape)
     finish.enter_session(b, spec)
     finish.enter_directory(b, spec, shape)
     b.about("Sandbox.umask", "set the umask")
     b.call("umask", spec.umask)
     rights.limit_resources(b, spec)
-    finish.exec_payload(b, command, finish.environment(spec, shape))
-    return Stage(name, tuple(b.steps))
+    finish.exec_payload(b, command, finish.environment(spec, shape), gated=gated)
+    return Stage("payload" if shape.init else "child", tuple(b.steps))
 
 
 def _notes(spec: Sandbox) -> tuple[str, ...]:

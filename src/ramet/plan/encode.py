@@ -150,37 +150,20 @@ def _arg(arg: Arg, data: _Data, blocks: Mapping[int, int]) -> tuple[int, int]:
     return ADDRESS, data.string(arg)
 
 
-INIT_MAGIC = 0x31494D52
-INIT_HEAD = struct.Struct("<IiiIII8x")
-NOTHING = Stage("init", ())
-
-
 class Encodings:
-    """Everything of a plan that runs outside the caller: join and child as programs, the rest as init reads it."""
+    """Every stage of a plan as a program; None for those it does not have."""
 
-    __slots__ = ("_head", "_tail", "child", "join")
+    __slots__ = ("child", "init", "join", "payload")
+    child: Encoded
+    join: Encoded | None
+    payload: Encoded | None
+    init: Encoded | None
 
     def __init__(self, plan: Plan, fail: Mapping[str, Mapping[int, int]]) -> None:
-        machine = plan.facts.machine
-        self.child = encode(plan.stages["child"], machine, fail=fail.get("child"))
-        join = plan.stages.get("join")
-        self.join = encode(join, machine, fail=fail.get("join")) if join else None
-        if plan.init:
-            own = _padded(encode(NOTHING, machine).blob)
-            payload = encode(plan.stages["payload"], machine, fail=fail.get("payload")).blob
-            self._tail = own + payload
-            self._head = (INIT_MAGIC, plan.control, plan.watch, len(own), len(payload))
-
-    def tail(self, *, quiet: bool) -> bytes:
-        """The content of the memfd for init (csrc/init.h). quiet: it shall not say that the payload has started."""
-        return INIT_HEAD.pack(*self._head, quiet) + self._tail
-
-
-def _padded(blob: bytes) -> bytes:
-    """Programs follow each other at multiples of 16: the data's size is part of the header, so grow it."""
-    magic, steps, relocs, size = HEADER.unpack_from(blob)
-    missing = -len(blob) % 16
-    return HEADER.pack(magic, steps, relocs, size + missing) + blob[HEADER.size :] + bytes(missing)
+        for name in self.__slots__:
+            stage = plan.stages.get(name)
+            found = encode(stage, plan.facts.machine, fail=fail.get(name)) if stage is not None else None
+            setattr(self, name, found)
 
 
 def encodings(plan: Plan) -> Encodings:

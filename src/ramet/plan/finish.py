@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
-from ramet.plan.shape import INIT_EXE, TAIL
+from ramet.plan.idmap import CONTROL
+from ramet.plan.life import CALLER
 from ramet.plan.steps import Block, Builder, Ptr, Slot
 
 TYPE_CHECKING = False
@@ -20,7 +22,16 @@ LAST_FD = 2**32 - 1
 SIG_SETMASK = 2
 TIOCSCTTY = 0x540E
 RESOLVE_NO_MAGICLINKS = 0x02
+PR_SET_CHILD_SUBREAPER = 36
+FUTEX_WAIT, FUTEX_WAKE = 0, 1
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+#: Inputs: the sealed copy of init; a word that the kernel clears when the child has left our memory; the payload's pid.
+INIT_EXE, INIT_RUNNING, PAYLOAD_PID = Slot("init"), Slot("init_running"), Slot("payload_pid")
+#: csrc/init.h, csrc/child.h
+INIT_CONTROL, INIT_CALLER, INIT_SIGNALS = 0, 1, 2
+PID_TEXT_SIZE = 16
 
 
 def environment(spec: Sandbox, shape: Shape) -> dict[str, str]:
@@ -43,11 +54,11 @@ def place_descriptors(b: Builder, command: Command, shape: Shape) -> None:
         b.about("pass_fds", f"pass on descriptor {fd}")
         b.call("dup3", Slot(f"fd{fd}"), fd, 0)
         kept.append(fd)
-    if shape.init:
-        b.about("init", "hand init its descriptors")
-        for number, slot in shape.handed.items():
-            b.call("dup3", slot, number, O_CLOEXEC if slot is INIT_EXE else 0)
-            kept.append(number)
+    close_others(b, kept)
+
+
+def close_others(b: Builder, kept: list[int]) -> None:
+    """Every descriptor but these is closed."""
     b.about("descriptors", "close every other descriptor")
     after = 0
     for fd in sorted(kept):
@@ -57,12 +68,38 @@ def place_descriptors(b: Builder, command: Command, shape: Shape) -> None:
     b.call("close_range", after, LAST_FD, 0)
 
 
-def exec_init(b: Builder, shape: Shape) -> None:
-    """exec the sealed copy of init; argv[1] tells where its plan is."""
-    number = {slot: number for number, slot in shape.handed.items()}
+def adopt_orphans(b: Builder) -> None:
+    """In a pid namespace that is not its own, init is no pid 1: orphans come to it all the same."""
+    b.about("init", "adopt orphans")
+    b.call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def leave_group(b: Builder, spec: Sandbox) -> None:
+    """Init forwards what it gets from outside. In the caller's process group it would get Ctrl-C as the payload does, and
+    the payload have it twice."""
+    if spec.new_session:
+        b.about("Sandbox.new_session", "leave the caller's session")
+        b.call("setsid")
+    else:
+        b.about("init", "leave the payload's process group")
+        b.call("setpgid", 0, 0)
+
+
+def exec_init(b: Builder) -> None:
+    """exec the sealed copy of init, with its descriptors and no others; argv[1] is the payload's pid (csrc/init.h)."""
+    b.about("init", "hand init its descriptors")
+    b.call("dup3", CONTROL, INIT_CONTROL, 0)
+    b.call("dup3", CALLER, INIT_CALLER, 0)
+    b.call("dup3", INIT_EXE, INIT_SIGNALS + 1, O_CLOEXEC)
+    close_others(b, [INIT_CONTROL, INIT_CALLER, INIT_SIGNALS + 1])
+    b.about("init", "let init read its signals")
+    b.call("signalfd4", -1, Block(b"\xff" * 8, text="~[]"), 8, 0, expect=INIT_SIGNALS)
+    b.about("init", "leave the host's directory")
+    b.call("chdir", "/")  # so that pivot_root takes us along
     b.about("init", "start init")
-    argv = _strings("ramet-init", str(number[TAIL]))
-    b.call("execveat", number[INIT_EXE], "", argv, _strings(), AT_EMPTY_PATH)
+    pid = Block(PAYLOAD_PID, bytes(PID_TEXT_SIZE - 4))
+    argv = Block(Ptr("ramet-init"), Ptr(pid), bytes(8), text='["ramet-init", payload_pid]')
+    b.call("execveat", INIT_SIGNALS + 1, "", argv, _strings(), AT_EMPTY_PATH)
 
 
 def enter_session(b: Builder, spec: Sandbox) -> None:
@@ -89,8 +126,19 @@ def enter_directory(b: Builder, spec: Sandbox, shape: Shape) -> None:
     b.close(fd)
 
 
-def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
+def wait_for_init(b: Builder) -> None:
+    """Until the child has exec'd init, and so left the caller's memory. The kernel wakes one who waits for that; the
+    caller waits too, so pass it on."""
+    word = Block(INIT_RUNNING, bytes(4), text="init_running")
+    b.about("init", "wait until init has started")
+    b.call("futex", word, FUTEX_WAIT, 1, 0, 0, 0, allow=(errno.EAGAIN,))
+    b.call("futex", word, FUTEX_WAKE, 1, 0, 0, 0)
+
+
+def exec_payload(b: Builder, command: Command, env: dict[str, str], *, gated: bool) -> None:
     """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
+    if gated:
+        wait_for_init(b)
     b.about("command", "unblock signals")
     b.call("rt_sigprocmask", SIG_SETMASK, Block(bytes(8), text="[]"), 0, 8)
     name = command.argv[0]

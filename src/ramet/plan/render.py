@@ -62,10 +62,12 @@ PRCTL = {
     4: "PR_SET_DUMPABLE",
     8: "PR_SET_KEEPCAPS",
     24: "PR_CAPBSET_DROP",
+    36: "PR_SET_CHILD_SUBREAPER",
     38: "PR_SET_NO_NEW_PRIVS",
     47: "PR_CAP_AMBIENT",
 }
 AMBIENT = {2: "PR_CAP_AMBIENT_RAISE", 4: "PR_CAP_AMBIENT_CLEAR_ALL"}
+FUTEX = {0: "FUTEX_WAIT", 1: "FUTEX_WAKE"}
 IOCTL = {
     0x8914: "SIOCSIFFLAGS",
     0x540E: "TIOCSCTTY",
@@ -128,6 +130,7 @@ _ENUM_KINDS = {
     "prctl": PRCTL,
     "ioctl": IOCTL,
     "fsconfig": FSCONFIG,
+    "futex": FUTEX,
     "rlimit": RLIMIT_NAMES,
     "sigmask": {2: "SIG_SETMASK"},
 }
@@ -156,7 +159,7 @@ def step_text(step: Step) -> str:
 
 def clone_text(plan: Plan) -> str:
     """The clone that makes the child."""
-    wait = 0x200000 if plan.sync or plan.ahead else 0x4000
+    wait = 0x200000 if plan.sync or plan.ahead or plan.gated else 0x4000
     return f"clone3({{flags={_flags(plan.clone_flags | 0x1100 | wait, CLONE)}, exit_signal=0}})"
 
 
@@ -218,7 +221,9 @@ def clone_lines(plan: Plan) -> list[str]:
         if len(lines[-1]) + len(word) > WIDTH:
             lines.append("        ")
         lines[-1] += word if word.endswith("|") else f"{word} "
-    how = "the caller maps ids while the child waits" if plan.sync else "no sync: vfork-style"
+    how = "the caller goes on when it has left our memory" if plan.gated else "no sync: vfork-style"
+    if plan.sync:
+        how = "the caller maps ids while the child waits"
     if plan.ahead:
         how = "in a user and a network namespace that were made ahead of need"
     return [*(line.rstrip() for line in lines), f"  {how}"]
@@ -230,9 +235,10 @@ def plan_text(plan: Plan) -> str:
     titles = {
         "join": "an intermediate process, before the clone:",
         "child": "the child, sharing the caller's memory until it execs:",
-        "payload": "init's child, which becomes the payload:",
+        "init": "then the child clones the payload's process, and becomes init:",
+        "payload": "the payload's process, meanwhile:" if plan.gated else "the payload's process, before that:",
     }
-    for name in ("join", "child", "payload"):
+    for name in ("join", "child", "init", "payload"):
         if name == "child" and plan.prepared:
             lines += ["", "the caller, before the clone:"]
             lines += [f"          {prepared_text(mount)}" for mount in plan.prepared]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ramet.spec import Sandbox
 
 PR_CAPBSET_DROP = 24
+CAP_KILL = 5
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 
@@ -31,6 +32,14 @@ def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
     for name in NAMES:
         if name in spec.capabilities:
             b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NUMBERS[name], 0, 0)
+
+
+def keep_kill(b: Builder) -> None:
+    """Init's own: it must be able to end processes that have taken another uid, and nothing else."""
+    kill = 1 << CAP_KILL
+    b.about("init", "leave init the right to signal")
+    b.call("capset", *capability_blocks(kill, kill, kill))
+    b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0)
 
 
 def no_new_privs(b: Builder) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from ramet.plan.idmap import CONTROL, choose_maps, payload_ids
-from ramet.plan.life import CALLER
+from ramet.plan.idmap import choose_maps, payload_ids
 from ramet.plan.prepared import prepared_mounts
-from ramet.plan.steps import Slot
 from ramet.spec import Namespace, Rootfs
 from ramet.spec.sandbox import HOME
 
@@ -13,11 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.host.facts import Facts
     from ramet.plan.idmap import Maps
+    from ramet.plan.steps import Slot
     from ramet.spec import Command, Sandbox
-
-#: Inputs: the sealed copy of init, and the memfd with the plan's tail.
-INIT_EXE = Slot("init")
-TAIL = Slot("tail")
 
 
 class Shape:
@@ -36,13 +31,6 @@ class Shape:
         self.prepared = prepared_mounts(spec, facts, self.maps)
         self.pts: Slot | None = None
         self.terminal: Slot | None = None
-        free = (number for number in range(3, 4096) if number not in command.pass_fds)
-        slots = (CONTROL, TAIL, CALLER, INIT_EXE)
-        self.handed = dict(zip(free, slots, strict=False)) if self.init else {}
-
-    def number(self, slot: Slot) -> int:
-        """The number under which init is handed a descriptor; -1: it is not."""
-        return next((number for number, handed in self.handed.items() if handed == slot), -1)
 
 
 def _root_name(spec: Sandbox) -> str:

@@ -90,9 +90,9 @@ class Stage(namedtuple("Stage", "name steps")):
     __slots__ = ()
 
 
-#: Numbers under which the stages report failures (csrc/child.h, csrc/init.h); 2 is the clone itself.
+#: Numbers under which the stages report failures (csrc/child.h); 2 is the clone itself, 6 that of the payload's process.
 STAGE_NUMBERS = {1: "join", 3: "child", 4: "init", 5: "payload"}
-STAGE_CLONE = 2
+STAGE_CLONE, STAGE_PAYLOAD_CLONE = 2, 6
 
 
 class Plan:
@@ -100,8 +100,8 @@ class Plan:
 
     stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
-    fills, by name. init: is there ramet's own pid 1? Then control and watch are the numbers of
-    its socket and of the caller's pidfd. kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
+    fills, by name. init: is there ramet's own pid 1? gated: does the payload's process share its memory until both exec, and wait
+    for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
     one enters such a pair.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
@@ -111,9 +111,9 @@ class Plan:
         "ahead",
         "clone_flags",
         "command",
-        "control",
         "encoded",
         "facts",
+        "gated",
         "init",
         "kit",
         "notes",
@@ -123,7 +123,6 @@ class Plan:
         "stages",
         "sync",
         "tty",
-        "watch",
     )
     encoded: Encodings | None
 
@@ -137,8 +136,7 @@ class Plan:
         stages: dict[str, Stage],
         sync: tuple[CallerStep, ...],
         init: bool,
-        control: int,
-        watch: int,
+        gated: bool,
         tty: bool,
         prepared: tuple[PreparedMount, ...],
         notes: tuple[str, ...],
@@ -148,7 +146,7 @@ class Plan:
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
-        self.init, self.control, self.watch, self.tty, self.notes = init, control, watch, tty, notes
+        self.init, self.gated, self.tty, self.notes = init, gated, tty, notes
         self.owner = owner
         self.kit, self.ahead = kit, ahead
         self.prepared = prepared

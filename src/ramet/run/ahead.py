@@ -1,8 +1,8 @@
 """Namespaces made ahead of need: see `ramet.plan.ahead`.
 
-A run that waits for its payload has nothing to do; it makes a user and a network namespace then, which the next run
-of the same kit enters. What is kept is two descriptors, no process; it goes with the caller. A pair is used once, and
-only by the process that made it: a fork forgets them.
+A caller that waits for its child has nothing to do; it makes a user and a network namespace then, which its next sandbox
+of the same kit enters. Not for the first of a kind: there may be no second. What is kept is two descriptors, no process; it
+goes with the caller. A pair is used once, and only by the process that made it: a fork forgets them.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Pair:
 #: single operations on a list and a dict are atomic.
 _kept: dict[Kit, list[Pair]] = {}
 _owner = os.getpid()
+#: Kits that a sandbox was made of before.
+_used: set[Kit] = set()
 #: Kits whose namespaces could not be entered, though they could be made: a filter that allows clone and not setns, say.
 _refused: set[Kit] = set()
 
@@ -83,9 +85,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def take(kit: Kit | None) -> Pair | None:
+def take(kit: Kit) -> Pair | None:
     """A pair of this kit, if there is one; the taker's alone from now on."""
-    pairs = _kept.get(kit) if kit is not None else None
+    pairs = _kept.get(kit)
     if not pairs or _owner != os.getpid():  # a function in a CLONE_VM child sees the list, not its descriptors
         return None
     try:
@@ -95,9 +97,12 @@ def take(kit: Kit | None) -> Pair | None:
     return pair if pair.is_whole() else None
 
 
-def prepare(kit: Kit | None) -> None:
-    """See to it that the next run of this kit finds a pair."""
-    if kit is None or _kept.get(kit) or kit in _refused or _owner != os.getpid():
+def prepare(kit: Kit) -> None:
+    """See to it that the next sandbox of this kit finds a pair, if it is likely that there is a next one."""
+    if kit not in _used:
+        _used.add(kit)
+        return
+    if _kept.get(kit) or kit in _refused or _owner != os.getpid():
         return
     pair = _make(kit)
     if pair is None:
@@ -127,7 +132,7 @@ def _program(kit: Kit) -> Encoded:
 def _make(kit: Kit) -> Pair | None:
     """None where it can't be: the next run makes its own then, and tells what is wrong."""
     maker, pair, signals = Launched(), Pair(), Signals()
-    theirs = None
+    theirs = -1
     try:
         signals.hold()
         maker.control, theirs = control.pair()
@@ -138,14 +143,14 @@ def _make(kit: Kit) -> Pair | None:
             serve(kit.sync, ours, pid)
 
         program = _program(kit)
-        inputs = {CONTROL: theirs.fileno(), CONTROL_CALLER_END: ours.fileno(), CALLER: image.own_pidfd()}
+        inputs = {CONTROL: theirs, CONTROL_CALLER_END: ours, CALLER: image.own_pidfd()}
         values = [(offset, inputs[slot]) for slot, offset in program.offsets.items() if slot in inputs]
         _, _, failed, _, _ = _core.spawn(program.blob, values, FLAGS | CLEAR_SIGHAND, sync=sync, into=maker)
     except OSError:
         return None
     finally:
-        if theirs is not None:
-            theirs.close()
+        if theirs >= 0:
+            os.close(theirs)
         maker.close()
         signals.release()
     return None if failed else pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ramet.errors import CommandError, Error, StepError
 from ramet.plan.render import clone_text, step_text
-from ramet.plan.steps import STAGE_CLONE, STAGE_NUMBERS
+from ramet.plan.steps import STAGE_CLONE, STAGE_NUMBERS, STAGE_PAYLOAD_CLONE
 from ramet.run.hints import hint_for
 
 TYPE_CHECKING = False
@@ -28,6 +28,15 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
             errno=errno,
             call=clone_text(plan),
             origin="Sandbox.namespaces",
+            stage="clone",
+            hint=hint_for("clone3", errno, None, plan),
+        )
+    if stage_number == STAGE_PAYLOAD_CLONE:
+        return StepError(
+            "clone the payload's process",
+            errno=errno,
+            call="clone3({flags=CLONE_VM|CLONE_CHILD_CLEARTID, exit_signal=SIGCHLD})",
+            origin="command",
             stage="clone",
             hint=hint_for("clone3", errno, None, plan),
         )

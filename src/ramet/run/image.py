@@ -76,6 +76,7 @@ def init_image() -> int:
     fd = _memfd("ramet-init", executable=True)
     try:
         os.write(fd, content)
+        os.fchmod(fd, 0o111)  # who can't read a program can't trace who runs it: would_dump() in the kernel
         fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
         kept = above(fd, LOWEST)
     finally:
@@ -97,15 +98,6 @@ def _memfd(name: str, *, executable: bool) -> int:
                 hint="sysctl vm.memfd_noexec=1, or as_pid1=True to do without init",
             ) from None
     return os.memfd_create(name, flags)
-
-
-def plan_memory(content: bytes) -> int:
-    """A memfd with the tail of a plan, for init to read."""
-    fd = os.memfd_create("ramet-plan", MFD_CLOEXEC)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-    return fd
 
 
 def own_pidfd() -> int:

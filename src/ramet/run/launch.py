@@ -10,9 +10,9 @@ from ramet import _core
 from ramet.errors import SpecError, StepError, UnsupportedError
 from ramet.plan.compile import join_slot
 from ramet.plan.encode import encodings
+from ramet.plan.finish import INIT_EXE, INIT_RUNNING, PAYLOAD_PID
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
-from ramet.plan.shape import INIT_EXE, TAIL
 from ramet.plan.steps import Slot
 from ramet.run import control, image, prepared
 from ramet.run.failure import caller_failed, step_failed
@@ -22,8 +22,7 @@ from ramet.run.sync import serve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ramet.plan.encode import Encoded, Encodings
     from ramet.plan.steps import Plan
@@ -41,7 +40,7 @@ class Launched:
     def __init__(self) -> None:
         self.pid = self.pidfd = -1
         self.owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the child
-        self.control: socket.socket | None = None
+        self.control: int | None = None
         self.terminal: int | None = None
         self.over = False  # ended, and reaped
 
@@ -64,8 +63,8 @@ class Launched:
             fd, self.terminal = self.terminal, None
             os.close(fd)
         if self.control is not None:
-            self.control.close()
-            self.control = None
+            fd, self.control = self.control, None
+            os.close(fd)
 
     def __del__(self) -> None:
         if hasattr(self, "terminal") and not sys.is_finalizing():
@@ -99,12 +98,11 @@ def launch(
     stdio: tuple[int, int, int],
     *,
     encoded: Encodings | None = None,
-    wait: bool = True,
     given: Mapping[Slot, int] | None = None,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
-    given: more inputs; the descriptors of namespaces made ahead. With wait=False already when init has: then the first message of its socket may tell of a step that failed.
+    given: more inputs; the descriptors of namespaces made ahead.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -117,18 +115,19 @@ def launch(
         signals.hold()
         if plan.init or plan.sync or plan.tty:
             launched.control, theirs = control.pair()
-            made.give(CONTROL, made.own(theirs.detach()), _lowest(plan))
+            made.give(CONTROL, made.own(theirs), _lowest(plan))
             # As it is, not a copy: it is closed in the child, and a copy would leave the child the original.
-            made.inputs[CONTROL_CALLER_END] = launched.control.fileno()
+            made.inputs[CONTROL_CALLER_END] = launched.control
         made.inputs.update(given or {})
-        _give_inputs(made, plan, stdio, encoded or encodings(plan), quiet=not wait)
+        _give_inputs(made, plan, stdio)
+        encoded = encoded or encodings(plan)
         if plan.init:
-            _spawn(plan, made, launched, encoded or encodings(plan), signals)
+            _spawn(plan, made, launched, encoded, signals)
         else:
-            in_lasting_thread(lambda: _spawn(plan, made, launched, encoded or encodings(plan), signals))
+            in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals))
         made.close()
         signals.release()
-        _settle(plan, launched, wait=wait)
+        _settle(plan, launched)
     except BaseException as error:
         made.close()
         launched.close()
@@ -148,13 +147,11 @@ def _check_open(fd: int) -> None:
 
 
 def _lowest(plan: Plan) -> int:
-    """Above 0 to 2, init's four and everything passed on."""
-    return max(8, *plan.command.pass_fds, 0) + 1 + (4 if plan.init else 0)
+    """Above 0 to 2, init's and everything passed on."""
+    return max((8, *plan.command.pass_fds)) + 1
 
 
-def _give_inputs(
-    made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], encoded: Encodings, *, quiet: bool
-) -> None:
+def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int]) -> None:
     lowest = _lowest(plan)
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
@@ -162,7 +159,6 @@ def _give_inputs(
         made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
     if plan.init:
-        made.give(TAIL, made.own(image.plan_memory(encoded.tail(quiet=quiet))), lowest)
         made.give(INIT_EXE, image.init_image(), lowest)
     for bind in plan.prepared:
         made.give(bind.slot, made.own(prepared.make(bind)), lowest)
@@ -183,36 +179,53 @@ def _give_inputs(
             ) from None
 
 
-def _values(encoded: Encoded, inputs: dict[Slot, int]) -> list[tuple[int, int]]:
+def _values(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
     return [(offset, inputs[slot]) for slot, offset in encoded.offsets.items() if slot in inputs]
 
 
-def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encodings, signals: Signals) -> None:
-    inputs = made.inputs
-    sync = None
-    if plan.sync:
-        assert launched.control is not None
-        end: socket.socket = launched.control
+def _program(encoded: Encoded | None, inputs: Mapping[Slot, int]) -> tuple[bytes, list[tuple[int, int]]] | None:
+    return (encoded.blob, _values(encoded, inputs)) if encoded is not None else None
 
-        def sync(pid: int, pidfd: int) -> None:
-            helped = any(step.action == "helper" for step in plan.sync)
+
+def _sync(plan: Plan, launched: Launched, signals: Signals) -> Callable[[int, int], None] | None:
+    """What the caller does while the child waits for it; None: nothing."""
+    end = launched.control
+    helped = any(step.action == "helper" for step in plan.sync)
+    if not plan.sync or end is None:
+        return None
+
+    def sync(pid: int, pidfd: int) -> None:
+        if helped:
+            signals.release()  # a helper may hang, and should not be started with every signal blocked
+        try:
+            serve(plan.sync, end, pid)
+        finally:
             if helped:
-                signals.release()  # a helper may hang, and should not be started with every signal blocked
-            try:
-                serve(plan.sync, end, pid)
-            finally:
-                if helped:
-                    signals.hold()  # on an exception too: spawn restores the mask that it has found
+                signals.hold()  # on an exception too: spawn restores the mask that it has found
 
+    return sync
+
+
+def _spawn(
+    plan: Plan,
+    made: _Descriptors,
+    launched: Launched,
+    encoded: Encodings,
+    signals: Signals,
+) -> None:
+    inputs = made.inputs
     try:
         _, _, stage, step, errno = _core.spawn(
             encoded.child.blob,
             _values(encoded.child, inputs),
             plan.clone_flags,
-            join=encoded.join.blob if encoded.join else None,
-            join_inputs=_values(encoded.join, inputs) if encoded.join else (),
+            join=_program(encoded.join, inputs),
             join_shares=plan.ahead,
-            sync=sync,
+            payload=_program(encoded.payload, inputs),
+            init=_program(encoded.init, inputs),
+            gate=encoded.payload.offsets[INIT_RUNNING] if encoded.payload and plan.gated else -1,
+            pid_text=encoded.init.offsets[PAYLOAD_PID] if encoded.init else -1,
+            sync=_sync(plan, launched, signals),
             into=launched,
         )
     except OSError as error:
@@ -227,31 +240,16 @@ def _spawn(plan: Plan, made: _Descriptors, launched: Launched, encoded: Encoding
         raise step_failed(plan, stage, step, errno)
 
 
-def _settle(plan: Plan, launched: Launched, *, wait: bool) -> None:
-    """Receive the terminal; wait until init says that the payload has started, or which step failed."""
+def _settle(plan: Plan, launched: Launched) -> None:
+    """Receive the terminal; without init, the socket has done its work then."""
     ours = launched.control
-    if plan.tty and ours is not None:
+    if ours is None:
+        return
+    if plan.tty:
         launched.terminal = control.receive_terminal(ours)
     if not plan.init:
-        if ours is not None:
-            launched.control = None
-            ours.close()
-        return
-    if not wait:
-        return
-    assert ours is not None
-    message = control.receive(ours)
-    if message is None:
-        raise StepError(
-            "start init",
-            errno=32,
-            call="recv(control)",
-            origin="init",
-            stage="init",
-            hint="the sandbox was killed while it started",
-        )
-    if message.kind != control.STARTED:
-        raise step_failed(plan, message.stage, message.step, message.value)
+        launched.control = None
+        os.close(ours)
 
 
 SIGKILL = 9

@@ -13,7 +13,6 @@ from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, Timeout
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
 from ramet.run import ahead, control
-from ramet.run.failure import step_failed
 from ramet.run.launch import SIGKILL, kill, launch, reap
 from ramet.run.result import Ending, Result
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, milliseconds, readable
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     Argv = Sequence[str | bytes | os.PathLike[str]]
 
 DEFAULT = Sandbox()
-EXIT_CANNOT_START = 125
 
 
 def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
@@ -87,7 +85,6 @@ class Popen:
         encoding: str | None = None,
         errors: str | None = None,
         pass_fds: Sequence[int] = (),
-        _await_start: bool = True,
         **fields: Any,
     ) -> None:
         self._launched: Launched | None = None
@@ -105,28 +102,30 @@ class Popen:
         self._started = monotonic()
         try:
             theirs = self._streams.theirs
-            self._launched = self._launch((theirs[0], theirs[1], theirs[2]), wait=_await_start)
+            self._launched = self._launch((theirs[0], theirs[1], theirs[2]))
         except BaseException:
             self._streams.close_all()
             raise
         self._streams.close_theirs()
 
-    def _launch(self, stdio: tuple[int, int, int], *, wait: bool) -> Launched:
+    def _launch(self, stdio: tuple[int, int, int]) -> Launched:
         """In namespaces made ahead, if there are any."""
-        pair = ahead.take(self.plan.kit)
-        if pair is None:
-            return launch(self.plan, stdio, wait=wait)
         own, kit = self.plan, self.plan.kit
+        if kit is None:
+            return launch(own, stdio)
+        pair = ahead.take(kit)
+        if pair is None:
+            return launch(own, stdio)
         self.plan = compile(own.spec, own.facts, own.command, ahead=True)
         try:
-            return launch(self.plan, stdio, wait=wait, given=pair.inputs)
+            return launch(self.plan, stdio, given=pair.inputs)
         except StepError as error:
-            if error.stage != "join" or kit is None:
+            if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
             ahead.refuse(kit)
             self.plan = own
-            return launch(own, stdio, wait=wait)
+            return launch(own, stdio)
         finally:
             pair.close()
 
@@ -222,7 +221,8 @@ class Popen:
     def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> Pump:
         pump = self._pump(input)
         try:
-            ahead.prepare(self.plan.kit)  # while the payload works
+            if self.plan.kit is not None:
+                ahead.prepare(self.plan.kit)  # while the payload works
             pump.run(self._ended_fd(), deadline)
             self._settle()
         except KeyboardInterrupt:
@@ -284,13 +284,10 @@ class Popen:
     def _ended_fd(self) -> int:
         """Readable at the end: init's socket, where it reports; else the pidfd."""
         launched = self._alive()
-        return launched.control.fileno() if launched.control is not None else launched.pidfd
+        return launched.control if launched.control is not None else launched.pidfd
 
     def _settle(self) -> None:
-        """The end has come: take the report, reap. Once, whichever thread is first.
-
-        Raises StepError where the start was not waited for, and a step of the payload has failed.
-        """
+        """The end has come: take the report, reap. Once, whichever thread is first."""
         with self._lock:
             if self._ending is not None:
                 return
@@ -298,13 +295,8 @@ class Popen:
             message = control.receive(launched.control) if launched.control is not None else None
             found = reap(launched.pidfd)
             launched.over = True
-            if message is None:
-                self._ending = Ending.from_wait(found)
-            elif message.kind == control.FAILED:
-                self._ending = Ending(EXIT_CANNOT_START, None, None)
-                raise step_failed(self.plan, message.stage, message.step, message.value)
-            else:
-                self._ending = Ending.from_init(message)
+            ended = Ending.from_wait(found, init=self.plan.init)
+            self._ending = ended if message is None else Ending.from_init(message)
 
     def _result(self, pump: Pump, *, timed_out: bool) -> Result:
         out, err, truncated = self._captured(pump)
@@ -354,7 +346,7 @@ class Popen:
         if launched is None:
             return
         if self._ending is None:
-            self._ending = Ending.from_wait(launched.end())
+            self._ending = Ending.from_wait(launched.end(), init=self.plan.init)
         for file in self._files.values():
             _close_file(file)
         self._streams.close_all()
@@ -464,16 +456,15 @@ def start_run(
     input: object,
     timeout: object,
     stdin: object,
-    await_start: bool = False,
     **rest: Any,
 ) -> Popen:
-    """The process of a `run`. Unless its start is awaited, a step that failed in init is told at the end."""
+    """The process of a `run`."""
     if input is not None and stdin is not None:
         raise SpecError("and stdin can't both be given", field="input")
     source = PIPE if input is not None else DEVNULL if stdin is None else stdin
     if timeout is not None:
         rest["timeout"] = timeout
-    return Popen(argv, sandbox, stdin=source, _await_start=await_start, **rest)
+    return Popen(argv, sandbox, stdin=source, **rest)
 
 
 def _finish(process: Popen, input: bytes | str | None) -> Result:

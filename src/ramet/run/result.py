@@ -49,15 +49,18 @@ class Ending:
             message.minor_faults,
             message.major_faults,
         )
-        signal = message.value & 0x7F
-        return cls(None if signal else message.value >> 8 & 0xFF, signal or None, usage)
+        signal = message.status & 0x7F
+        return cls(None if signal else message.status >> 8 & 0xFF, signal or None, usage)
 
     @classmethod
-    def from_wait(cls, found: tuple[int, int] | None) -> Ending:
-        """From waitid(2): (si_code, si_status). None: nobody could tell, so it was killed with its namespace."""
+    def from_wait(cls, found: tuple[int, int] | None, *, init: bool) -> Ending:
+        """From waitid(2): (si_code, si_status). None: nobody could tell, so it was killed with its namespace. init: it is
+        the end of an init that has not reported; its own exit code would say nothing of the payload."""
         if found is None:
             return cls(None, 9, None)
         code, status = found
+        if init and code == CLD_EXITED:
+            return cls(None, 9, None)
         return cls(status, None, None) if code == CLD_EXITED else cls(None, status & 0x7F, None)
 
 

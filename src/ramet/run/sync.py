@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from ramet.errors import HelperError, StepError
+from ramet.run.control import send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from ramet.plan.steps import CallerStep
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELPER_SECONDS = 10
 
 
-def serve(steps: Sequence[CallerStep], control: socket.socket, pid: int) -> None:
+def serve(steps: Sequence[CallerStep], control: int, pid: int) -> None:
     """Do the caller's steps for this child, then let it go on.
 
     A child that has failed meanwhile is noticed by whoever waits for it; here it only means nobody to write for.
@@ -26,7 +26,7 @@ def serve(steps: Sequence[CallerStep], control: socket.socket, pid: int) -> None
             _write(step, pid)
         else:
             _run_helper(step, pid)
-    control.send(b"G")
+    send(control, b"G")
 
 
 def _write(step: CallerStep, pid: int) -> None:
