@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "run a command in a sandbox",
     "plan": "print the system calls that make a sandbox; run nothing",
-    "explain": "say what clone flags do together, or which namespaces a process has",
+    "explain": "say what a clone does, what a process has, what two share",
+    "ps": "list namespaces, who is in them, and who owns them",
+    "tree": "show processes as a tree, with the namespaces that are new at each",
     "doctor": "say what this host can do, and how to fix what it can't",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")
