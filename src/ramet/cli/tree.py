@@ -223,7 +223,7 @@ class NamespaceTree:
         lines = list(draw(self._nodes("owner", self._roots("owner"), self._name_in_users), style))
         pids = self._roots("pid")
         if pids:
-            lines += ["", "pid namespaces, by whose numbers are seen in whose:", ""]
+            lines += ["", "pid namespaces; a process shows up in its own and in all above it:", ""]
             lines += draw(self._nodes("pid", pids, self._name), style)
         return lines + with_gap(hidden_lines(self.census))
 

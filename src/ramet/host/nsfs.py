@@ -88,3 +88,18 @@ def _owner_uid(fd: int) -> int | None:
             return None
         raise
     return int.from_bytes(buffer, "little")
+
+
+def identify(path: str) -> int | None:
+    """The id of the namespace that a path leads to; None if it is not there, hidden, or something else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        ioctl(fd, _GET_NSTYPE)
+        return os.fstat(fd).st_ino
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
