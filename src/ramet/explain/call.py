@@ -197,7 +197,7 @@ def _own_body(flags: CLONE) -> str:
         kind = NAMESPACE_FILES.get(flag)
         what = WHAT[kind] if kind else _WORDS.get(flag, "")
         page = flag.fact.page if kind else "unshare(2)"
-        lines.append(wrap(f"{kernel_name(flag)}  {what or 'nothing of its own'}, {page}", 2, 6))
+        lines.append(f"  {kernel_name(flag)}  {page}\n" + wrap(what or "no kernel unshares it", 6))
     return "".join(lines)
 
 
