@@ -28,7 +28,7 @@ look at is counted as hidden.
   ramet ps 4026531840       the processes in a namespace, by its inode number
 
 NS      its inode number, as in /proc/PID/ns
-PROCS   how many processes are in it; PID is the lowest of them, USER whose it is
+PROCS   how many processes are in it; PID is the lowest, USER whose that is
 OWNER   the user namespace that it belongs to; for a user namespace, its parent"""
 TYPE = Option("-t --type", "KIND,...", "only these kinds: user mnt pid net ipc uts cgroup time; can be repeated")
 ALL = Option("-a --all", "", "also namespaces that only an open descriptor keeps alive")
@@ -178,7 +178,7 @@ class ProcessPage:
         """The page."""
         census, process = self.census, self.process
         parent = census.parent_of(process)
-        who = f"process {process.pid} ({shown(process.command)}) of {user_name(process.uid)}, "
+        who = f"process {process.pid} ({cut(process.command, 24)}) of {user_name(process.uid)}, "
         who += f"parent {process.parent}" if parent else f"parent {process.parent}, not visible"
         rows = [self._row(kind, id, parent) for kind, id in process.ids.items()]
         heads = ("TYPE", "NS", "PARENT'S", "PROCS", "PID", "OWNER", "COMMAND")
@@ -191,7 +191,7 @@ class ProcessPage:
             after.append(f"? is hidden: looking needs {HIDDEN_NEEDS}.")
         elif parent is not None and parent.hidden:
             after.append(f"? since its parent is hidden: looking needs {HIDDEN_NEEDS}.")
-        return lines + with_gap(after)
+        return lines + with_gap(line for text in after for line in options.wrap(text, options.WIDTH))
 
     def _row(self, kind: str, id: int | None, parent: Process | None) -> tuple[str, ...]:
         namespace = self.census.namespaces.get(id or 0)

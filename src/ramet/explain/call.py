@@ -306,7 +306,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _take_result(call: TracedCall, text: str) -> None:
-    found = re.match(r"=\s*(-?\d+|0x[0-9a-f]+|\?)\s*(E[A-Z0-9]+)?", text)
+    found = re.match(r"=\s*(0x[0-9a-f]+|-?\d+|\?)\s*(E[A-Z0-9]+)?", text)
     if not found:
         return
     value, name = found[1], found[2]

@@ -181,7 +181,9 @@ def _linux_of(text: str, path: str) -> dict[str, Any]:
 
 
 def _list(owner: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:
-    found = owner.get(name) or []
+    found = owner.get(name)
+    if found is None:
+        return []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise SpecError("must be a list of objects", field=f"{where}.{name}")
     return found
