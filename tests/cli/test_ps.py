@@ -203,3 +203,20 @@ def test_others_processes_are_counted_as_hidden(ramet):
     assert re.search(r"^\d+ of \d+ processes are hidden: looking needs the right to ptrace", page.stdout, re.MULTILINE)
     assert "  ?" in ramet("tree", **run).stdout
     assert json.loads(ramet("ps", "--json", **run).stdout)["hidden"]
+
+
+def test_a_deep_tree_is_drawn():
+    """Processes nested deeper than Python's calls can be, and many beside each other: neither is a problem."""
+    from ramet.cli.tree import ProcessTree, Style
+    from ramet.host.census import Census
+    from ramet.host.namespaces import KINDS, Process
+
+    ids = dict.fromkeys(KINDS, 1)
+    chain = {n: Process(n, parent=n - 1, command="deep", ids=dict(ids), children={}) for n in range(1, 5001)}
+    chain[5000].ids["net"] = 2
+    tree = ProcessTree(Census(chain, {}), None)
+    for only_new in (False, True):
+        lines = tree.lines(Style(), folded=True, only_new=only_new)
+        assert len(lines) == 5000 and "net new" in lines[-1]
+        assert max(map(len, lines)) <= 80 and lines[-1].startswith("4999 deep")
+    assert [each["pid"] for each in json.loads(json.dumps(tree.as_dict()))["processes"]] == [*range(1, 5001)]

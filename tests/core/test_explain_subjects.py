@@ -15,7 +15,7 @@ from ramet.host.kcmp import TYPES, Comparison
 from ramet.host.namespaces import KINDS, Process, read_process
 from ramet.host.standing import read_standing
 
-READ = 63 if os.uname().machine == "aarch64" else 0
+READ, WRITE, PRCTL = (63, 64, 167) if os.uname().machine == "aarch64" else (0, 1, 157)
 
 
 @pytest.fixture
@@ -55,27 +55,27 @@ def test_what_a_process_may_do(child):
 
 def test_no_new_privs_and_seccomp_are_seen():
     """They are told of a process that has them, and not of one that has not."""
-    import ctypes
-
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        libc = ctypes.CDLL(None)
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        libc.prctl(22, 1, 0, 0, 0)  # PR_SET_SECCOMP, strict: read and write only
-        os.write(write, b"x")
-        os.read(0, 1)
-    os.read(read, 1)
+    told, tell = os.pipe()
+    wait, go = os.pipe()
+    set_no_new_privs, set_seccomp, strict_mode = 38, 22, 1
+    calls = [
+        lowlevel.Call(PRCTL, set_no_new_privs, 1, 0, 0, 0),
+        lowlevel.Call(PRCTL, set_seccomp, strict_mode, 0, 0, 0),  # read, write and exit, and nothing else
+        lowlevel.Call(WRITE, tell, b"x", 1),
+        lowlevel.Call(READ, wait, lowlevel.Buffer(8), 1),
+    ]
+    made = lowlevel.clone3(CLONE(0), child=calls)
     try:
-        strict, ours = read_standing(pid), read_standing(os.getpid())
+        os.read(told, 1)
+        strict, ours = read_standing(made.pid), read_standing(os.getpid())
         assert (strict.no_new_privs, strict.seccomp) == (True, "strict")
         assert "no_new_privs  set" in "\n".join(standing_lines(strict))
         assert (ours.no_new_privs, ours.seccomp) != (strict.no_new_privs, strict.seccomp)
     finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        os.close(read)
-        os.close(write)
+        os.write(go, b"x")
+        made.wait()
+        for fd in (told, tell, wait, go):
+            os.close(fd)
 
 
 def test_standing_of_nobody_is_unknown():

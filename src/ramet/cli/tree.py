@@ -19,7 +19,7 @@ from ramet.cli.ps import (
     read_census,
     with_gap,
 )
-from ramet.cli.table import columns, cut, shown
+from ramet.cli.table import ELLIPSIS, columns, cut, shown
 from ramet.errors import SpecError
 
 TYPE_CHECKING = False
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ramet.host.namespaces import Process
 
     Node = tuple["Leaf", list["Node"]]
+    Below = dict[int | None, list[Namespace]]
 
 ABOUT = """\
 Show the processes as a tree. A line names the namespaces that are new at this
@@ -50,6 +51,9 @@ ALL = Option("-a --all", "", "a line for every process")
 NEW = Option("-n --new", "", "only what is new somewhere, and the way to it")
 NAMESPACES = Option("--namespaces", "", "the tree of user and of pid namespaces")
 TABLE = (TYPE, NEW, ALL, NAMESPACES, LONG, options.JSON, options.DEBUG, options.HELP)
+STEP = 3
+DEEPEST = 15
+"""How many steps of the indent are drawn; a deeper line begins with its depth instead."""
 USAGE = "ramet tree [OPTION...] [PID|self]"
 
 
@@ -106,14 +110,23 @@ class Leaf:
         self.name, self.news, self.rest = name, news, rest
 
 
-def draw(nodes: Iterable[Node], style: Style, indent: str = "", *, top: bool = True) -> Iterator[str]:
+def draw(nodes: Iterable[Node], style: Style) -> Iterator[str]:
     """The lines of a tree, within 80 columns unless the style is wide."""
-    nodes = list(nodes)
-    for n, (leaf, below) in enumerate(nodes):
-        last = n == len(nodes) - 1
-        branch, onward = ("", "") if top else ("└─ ", "   ") if last else ("├─ ", "│  ")
-        yield _line(indent + branch, leaf, style)
-        yield from draw(below, style, indent + onward, top=False)
+    # no recursion: processes may be nested deeper than Python's calls
+    todo = [("", "", node) for node in reversed(list(nodes))]
+    while todo:
+        branch, onward, (leaf, below) = todo.pop()
+        yield _line(branch if style.wide else _shortened(branch), leaf, style)
+        for n, node in enumerate(reversed(below)):
+            todo.append((onward + ("├─ " if n else "└─ "), onward + ("│  " if n else "   "), node))
+
+
+def _shortened(indent: str) -> str:
+    """An indent that leaves room for what follows; where it is cut, how deep the line lies."""
+    if len(indent) <= DEEPEST * STEP:
+        return indent
+    depth = f"{len(indent) // STEP} deep{ELLIPSIS} "
+    return depth.ljust(-(-len(depth) // STEP) * STEP) + indent[-(DEEPEST - 5) * STEP :]
 
 
 def _line(indent: str, leaf: Leaf, style: Style) -> str:
@@ -141,26 +154,32 @@ class ProcessTree:
 
     def lines(self, style: Style, *, folded: bool, only_new: bool) -> list[str]:
         """The page."""
-        nodes = [node for root in self.roots if (node := self._node(root, style, folded, only_new))]
-        lines = list(draw(nodes, style))
+        lines = list(draw(self._nodes(style, folded=folded, only_new=only_new), style))
         if not lines:
             lines = ["nothing is new anywhere: each process shares all that can be seen with its parent"]
         starred = [AGAINST_YOU] if any("*" in line for line in lines) else []
         return lines + with_gap([*starred, *hidden_lines(self.census)])
 
-    def _node(self, process: Process, style: Style, folded: bool, only_new: bool) -> Node | None:
-        below: list[Node] = []
-        plain: list[Process] = []
-        for child in self.children.get(process.pid, []):
-            if folded and not only_new and self._is_plain(child):
-                plain.append(child)
-                continue
-            node = self._node(child, style, folded, only_new)
-            if node:
-                below.append(node)
-        if only_new and not below and not self._news(process):
-            return None
-        return Leaf(_name(process), self._marks(process), _rest(process, style)), below + self._fold(plain, style)
+    def _in_order(self) -> list[Process]:
+        """Parents before their children."""
+        order: list[Process] = []
+        todo = list(reversed(self.roots))
+        while todo:
+            order.append(todo.pop())
+            todo += reversed(self.children.get(order[-1].pid, []))
+        return order
+
+    def _nodes(self, style: Style, *, folded: bool, only_new: bool) -> list[Node]:
+        made: dict[int, Node] = {}
+        for process in reversed(self._in_order()):
+            children = self.children.get(process.pid, [])
+            plain = [child for child in children if self._is_plain(child)] if folded and not only_new else []
+            hidden = {child.pid for child in plain}
+            below = [made[child.pid] for child in children if child.pid in made and child.pid not in hidden]
+            if below or not only_new or self._news(process):
+                leaf = Leaf(_name(process), self._marks(process), _rest(process, style))
+                made[process.pid] = (leaf, below + self._fold(plain, style))
+        return [made[root.pid] for root in self.roots if root.pid in made]
 
     def _is_plain(self, process: Process) -> bool:
         return not self.children.get(process.pid) and not self._news(process)
@@ -191,15 +210,15 @@ class ProcessTree:
         return nodes
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON, nothing folded."""
+        """The same for JSON, nothing folded: parents before their children, which each names by pid."""
         return {
-            "processes": [self._dict(root) for root in self.roots],
+            "processes": [self._dict(process) for process in self._in_order()],
             "hidden": self.census.hidden,
             "hidepid": self.census.hidepid or None,
         }
 
     def _dict(self, process: Process) -> dict[str, Any]:
-        below = [self._dict(child) for child in self.children.get(process.pid, [])]
+        below = [child.pid for child in self.children.get(process.pid, [])]
         return {**process_dict(self.census, process), "children": below}
 
 
@@ -220,30 +239,28 @@ class NamespaceTree:
 
     def lines(self, style: Style, *, folded: bool = True, only_new: bool = False) -> list[str]:
         """The page."""
-        lines = list(draw(self._nodes("owner", self._roots("owner"), self._name_in_users), style))
-        pids = self._roots("pid")
+        lines = list(draw(self._nodes(self._below("owner"), self._name_in_users), style))
+        pids = self._below("pid")
         if pids:
             lines += ["", "pid namespaces; a process shows up in its own and in all above it:", ""]
-            lines += draw(self._nodes("pid", pids, self._name), style)
+            lines += draw(self._nodes(pids, self._name), style)
         return lines + with_gap(hidden_lines(self.census))
 
-    def _above(self, namespace: Namespace, by: str) -> int | None:
-        return namespace.parent if by == "pid" or namespace.kind == "user" else namespace.owner
+    def _below(self, by: str) -> dict[int | None, list[Namespace]]:
+        """Which hang from which; under None those that hang from none that is known."""
+        census = self.census
+        members = [each for each in census.namespaces.values() if by == "owner" or each.kind == "pid"]
+        known = {each.id for each in members}
+        found: dict[int | None, list[Namespace]] = {}
+        for each in sorted(members, key=lambda each: (each.kind == "user", each.id)):
+            above = each.parent if by == "pid" or each.kind == "user" else each.owner
+            found.setdefault(above if above in known else None, []).append(each)
+        return found
 
-    def _members(self, by: str) -> list[Namespace]:
-        found = [each for each in self.census.namespaces.values() if by == "owner" or each.kind == "pid"]
-        return sorted(found, key=lambda each: (each.kind == "user", each.id))
-
-    def _roots(self, by: str) -> list[Namespace]:
-        known = {each.id for each in self._members(by)}
-        return [each for each in self._members(by) if self._above(each, by) not in known]
-
-    def _nodes(self, by: str, namespaces: Iterable[Namespace], name: Callable[[Namespace], str]) -> list[Node]:
-        nodes: list[Node] = []
-        for namespace in namespaces:
-            below = [each for each in self._members(by) if self._above(each, by) == namespace.id]
-            nodes.append((Leaf(name(namespace), "", self._who(namespace)), self._nodes(by, below, name)))
-        return nodes
+    def _nodes(self, below: Below, name: Callable[[Namespace], str], id: int | None = None) -> list[Node]:
+        return [
+            (Leaf(name(each), "", self._who(each)), self._nodes(below, name, each.id)) for each in below.get(id, [])
+        ]
 
     def _name(self, namespace: Namespace) -> str:
         count = len(namespace.pids)
@@ -265,12 +282,13 @@ class NamespaceTree:
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
         return {
-            "namespaces": [self._dict("owner", each) for each in self._roots("owner")],
-            "pid_namespaces": [self._dict("pid", each) for each in self._roots("pid")],
+            "namespaces": self._dicts(self._below("owner")),
+            "pid_namespaces": self._dicts(self._below("pid")),
             "hidden": self.census.hidden,
             "hidepid": self.census.hidepid or None,
         }
 
-    def _dict(self, by: str, namespace: Namespace) -> dict[str, Any]:
-        below = [each for each in self._members(by) if self._above(each, by) == namespace.id]
-        return {**namespace_dict(self.census, namespace), "children": [self._dict(by, each) for each in below]}
+    def _dicts(self, below: Below, id: int | None = None) -> list[dict[str, Any]]:
+        return [
+            {**namespace_dict(self.census, each), "children": self._dicts(below, each.id)} for each in below.get(id, [])
+        ]

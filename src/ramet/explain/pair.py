@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno as _errno
 
 from ramet.errors import errno_name
-from ramet.explain.words import WHAT, wrap
+from ramet.explain.words import WHAT, printable, wrap
 from ramet.flags import CLONE, NAMESPACE_FILES, format_clone
 from ramet.host.kcmp import APART, NEITHER, SHARED, UNKNOWN, Comparison
 
@@ -144,7 +144,7 @@ def explain_pair(
 
 
 def _name(process: Process) -> str:
-    return f"{process.pid} ({process.command})"
+    return f"{process.pid} ({printable(process.command)})"
 
 
 def _kinship(first: Process, second: Process, thread: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ramet.errors import SpecError
-from ramet.explain.words import WHAT, relation, wrap
+from ramet.explain.words import WHAT, printable, relation, wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ProcessExplanation:
     def __str__(self) -> str:
         process = self.process
         parent = f"parent {process.parent}" if self.parent else f"parent {process.parent}, not visible"
-        lines = [f"process {process.pid} ({process.command}), {parent}", ""]
+        lines = [f"process {process.pid} ({printable(process.command)}), {parent}", ""]
         lines.append(f"  {'':7} {'namespace':>12}  {'to parent':9}  {'to you':7}  holds")
         for kind, identity in process.ids.items():
             parents = self.parent.ids[kind] if self.parent else None

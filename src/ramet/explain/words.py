@@ -24,6 +24,11 @@ def relation(ours: int | None, theirs: int | None) -> str:
     return "shared" if ours == theirs else "own"
 
 
+def printable(text: str) -> str:
+    """The text on one line; what would steer a terminal is escaped. Names of processes are anybody's to choose."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
     return text[:1].upper() + text[1:] + "."

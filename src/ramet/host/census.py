@@ -46,7 +46,7 @@ class Census:
     /proc is mounted, if it hides any.
     """
 
-    __slots__ = ("caller", "hidepid", "namespaces", "processes")
+    __slots__ = ("_below", "caller", "hidepid", "namespaces", "processes")
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class Census:
         hidepid: str = "",
     ) -> None:
         self.processes, self.namespaces, self.caller, self.hidepid = processes, namespaces, caller, hidepid
+        self._below: dict[int | None, list[int]] | None = None
 
     @property
     def hidden(self) -> list[int]:
@@ -82,11 +83,12 @@ class Census:
 
     def kept_by_children(self, namespace: Namespace) -> list[int]:
         """The namespaces that hang from this one; they keep it alive."""
-        return sorted(
-            each.id
-            for each in self.namespaces.values()
-            if namespace.id in (each.owner, each.parent) and each.id != namespace.id
-        )
+        if self._below is None:
+            self._below = {}
+            for each in self.namespaces.values():
+                for above in {each.owner, each.parent} - {None}:
+                    self._below.setdefault(above, []).append(each.id)
+        return self._below.get(namespace.id, [])
 
 
 def take_census(kinds: Sequence[str] = KINDS, *, descriptors: bool = False, proc: str = "/proc") -> Census:
