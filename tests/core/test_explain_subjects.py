@@ -49,7 +49,7 @@ def test_what_a_process_may_do(child):
     assert ("CAP_SYS_ADMIN" in plain["capabilities"]["effective"]) == (os.geteuid() == 0)
     assert told["pids"] == [inside, 1] and plain["pids"] == [beside]
     text = str(explain(str(inside)))
-    assert "not written yet" in text and f"{inside} here, 1 in each pid namespace" in text
+    assert "not written yet" in text and f"{inside} here, 1 in its own pid namespace" in text
     assert "not written yet" not in str(explain(str(beside)))
 
 

@@ -239,7 +239,12 @@ class NamespaceTree:
 
     def lines(self, style: Style, *, folded: bool = True, only_new: bool = False) -> list[str]:
         """The page."""
-        lines = list(draw(self._nodes(self._below("owner"), self._name_in_users), style))
+        roots = self._nodes(self._below("owner"), self._name_in_users)
+        users = [node for node in roots if node[0].name.startswith("user ")]
+        others = [node for node in roots if node not in users]
+        lines = list(draw(users, style))
+        if others:
+            lines += ["", "owned by a user namespace that can't be seen from here:", "", *draw(others, style)]
         pids = self._below("pid")
         if pids:
             lines += ["", "pid namespaces; a process shows up in its own and in all above it:", ""]

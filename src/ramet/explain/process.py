@@ -162,7 +162,8 @@ def _map_text(lines: IdMap | None) -> str:
 def _pids_text(pids: tuple[int, ...] | None) -> str:
     if pids is None or len(pids) < 2:
         return ""
-    return f"{pids[0]} here, " + ", ".join(map(str, pids[1:])) + " in each pid namespace on the way down to its own"
+    between = "".join(f"{pid} further down, " for pid in pids[1:-1])
+    return f"{pids[0]} here, {between}{pids[-1]} in its own pid namespace"
 
 
 def _capability_rows(standing: Standing) -> list[tuple[str, str]]:
