@@ -45,20 +45,59 @@ def ramet_ps(*options):
     }
 
 
-@pytest.mark.parametrize("options", [[], ["-t", "net"], ["-t", "user"], ["-t", "pid", "-t", "mnt"]])
+OPTIONS = [[], ["-t", "net"], ["-t", "user"], ["-t", "pid", "-t", "mnt"]]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_equal_to_lsns(options, waiting):
     """ramet ps and lsns at the same moment: the same namespaces, kinds, counts, lowest pids, parents and owners.
 
-    Each counts itself once. On a busy machine two lsns differ as well: what counts is a moment in which they don't.
+    Each counts itself once. On a busy machine not even two lsns are equal: what counts is what is equal in two, around
+    ours; and in there is what the test has made.
     """
     need(shutil.which("lsns"), "lsns")
     made = waiting(CLONE.NEWUSER | CLONE.NEWNET | CLONE.NEWPID | CLONE.NEWNS | CLONE.NEWUTS)
+    ids = {id for id in read_process(made.pid).ids.values() if id != os.stat("/proc/self/ns/cgroup").st_ino}
     for _ in range(60):
         before, ours, after = lsns(*options), ramet_ps(*options), lsns(*options)
-        if before is not None and before == after == ours:
+        if before is None or after is None:
+            continue
+        settled = {id for id in before.keys() & after.keys() if before[id] == after[id]}
+        gone = ours.keys() - before.keys() - after.keys()
+        if all(ours.get(id) == before[id] for id in settled) and not gone and ids & settled:
             break
-    assert before is not None and before == after == ours
-    assert made.pid in [pid for _, _, pid, _, _ in ours.values()]
+    assert {id: ours.get(id) for id in settled} == {id: before[id] for id in settled}
+    assert not gone and made.pid in [ours[id][2] for id in ids & settled]
+
+
+QUIET = """
+import json, os, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from test_census import OPTIONS, lsns, ramet_ps
+from ramet import lowlevel
+from ramet.flags import CLONE
+
+read, write = os.pipe()
+wait = [lowlevel.Call(63 if os.uname().machine == "aarch64" else 0, read, lowlevel.Buffer(8), 1)]
+kinds = [CLONE.NEWUSER | CLONE.NEWNET, CLONE.NEWNS | CLONE.NEWUTS, CLONE.NEWPID | CLONE.NEWIPC | CLONE.NEWCGROUP]
+made = [lowlevel.clone3(flags, child=wait) for flags in [*kinds, CLONE.NEWUSER | CLONE.NEWTIME, CLONE(0)]]
+ended = lowlevel.clone3(CLONE.NEWNET, child=[])  # a zombie
+os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT | lowlevel.WALL)
+print(json.dumps([[sorted(lsns(*each).items()), sorted(ramet_ps(*each).items())] for each in OPTIONS]))
+"""
+
+
+def test_equal_to_lsns_where_nothing_else_runs():
+    """In a pid namespace of their own the two are equal to the letter, at the first try, with zombies and all."""
+    need(shutil.which("lsns") and shutil.which("unshare"), "lsns and unshare")
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]
+    argv = [*alone, sys.executable, "-c", QUIET, json.dumps(sys.path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=50)
+    assert not done.returncode, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told) == len(OPTIONS) and len(told[0][0]) >= 15
+    for theirs, ours in told:
+        assert ours == theirs
 
 
 def test_lsns_would_show_a_difference(waiting):
@@ -220,3 +259,27 @@ def test_command_lines(waiting):
     assert "pytest" in command_line(us)
     assert command_line(made_up(2**22 + 1, 1)) == "made up"
     assert Namespace(1, "net").pids == []
+
+
+def test_a_zombie_is_not_hidden(waiting):
+    """One that has ended is in hardly any namespace; that is not for want of a right to look, and not called so."""
+    made = waiting(CLONE.NEWUSER | CLONE.NEWNET)
+    assert read_process(made.pid).ids["net"]
+    os.kill(made.pid, 9)
+    os.waitid(os.P_PID, made.pid, os.WEXITED | os.WNOWAIT | lowlevel.WALL)
+    census = take_census()
+    zombie = census.processes[made.pid]
+    assert (zombie.state, zombie.ids["net"], zombie.hidden) == ("Z", 0, ()) and made.pid not in census.hidden
+    assert made.pid not in [pid for each in census.namespaces.values() if each.kind == "net" for pid in each.pids]
+
+
+def test_the_user_is_the_effective_one(in_child):
+    """Also of a process that may not be dumped, whose /proc/PID is root's."""
+
+    def undumpable():
+        prctl, set_dumpable = (167 if os.uname().machine == "aarch64" else 157), 4
+        _core.syscall("prctl", prctl, set_dumpable, 0, 0, 0, 0)
+        return [read_process(os.getpid()).uid, os.stat(f"/proc/{os.getpid()}").st_uid]
+
+    uid, owner = in_child(undumpable)
+    assert uid == os.geteuid() and owner == 0

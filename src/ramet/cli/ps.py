@@ -187,7 +187,9 @@ class ProcessPage:
         user = census.namespaces.get(process.ids.get("user") or 0)
         if user is not None and user.parent is not None:
             after.append(f"User namespace {user.id} was made by {owner_of(user.owner_uid)}, in {user.parent}.")
-        if process.hidden:
+        if process.state == "Z":
+            after.append("A zombie: it has ended, and waits only for its parent to ask how.")
+        elif process.hidden:
             after.append(f"? is hidden: looking needs {HIDDEN_NEEDS}.")
         elif parent is not None and parent.hidden:
             after.append(f"? since its parent is hidden: looking needs {HIDDEN_NEEDS}.")
@@ -197,15 +199,18 @@ class ProcessPage:
         namespace = self.census.namespaces.get(id or 0)
         theirs = parent.ids.get(kind) if parent else None
         relation = "?" if id is None or theirs is None else "shared" if id == theirs else "own"
+        if not id:
+            none = "?" if id is None else "-"
+            return (kind, none, none, none, none, none, none)
         if namespace is None:
-            return (kind, "?", relation, "?", "?", "?", "?")
+            return (kind, str(id), relation, "?", "?", "?", "?")
         _, _, procs, pid, _, owner, command = _namespace_row(self.census, namespace)
         return (kind, str(id), relation, procs, pid, owner, command)
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
         census = self.census
-        ids = [id for id in self.process.ids.values() if id is not None]
+        ids = [id for id in self.process.ids.values() if id]
         return {
             **process_dict(census, self.process),
             "details": [namespace_dict(census, census.namespaces[id]) for id in ids],
@@ -297,7 +302,8 @@ def process_dict(census: Census, process: Process) -> dict[str, Any]:
         "user": user_name(process.uid),
         "command": process.command,
         "kernel_thread": process.kernel_thread,
-        "namespaces": process.ids,
+        "zombie": process.state == "Z",
+        "namespaces": {kind: id or None for kind, id in process.ids.items()},
         "namespaces_for_children": process.children,
         "own": list(census.own(process)) if census.comparable(process) else None,
         "apart_from_caller": list(census.apart(process)) if census.caller and not process.hidden else None,

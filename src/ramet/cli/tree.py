@@ -191,6 +191,8 @@ class ProcessTree:
         return ", ".join([*parts, f"children: {later}"] if later else parts)
 
     def _marks(self, process: Process) -> str:
+        if process.state == "Z":
+            return "zombie"
         return "?" if process.hidden else self._news(process)
 
     def _fold(self, plain: list[Process], style: Style) -> list[Node]:

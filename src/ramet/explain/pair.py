@@ -42,6 +42,8 @@ class PairExplanation:
         for kind, ours in self.first.ids.items():
             if ours is None or theirs[kind] is None:
                 found[kind] = UNKNOWN
+            elif not ours or not theirs[kind]:
+                found[kind] = APART if ours or theirs[kind] else NEITHER
             else:
                 found[kind] = SHARED if ours == theirs[kind] else APART
         return found
@@ -59,9 +61,11 @@ class PairExplanation:
 
     @property
     def flags(self) -> CLONE | None:
-        """The flags with which the one could have cloned the other, as they are now; None if anything is hidden."""
+        """The flags with which the one could have cloned the other, as they are now; None if anything is hidden, or
+        one is a zombie."""
         tables, namespaces = self.tables, self.namespaces
-        if UNKNOWN in tables.values() or UNKNOWN in namespaces.values():
+        zombie = "Z" in (self.first.state, self.second.state)
+        if zombie or UNKNOWN in tables.values() or UNKNOWN in namespaces.values():
             return None
         bits = CLONE(0)
         for name, relation in tables.items():
@@ -84,7 +88,7 @@ class PairExplanation:
         return "\n".join(line.rstrip() for line in [*lines, "", *self._summary().splitlines()])
 
     def _ids(self, kind: str, relation: str) -> str:
-        ours, theirs = (str(each.ids[kind] or "hidden") for each in (self.first, self.second))
+        ours, theirs = (_id_text(each.ids[kind]) for each in (self.first, self.second))
         return ours if relation == SHARED else f"{ours} {theirs}"
 
     def _summary(self) -> str:
@@ -93,6 +97,9 @@ class PairExplanation:
         if flags is not None and self.first.pid != self.second.pid:
             call = f"a clone with {format_clone(flags)}" if flags else "fork"
             text += wrap(f"As between caller and child of {call}.", 0)
+        for each in (self.first, self.second):
+            if each.state == "Z":
+                text += wrap(f"{each.pid} is a zombie: it has ended, and has given back nearly all it had.", 0)
         if NEITHER in self.tables.values():
             text += wrap("neither: none of the two has one, so there is nothing to share.", 0)
         if UNKNOWN in self.namespaces.values():
@@ -141,6 +148,10 @@ def explain_pair(
     group = thread_group(one.pid)
     thread = one.pid != other.pid and group is not None and group == thread_group(other.pid)
     return PairExplanation(one, other, compare(one.pid, other.pid), thread=thread)
+
+
+def _id_text(id: int | None) -> str:
+    return "hidden" if id is None else str(id or "none")
 
 
 def _name(process: Process) -> str:

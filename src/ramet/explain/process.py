@@ -51,7 +51,7 @@ class ProcessExplanation:
         lines.append(f"  {'':7} {'namespace':>12}  {'to parent':9}  {'to you':7}  holds")
         for kind, identity in process.ids.items():
             parents = self.parent.ids[kind] if self.parent else None
-            name = "hidden" if identity is None else str(identity)
+            name = "hidden" if identity is None else str(identity or "none")
             to_parent, to_caller = relation(identity, parents), relation(identity, self.caller.ids[kind])
             lines.append(f"  {kind:7} {name:>12}  {to_parent:9}  {to_caller:7}  {WHAT[kind]}")
         lines += ["", *self._summary().splitlines()]
@@ -62,6 +62,8 @@ class ProcessExplanation:
     def _summary(self) -> str:
         process = self.process
         text = ""
+        if process.state == "Z":
+            return wrap("A zombie: it has ended, and waits only for its parent to ask how.", 0)
         if not any(process.ids.values()):
             return wrap("hidden: looking needs the right to ptrace the process.", 0)
         if self.parent is not None:
@@ -85,7 +87,7 @@ class ProcessExplanation:
             "command": process.command,
             "namespaces": {
                 kind: {
-                    "id": identity,
+                    "id": identity or None,
                     "to_parent": relation(identity, self.parent.ids[kind] if self.parent else None),
                     "to_caller": relation(identity, self.caller.ids[kind]),
                 }

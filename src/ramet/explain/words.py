@@ -18,9 +18,11 @@ WHAT = {
 
 
 def relation(ours: int | None, theirs: int | None) -> str:
-    """ "shared" or "own"; "?" where one of the two can't be seen."""
+    """ "shared" or "own"; "?" where one of the two can't be seen; "none" where one has none (a zombie)."""
     if ours is None or theirs is None:
         return "?"
+    if not ours or not theirs:
+        return "none"
     return "shared" if ours == theirs else "own"
 
 

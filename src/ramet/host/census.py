@@ -123,7 +123,7 @@ def _populated(processes: dict[int, Process]) -> dict[int, Namespace]:
     found: dict[int, Namespace] = {}
     for pid, process in processes.items():
         for kind, id in process.ids.items():
-            if id is not None:
+            if id:
                 found.setdefault(id, Namespace(id, kind)).pids.append(pid)
         for kind, id in process.children.items():
             found.setdefault(id, Namespace(id, kind)).awaiting.append(pid)

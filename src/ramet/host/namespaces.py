@@ -17,10 +17,11 @@ KINDS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 class Process:
     """A process and its namespaces.
 
-    ids: the inode number of each kind's namespace, which is its identity; None where the caller may not look.
+    ids: the inode number of each kind's namespace, which is its identity; None where the caller may not look, 0
+    where there is none: a zombie has left most of its own, and a kernel may be built without a kind.
     children: the same for what its children will be in, where that differs (unshare or setns of pid or time).
-    parent is 0 for a process whose parent is outside the caller's pid namespace. uid is the effective one, as
-    the owner of /proc/PID is; -1 if it was not asked for. state: one letter, as in proc_pid_stat(5); Z is a zombie.
+    parent is 0 for a process whose parent is outside the caller's pid namespace. uid is the effective one, -1
+    if it can't be read. state: one letter, as in proc_pid_stat(5); Z is a zombie.
     """
 
     __slots__ = ("children", "command", "ids", "kernel_thread", "parent", "pid", "state", "uid")
@@ -56,21 +57,24 @@ class Process:
 def read_process(pid: int, *, kinds: Sequence[str] = KINDS, proc: str = "/proc") -> Process:
     """Look at one process, and its namespaces of these kinds. SpecError if there is none, or proc is not there."""
     command, state, parent, flags = _stat(pid, proc)
+    uid = 0 if flags & _PF_KTHREAD else _effective_uid(pid, proc)
     ids = {kind: _identity(f"{proc}/{pid}/ns/{kind}") for kind in kinds}
     children = {}
     for kind in ("pid", "time"):
-        if ids.get(kind) is None:
+        if not ids.get(kind):
             continue
         later = _identity(f"{proc}/{pid}/ns/{kind}_for_children")
-        if later is not None and later != ids[kind]:
+        if later and later != ids[kind]:
             children[kind] = later
+    if 0 in ids.values():
+        command, state, parent, flags = _stat(pid, proc)  # it may have ended meanwhile
     return Process(
         pid,
         parent=parent,
         command=command,
         ids=ids,
         children=children,
-        uid=_owner(f"{proc}/{pid}"),
+        uid=uid,
         state=state,
         kernel_thread=bool(flags & _PF_KTHREAD),
     )
@@ -134,15 +138,22 @@ def _stat(pid: int, proc: str) -> tuple[str, str, int, int]:
     return command, fields[0], int(fields[1]), int(fields[6])
 
 
-def _owner(path: str) -> int:
+def _effective_uid(pid: int, proc: str) -> int:
+    """From its status: /proc/PID itself is root's for a process that may not be dumped, whoever it belongs to."""
     try:
-        return os.stat(path).st_uid
+        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("Uid:"):
+                    return int(line.split()[2])
     except OSError:
-        return -1
+        pass  # it has just ended
+    return -1
 
 
 def _identity(path: str) -> int | None:
     try:
         return os.stat(path).st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     except OSError:
         return None
