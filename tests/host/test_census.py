@@ -274,12 +274,12 @@ def test_a_zombie_is_not_hidden(waiting):
 
 
 def test_the_user_is_the_effective_one(in_child):
-    """Also of a process that may not be dumped, whose /proc/PID is root's."""
+    """Also of a process that may not be dumped, whose files in /proc/PID are root's."""
 
     def undumpable():
         prctl, set_dumpable = (167 if os.uname().machine == "aarch64" else 157), 4
         _core.syscall("prctl", prctl, set_dumpable, 0, 0, 0, 0)
-        return [read_process(os.getpid()).uid, os.stat(f"/proc/{os.getpid()}").st_uid]
+        return [read_process(os.getpid()).uid, os.stat(f"/proc/{os.getpid()}/environ").st_uid]
 
     uid, owner = in_child(undumpable)
     assert uid == os.geteuid() and owner == 0

@@ -57,7 +57,7 @@ class Process:
 def read_process(pid: int, *, kinds: Sequence[str] = KINDS, proc: str = "/proc") -> Process:
     """Look at one process, and its namespaces of these kinds. SpecError if there is none, or proc is not there."""
     command, state, parent, flags = _stat(pid, proc)
-    uid = 0 if flags & _PF_KTHREAD else _effective_uid(pid, proc)
+    uid = _owner(f"{proc}/{pid}")
     ids = {kind: _identity(f"{proc}/{pid}/ns/{kind}") for kind in kinds}
     children = {}
     for kind in ("pid", "time"):
@@ -138,16 +138,12 @@ def _stat(pid: int, proc: str) -> tuple[str, str, int, int]:
     return command, fields[0], int(fields[1]), int(fields[6])
 
 
-def _effective_uid(pid: int, proc: str) -> int:
-    """From its status: /proc/PID itself is root's for a process that may not be dumped, whoever it belongs to."""
+def _owner(path: str) -> int:
+    """The effective uid: that of /proc/PID itself, unlike what is in it, is right for every process."""
     try:
-        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("Uid:"):
-                    return int(line.split()[2])
+        return os.stat(path).st_uid
     except OSError:
-        pass  # it has just ended
-    return -1
+        return -1
 
 
 def _identity(path: str) -> int | None:
