@@ -188,6 +188,8 @@ def test_debug_shows_the_traceback_and_its_absence_does_not(ramet):
     assert "Traceback" in ramet("run", "--debug", "--bind", "/nonexistent", "true").stderr
     assert "Traceback" in ramet("--debug", "run", "--bind", "/nonexistent", "true").stderr
     assert "Traceback" in ramet("run", "--debug", "--bnd", "/x", "true").stderr
+    assert "Traceback" in ramet("ps", "-t", "net", "nobody", "--debug").stderr
+    assert "Traceback" not in ramet("ps", "-t", "net", "nobody").stderr
     for words in (["true", "--debug"], ["--", "true", "--debug"]):
         assert "Traceback" not in ramet("run", "--bind", "/nonexistent", *words).stderr
 

@@ -207,7 +207,8 @@ def test_others_processes_are_counted_as_hidden(ramet):
 
 def test_a_deep_tree_is_drawn():
     """Processes nested deeper than Python's calls can be, and many beside each other: neither is a problem."""
-    from ramet.cli.tree import ProcessTree, Style
+    from ramet.cli.branches import Style
+    from ramet.cli.tree import ProcessTree
     from ramet.host.census import Census
     from ramet.host.namespaces import KINDS, Process
 

@@ -57,14 +57,14 @@ def _debugging(args: list[str]) -> bool:
 
     known = (*box.ALL, box.OUTPUT)
     with_value = {name for option in known if option.metavar for name in option.names.split()}
-    operands = 0
+    operands: list[str] = []
     words = iter(args)
     for word in words:
         if word == "--debug":
             return True
-        operands += not word.startswith("-")
-        if word == "--" or operands > 1:
-            return False
+        operands += [] if word.startswith("-") else [word]
+        if word == "--" or (len(operands) > 1 and operands[0] in ("run", "plan")):
+            return False  # from here on the words are the payload's
         if word in with_value:
             next(words, None)
     return False

@@ -1,37 +1,34 @@
-"""`ramet tree`: processes as a tree, each with the namespaces that are new there; or namespaces as a tree."""
+"""`ramet tree`: processes as a tree, each with the namespaces that are new there."""
 
 from __future__ import annotations
 
 from ramet.cli import options
-from ramet.cli.options import Option
-from ramet.cli.output import colours_wanted, paint, put, put_json
-from ramet.cli.ps import (
+from ramet.cli.branches import Leaf, Style, draw
+from ramet.cli.census import (
     AGAINST_YOU,
     LONG,
     TYPE,
     command_of,
     hidden_lines,
-    kept_lines,
-    namespace_dict,
     new_at,
-    owner_of,
     process_dict,
     read_census,
     with_gap,
 )
-from ramet.cli.table import ELLIPSIS, columns, cut, shown
+from ramet.cli.options import Option
+from ramet.cli.output import colours_wanted, put, put_json
+from ramet.cli.table import shown
 from ramet.errors import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
-    from ramet.host.census import Census, Namespace
+    from ramet.cli.branches import Node
+    from ramet.cli.namespace_tree import NamespaceTree
+    from ramet.host.census import Census
     from ramet.host.namespaces import Process
-
-    Node = tuple["Leaf", list["Node"]]
-    Below = dict[int | None, list[Namespace]]
 
 ABOUT = """\
 Show the processes as a tree. A line names the namespaces that are new at this
@@ -51,9 +48,6 @@ ALL = Option("-a --all", "", "a line for every process")
 NEW = Option("-n --new", "", "only what is new somewhere, and the way to it")
 NAMESPACES = Option("--namespaces", "", "the tree of user and of pid namespaces")
 TABLE = (TYPE, NEW, ALL, NAMESPACES, LONG, options.JSON, options.DEBUG, options.HELP)
-STEP = 3
-DEEPEST = 15
-"""How many steps of the indent are drawn; a deeper line begins with its depth instead."""
 USAGE = "ramet tree [OPTION...] [PID|self]"
 
 
@@ -72,7 +66,13 @@ def command(args: Sequence[str]) -> int:
     census = read_census(line, also=("user",) if NAMESPACES in wanted else ())
     if top is not None and top not in census.processes:
         raise SpecError(f"there is no process {top}", field="tree")
-    page = NamespaceTree(census) if NAMESPACES in wanted else ProcessTree(census, top)
+    page: NamespaceTree | ProcessTree
+    if NAMESPACES in wanted:
+        from ramet.cli.namespace_tree import NamespaceTree
+
+        page = NamespaceTree(census)
+    else:
+        page = ProcessTree(census, top)
     if options.JSON in wanted:
         put_json(page.as_dict())
         return 0
@@ -90,55 +90,6 @@ def _pid(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise SpecError(f"{text!r} is no pid", field="tree")
     return int(text)
-
-
-class Style:
-    """How lines are shown."""
-
-    __slots__ = ("colour", "wide")
-
-    def __init__(self, *, wide: bool = False, colour: bool = False) -> None:
-        self.wide, self.colour = wide, colour
-
-
-class Leaf:
-    """What stands on one line: what it is, what is new there (in colour), and what may be cut off."""
-
-    __slots__ = ("name", "news", "rest")
-
-    def __init__(self, name: str, news: str = "", rest: str = "") -> None:
-        self.name, self.news, self.rest = name, news, rest
-
-
-def draw(nodes: Iterable[Node], style: Style) -> Iterator[str]:
-    """The lines of a tree, within 80 columns unless the style is wide."""
-    # no recursion: processes may be nested deeper than Python's calls
-    todo = [("", "", node) for node in reversed(list(nodes))]
-    while todo:
-        branch, onward, (leaf, below) = todo.pop()
-        yield _line(branch if style.wide else _shortened(branch), leaf, style)
-        for n, node in enumerate(reversed(below)):
-            todo.append((onward + ("├─ " if n else "└─ "), onward + ("│  " if n else "   "), node))
-
-
-def _shortened(indent: str) -> str:
-    """An indent that leaves room for what follows; where it is cut, how deep the line lies."""
-    if len(indent) <= DEEPEST * STEP:
-        return indent
-    depth = f"{len(indent) // STEP} deep{ELLIPSIS} "
-    return depth.ljust(-(-len(depth) // STEP) * STEP) + indent[-(DEEPEST - 5) * STEP :]
-
-
-def _line(indent: str, leaf: Leaf, style: Style) -> str:
-    name, news, rest = leaf.name, leaf.news, leaf.rest
-    if not style.wide:
-        name = cut(name, max(options.WIDTH - columns(indent), 20))
-        room = options.WIDTH - columns(indent) - columns(name)
-        news = cut(news, max(room - 2, 8)) if news else ""
-        room -= columns(news) + 2 if news else 0
-        rest = cut(rest, room - 2) if rest and room > 8 else ""
-    parts = [name, paint(news, "green") if news and style.colour else news, rest]
-    return indent + "  ".join(part for part in parts if part)
 
 
 class ProcessTree:
@@ -231,71 +182,3 @@ def _name(process: Process) -> str:
 def _rest(process: Process, style: Style) -> str:
     """Its arguments; only where there is room for all of them."""
     return command_of(process) if style.wide and not process.kernel_thread else ""
-
-
-class NamespaceTree:
-    """User namespaces, each with those that it owns and its children; then pid namespaces."""
-
-    def __init__(self, census: Census) -> None:
-        self.census = census
-
-    def lines(self, style: Style, *, folded: bool = True, only_new: bool = False) -> list[str]:
-        """The page."""
-        roots = self._nodes(self._below("owner"), self._name_in_users)
-        users = [node for node in roots if node[0].name.startswith("user ")]
-        others = [node for node in roots if node not in users]
-        lines = list(draw(users, style))
-        if others:
-            lines += ["", "owned by a user namespace that can't be seen from here:", "", *draw(others, style)]
-        pids = self._below("pid")
-        if pids:
-            lines += ["", "pid namespaces; a process shows up in its own and in all above it:", ""]
-            lines += draw(self._nodes(pids, self._name), style)
-        return lines + with_gap(hidden_lines(self.census))
-
-    def _below(self, by: str) -> dict[int | None, list[Namespace]]:
-        """Which hang from which; under None those that hang from none that is known."""
-        census = self.census
-        members = [each for each in census.namespaces.values() if by == "owner" or each.kind == "pid"]
-        known = {each.id for each in members}
-        found: dict[int | None, list[Namespace]] = {}
-        for each in sorted(members, key=lambda each: (each.kind == "user", each.id)):
-            above = each.parent if by == "pid" or each.kind == "user" else each.owner
-            found.setdefault(above if above in known else None, []).append(each)
-        return found
-
-    def _nodes(self, below: Below, name: Callable[[Namespace], str], id: int | None = None) -> list[Node]:
-        return [
-            (Leaf(name(each), "", self._who(each)), self._nodes(below, name, each.id)) for each in below.get(id, [])
-        ]
-
-    def _name(self, namespace: Namespace) -> str:
-        count = len(namespace.pids)
-        return f"{namespace.kind} {namespace.id}  {count} process{'es' * (count != 1)}"
-
-    def _name_in_users(self, namespace: Namespace) -> str:
-        name = self._name(namespace)
-        if namespace.kind != "user" or namespace.parent is None:
-            return name
-        return f"{name}, made by {owner_of(namespace.owner_uid)}"
-
-    def _who(self, namespace: Namespace) -> str:
-        if namespace.pids:
-            first = self.census.processes[namespace.pids[0]]
-            return f"{first.pid} {command_of(first)}"
-        kept = kept_lines(self.census, namespace, children=False)  # those are drawn below it
-        return f"({kept[0]})" if kept else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return {
-            "namespaces": self._dicts(self._below("owner")),
-            "pid_namespaces": self._dicts(self._below("pid")),
-            "hidden": self.census.hidden,
-            "hidepid": self.census.hidepid or None,
-        }
-
-    def _dicts(self, below: Below, id: int | None = None) -> list[dict[str, Any]]:
-        return [
-            {**namespace_dict(self.census, each), "children": self._dicts(below, each.id)} for each in below.get(id, [])
-        ]
