@@ -27,12 +27,12 @@ class Style:
 
 
 class Leaf:
-    """What stands on one line: what it is, what is new there (in colour), and what may be cut off."""
+    """What stands on one line: what it is, what is new there (in this colour), and what may be cut off."""
 
-    __slots__ = ("name", "news", "rest")
+    __slots__ = ("colour", "name", "news", "rest")
 
-    def __init__(self, name: str, news: str = "", rest: str = "") -> None:
-        self.name, self.news, self.rest = name, news, rest
+    def __init__(self, name: str, news: str = "", rest: str = "", *, colour: str = "green") -> None:
+        self.name, self.news, self.rest, self.colour = name, news, rest, colour
 
 
 def draw(nodes: Iterable[Node], style: Style) -> Iterator[str]:
@@ -62,5 +62,5 @@ def _line(indent: str, leaf: Leaf, style: Style) -> str:
         news = cut(news, max(room - 2, 8)) if news else ""
         room -= columns(news) + 2 if news else 0
         rest = cut(rest, room - 2) if rest and room > 8 else ""
-    parts = [name, paint(news, "green") if news and style.colour else news, rest]
+    parts = [name, paint(news, leaf.colour) if news and style.colour else news, rest]
     return indent + "  ".join(part for part in parts if part)

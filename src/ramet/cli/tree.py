@@ -128,8 +128,7 @@ class ProcessTree:
             hidden = {child.pid for child in plain}
             below = [made[child.pid] for child in children if child.pid in made and child.pid not in hidden]
             if below or not only_new or self._news(process):
-                leaf = Leaf(_name(process), self._marks(process), _rest(process, style))
-                made[process.pid] = (leaf, below + self._fold(plain, style))
+                made[process.pid] = (self._leaf(process, style), below + self._fold(plain, style))
         return [made[root.pid] for root in self.roots if root.pid in made]
 
     def _is_plain(self, process: Process) -> bool:
@@ -141,10 +140,13 @@ class ProcessTree:
         parts = [f"{new[:-1]} new*" if new.endswith("*") else f"{new} new"] if new else []
         return ", ".join([*parts, f"children: {later}"] if later else parts)
 
-    def _marks(self, process: Process) -> str:
+    def _leaf(self, process: Process, style: Style) -> Leaf:
+        name, rest = f"{process.pid} {shown(process.command)}", _rest(process, style)
         if process.state == "Z":
-            return "zombie"
-        return "?" if process.hidden else self._news(process)
+            return Leaf(name, "zombie", rest, colour="dim")
+        if process.hidden:
+            return Leaf(name, "?", rest, colour="dim")
+        return Leaf(name, self._news(process), rest)
 
     def _fold(self, plain: list[Process], style: Style) -> list[Node]:
         """One line for all of a kind."""
@@ -156,10 +158,10 @@ class ProcessTree:
         for (name, hidden), members in kinds.items():
             if len(members) == 1:
                 only = members[0]
-                nodes.append((Leaf(_name(only), self._marks(only), _rest(only, style)), []))
+                nodes.append((self._leaf(only, style), []))
                 continue
             what = name if members[0].kernel_thread else f"x {shown(name)}"
-            nodes.append((Leaf(f"{len(members)} {what}", "?" if hidden else ""), []))
+            nodes.append((Leaf(f"{len(members)} {what}", "?" if hidden else "", colour="dim"), []))
         return nodes
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,10 +175,6 @@ class ProcessTree:
     def _dict(self, process: Process) -> dict[str, Any]:
         below = [child.pid for child in self.children.get(process.pid, [])]
         return {**process_dict(self.census, process), "children": below}
-
-
-def _name(process: Process) -> str:
-    return f"{process.pid} {shown(process.command)}"
 
 
 def _rest(process: Process, style: Style) -> str:
