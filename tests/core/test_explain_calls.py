@@ -18,7 +18,7 @@ from ramet.explain import explain, explain_call, explain_json
 from ramet.explain.call import CALLS, parse_call
 from ramet.explain.causes import UNSHARED, check_unshare, other_causes
 from ramet.flags import CLONE
-from ramet.rules import ORDINARY, ROOT
+from ramet.rules import ORDINARY, ROOT, Caller
 
 FORK = "clone(child_stack=NULL, flags=CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD, child_tidptr=0x7f45b0a10) = 1234"
 THREAD = (
@@ -240,3 +240,41 @@ def test_causes_depend_on_the_flags():
     """A cause that only some flags can have is not named without them."""
     assert not [cause for cause in other_causes("clone", errno.ENOSPC, CLONE.VM) if "nest" in cause]
     assert [cause for cause in other_causes("clone", errno.ENOSPC, CLONE.NEWUSER) if "nest" in cause]
+
+
+def test_real_failures_get_their_reason():
+    """Calls that this kernel refuses, as strace shows them: the rules have a reason with the very errno."""
+    need(shutil.which("strace"), "strace")
+    program = """
+from ramet import lowlevel
+for call, flags in ((lowlevel.unshare, 0x1000), (lowlevel.clone3, 0x10000), (lowlevel.clone3, 0x20000200)):
+    try:
+        call(flags, child=[]) if call is lowlevel.clone3 else call(flags)
+    except OSError:
+        pass
+"""
+    traced = ["strace", "-f", "-e", "trace=clone3,unshare", sys.executable, "-c", program]
+    done = subprocess.run(traced, capture_output=True, text=True, timeout=50)
+    lines = [line for line in done.stderr.splitlines() if re.search(r"= -1 E[A-Z]+", line)]
+    assert len(lines) == (2 if os.geteuid() == 0 else 3), done.stderr
+    for line in lines:
+        found = explain(line)
+        assert found.reasons() and found.reasons()[0].errno == found.call.errno, line
+
+
+def test_unshare_of_a_second_pid_namespace():
+    """It works once: the rule and the kernel say EINVAL for the second."""
+    child = os.fork()
+    if child == 0:
+        status = 255
+        try:
+            lowlevel.unshare(CLONE.NEWUSER | CLONE.NEWPID)
+            lowlevel.unshare(CLONE.NEWPID)
+            status = 0
+        except OSError as error:
+            status = error.errno
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EINVAL
+    assert check_unshare(CLONE.NEWPID, caller=Caller(other_pid_ns=True))[0].errno == errno.EINVAL
+    assert not check_unshare(CLONE.NEWPID)
