@@ -185,8 +185,9 @@ def _init(spec: Sandbox, facts: Facts) -> Stage:
     b = Builder()
     if spec.no_new_privs:
         rights.no_new_privs(b)
-    if Namespace.USER in spec.namespaces or facts.capable(rights.CAP_KILL):
-        rights.keep_kill(b)
+    inside = Namespace.USER in spec.namespaces or spec.joined(Namespace.USER)
+    if inside or facts.capabilities:
+        rights.keep_kill(b, has=bool(inside or facts.capable(rights.CAP_KILL)))
     finish.leave_group(b, spec)
     finish.exec_init(b)
     return Stage("init", tuple(b.steps))
