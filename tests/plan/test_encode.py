@@ -147,7 +147,7 @@ def test_every_stage_of_a_plan_has_its_program():
     """With init there are three programs, and one more where something is joined; without it there is the child's alone."""
     shapes = {
         ("child", "init", "payload"): Sandbox(),
-        ("child", "init", "join", "payload"): Sandbox(namespaces=(), join=[Join("net", pid=5)]),
+        ("child", "init", "join", "payload"): Sandbox(namespaces={"pid"}, join=[Join("net", pid=5)]),
         ("child",): Sandbox(as_pid1=True),
     }
     for names, spec in shapes.items():
