@@ -408,7 +408,11 @@ def test_child_clones_the_payloads_process_and_becomes_init(main, tmp_path):
     os.kill(int(digits), signal.SIGKILL)
     # a failing step of init
     bad = [*written(numbers, PID_TEXT, 16), step("fchdir", 999)]
-    assert run([step("getpid")], bad, [shell("exec sleep 60 >/dev/null 2>&1")]) == good | {"stage": 4, "step": 2, "errno": E.EBADF}
+    assert run([step("getpid")], bad, [shell("exec sleep 60 >/dev/null 2>&1")]) == good | {
+        "stage": 4,
+        "step": 2,
+        "errno": E.EBADF,
+    }
     killed = int(Path(numbers).read_bytes().rstrip(b"\0"))
     while os.path.exists(f"/proc/{killed}") and "Z" not in state_of(killed) and time.monotonic() < deadline:
         time.sleep(0.01)

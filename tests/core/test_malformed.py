@@ -186,7 +186,7 @@ def test_programs_with_init_are_taken(changed):
 def test_programs_with_init_that_do_not_fit_are_refused(changed):
     """A gate or a place for the pid outside its program's data, or not aligned, or one of the four without the others, or
     a gate where the memory is a copy: ValueError, and nothing runs."""
-    with pytest.raises(ValueError, match="malformed|do not fit|outside"):
+    with pytest.raises(ValueError, match=r"malformed|do not fit|outside"):
         with_init(**changed)
 
 

@@ -24,7 +24,10 @@ SPECS = {
     "tty": {"tty": True},
     "host": {"rootfs": "host", "mounts": [ramet.Tmpfs("/mnt")], "masked_paths": ["/proc/kcore"]},
     "join": {"namespaces": {Namespace.MOUNT}, "join": [ramet.Join(Namespace.UTS, pid=os.getpid())]},
-    "join with init": {"namespaces": {Namespace.MOUNT, Namespace.PID}, "join": [ramet.Join(Namespace.UTS, pid=os.getpid())]},
+    "join with init": {
+        "namespaces": {Namespace.MOUNT, Namespace.PID},
+        "join": [ramet.Join(Namespace.UTS, pid=os.getpid())],
+    },
     "by fork": {"namespaces": set(Namespace), "kernel": (6, 1)},
     "ahead": {},
 }
@@ -62,8 +65,8 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
     tried = 0
     for stage in plan.stages.values():
         for number, step in enumerate(stage.steps):
-            with pytest.raises(ramet.StepError) as raised, pair_for(plan) as given:
-                encoded = failing(plan, stage.name, number, ODD_ERRNO)
+            encoded = failing(plan, stage.name, number, ODD_ERRNO)
+            with pair_for(plan) as given, pytest.raises(ramet.StepError) as raised:
                 launch(plan, (null, null, null), encoded=encoded, given=given)
             error = raised.value
             assert (error.stage, error.index, error.errno) == (stage.name, number, ODD_ERRNO), step

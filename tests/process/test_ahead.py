@@ -122,7 +122,9 @@ def test_run_in_a_pair_is_as_one_without(name):
     fields = FIELDS[name]
 
     def look():
-        with ramet.Popen([sys.executable, "-I", "-c", LOOK], stdout=ramet.PIPE, stderr=ramet.PIPE, text=True, **fields) as box:
+        with ramet.Popen(
+            [sys.executable, "-I", "-c", LOOK], stdout=ramet.PIPE, stderr=ramet.PIPE, text=True, **fields
+        ) as box:
             out, err = box.communicate()
             assert box.returncode == 0, err
             return out, box.plan.ahead
@@ -151,7 +153,9 @@ def test_callers_loopback_is_out_of_reach():
 
 def test_nothing_of_a_run_is_left_for_the_next():
     """What a payload leaves in its network, an address on lo, is not found by the next run."""
-    script = "cat /proc/net/tcp | wc -l; exec python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 4444))'"
+    script = (
+        "cat /proc/net/tcp | wc -l; exec python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 4444))'"
+    )
     for _ in range(4):
         assert ramet.run(["sh", "-c", script], text=True).stdout == "1\n"
 
@@ -163,7 +167,10 @@ def test_kits_do_not_stand_for_each_other():
     (pair,) = kept()
     assert network(uid=7)[2] is False
     assert network(loopback=False)[2] is False
-    assert network(namespaces={Namespace.NET, Namespace.USER, Namespace.PID, Namespace.MOUNT}, nested_namespaces=True)[2] is False
+    assert (
+        network(namespaces={Namespace.NET, Namespace.USER, Namespace.PID, Namespace.MOUNT}, nested_namespaces=True)[2]
+        is False
+    )
     assert kept() == [pair] and pair.is_whole()
     assert network()[2] is True
 
