@@ -13,6 +13,7 @@ from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, Timeout
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
 from ramet.run import ahead, control
+from ramet.run.hold import Signals
 from ramet.run.launch import SIGKILL, kill, launch, reap
 from ramet.run.result import Ending, Result
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, milliseconds, readable
@@ -98,34 +99,38 @@ class Popen:
         self._files: dict[int, Any] = {}
         self._read_ahead: dict[int, bytes] = {}
         self._pumping: Pump | None = None
-        self._streams = Streams(stdin, stdout, stderr, self.plan.owner)
         self._started = monotonic()
+        signals = Signals()
         try:
+            self._streams = Streams(stdin, stdout, stderr, self.plan.owner, signals=signals)
             theirs = self._streams.theirs
-            self._launched = self._launch((theirs[0], theirs[1], theirs[2]))
+            self._launched = self._launch((theirs[0], theirs[1], theirs[2]), signals)
         except BaseException:
-            self._streams.close_all()
+            if hasattr(self, "_streams"):
+                self._streams.close_all()
             raise
+        finally:
+            signals.release()
         self._streams.close_theirs()
 
-    def _launch(self, stdio: tuple[int, int, int]) -> Launched:
+    def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
         own, kit = self.plan, self.plan.kit
         if kit is None:
-            return launch(own, stdio)
+            return launch(own, stdio, signals=signals)
         pair = ahead.take(kit)
         if pair is None:
-            return launch(own, stdio)
+            return launch(own, stdio, signals=signals)
         self.plan = compile(own.spec, own.facts, own.command, ahead=True)
         try:
-            return launch(self.plan, stdio, given=pair.inputs)
+            return launch(self.plan, stdio, given=pair.inputs, signals=signals)
         except StepError as error:
             if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
             ahead.refuse(kit)
             self.plan = own
-            return launch(own, stdio)
+            return launch(own, stdio, signals=signals)
         finally:
             pair.close()
 
