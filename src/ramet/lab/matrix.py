@@ -123,7 +123,7 @@ def _why(flags: CLONE, errno_name: str) -> str:
 
 def text(found: dict[str, Any]) -> str:
     """The page, within 80 columns."""
-    lines = [*_wrapped(f"What a child shares with its caller, on Linux {found['kernel']}. {found['ground']}"), ""]
+    lines = [*wrapped(f"What a child shares with its caller, on Linux {found['kernel']}. {found['ground']}"), ""]
     lines += [
         "  shared  one for both     copied  the caller's, in a copy     new  another",
         "  Capitals: not as without flags.  !  not as the manual says.  ?  not to be told",
@@ -154,7 +154,7 @@ def _table(title: str, columns: list[dict[str, str]], rows: list[dict[str, Any]]
         shown = "".join(_cell(cells[key], base[key], first=not row["flag"]) for key in keys)
         lines.append(f"{_label(row):<{_LABEL}}{shown}".rstrip())
     if folded:
-        lines += _wrapped("the same as (none): " + ", ".join(folded), indent=2)
+        lines += wrapped("the same as (none): " + ", ".join(folded), indent=2)
     return lines
 
 
@@ -179,15 +179,15 @@ def _notes(found: dict[str, Any]) -> list[str]:
     company = [row for row in found["rows"] if row["with"] and row["cells"]]
     if company:
         told = "; ".join(f"{row['flag']} with {row['with']}" for row in company)
-        lines += ["", *_wrapped(f"+ the kernel refuses it alone, so it was measured in company: {told}.")]
+        lines += ["", *wrapped(f"+ the kernel refuses it alone, so it was measured in company: {told}.")]
     differing = differences(found)
     titles = {resource["key"]: resource["title"] for resource in found["resources"]}
     lines.append("")
     if not differing:
-        lines += _wrapped("No cell differs from what the manual says.")
+        lines += wrapped("No cell differs from what the manual says.")
     for (key, measured, manual, evidence), flags in _alike(differing).items():
         told = f"! {titles[key]}: measured {measured}, the manual says {manual} ({MANUAL[key].page})"
-        lines += _wrapped(f"{told}: {', '.join(flags)}. Here {evidence}.", hanging=2)
+        lines += wrapped(f"{told}: {', '.join(flags)}. Here {evidence}.", hanging=2)
     unknown: dict[tuple[str, str], list[str]] = {}
     for row in found["rows"]:
         for key, cell in row["cells"].items():
@@ -195,11 +195,11 @@ def _notes(found: dict[str, Any]) -> list[str]:
                 unknown.setdefault((titles[key], cell["evidence"]), []).append(_label(row))
     for (title, evidence), labels in unknown.items():
         which = "every flag" if len(labels) > 3 else ", ".join(labels)
-        lines += _wrapped(f"? {title}, {which}: {evidence}.", hanging=2)
+        lines += wrapped(f"? {title}, {which}: {evidence}.", hanging=2)
     lines += ["", *_kcmp(found)]
     for row in found["rows"]:
         if row["refused"]:
-            lines += _wrapped(f"not measured: {row['flag']}: {row['refused']}", hanging=2)
+            lines += wrapped(f"not measured: {row['flag']}: {row['refused']}", hanging=2)
     return lines
 
 
@@ -223,10 +223,11 @@ def _kcmp(found: dict[str, Any]) -> list[str]:
     if not asked:
         return ["kcmp(2) could not be asked here, so the effects are the only witness."]
     said = "agrees with every one" if not against else f"contradicts {against}"
-    return _wrapped(f"kcmp(2), asked about {asked} of these cells, {said} of them.")
+    return wrapped(f"kcmp(2), asked about {asked} of these cells, {said} of them.")
 
 
-def _wrapped(text: str, indent: int = 0, hanging: int = 0) -> list[str]:
+def wrapped(text: str, indent: int = 0, hanging: int = 0) -> list[str]:
+    """Lines of 80 columns at most."""
     import textwrap
 
     return textwrap.wrap(text, 80, initial_indent=" " * indent, subsequent_indent=" " * (indent + hanging))
