@@ -38,14 +38,14 @@ WAYS = (
     Way("fork", "fork", "libc's fork", method="fork"),
     Way("vfork", "vfork", "what vfork(2) is defined as", (_C.VM, _C.VFORK)),
     Way("spawn", "spawn", "libc's posix_spawn: what the new program finds", method="spawn"),
-    Way("pthread", "pthread", "libc's pthread_create; the flags are those it is said to use", _THREAD, "thread"),
-    Way("clone_vm", "cloneVM", "a process in the caller's memory", (_C.VM,)),
-    Way("clone_like_thread", "cloneFS", "all shared, and yet a process", (_C.VM, _C.FS, _C.FILES, _C.SYSVSEM, _C.IO)),
-    Way("container", "clone8", "a container's eight namespaces", _CONTAINER),
+    Way("pthread", "pthread", "libc's pthread_create, said to use", _THREAD, "thread"),
+    Way("clone_vm", "clone A", "a process in the caller's memory", (_C.VM,)),
+    Way("clone_like_thread", "clone B", "all shared, and yet a process", (_C.VM, _C.FS, _C.FILES, _C.SYSVSEM, _C.IO)),
+    Way("container", "clone C", "a container's eight namespaces", _CONTAINER),
 )
 
 
-def compare(sizes: Sequence[int] | None = None, *, seconds: float = 4.0) -> dict[str, Any]:
+def compare(sizes: Sequence[int] | None = None, *, seconds: float = 3.0) -> dict[str, Any]:
     """Both halves. JSON-able::
 
         {"kernel", "uid", "ground", "resources": as in `ramet.lab.matrix.matrix`,
@@ -119,7 +119,7 @@ def _shared_text(found: dict[str, Any]) -> list[str]:
 
     lines = [*wrapped(f"What each child shares with its caller, on Linux {found['kernel']}. {found['ground']}"), ""]
     for way in found["ways"]:
-        flags = f": {way['flags']}" if way["flags"] else ""
+        flags = f": {way['flags'].replace('CLONE_', '').replace('|', ' ')}" if way["flags"] else ""
         refused = f"; refused: {way['refused']}" if way["refused"] else ""
         lines += wrapped(f"{way['heading']:<8} {way['about']}{flags}{refused}", hanging=9)
     lines += ["", "  CAPITALS: not as with fork.  !  not as the manual says.  ?  not to be told"]
@@ -128,7 +128,8 @@ def _shared_text(found: dict[str, Any]) -> list[str]:
     for resource in found["resources"]:
         if resource["group"] != group:
             group = resource["group"]
-            lines += ["", f"{'':<{_LABEL}}" + "".join(way["heading"].ljust(_CELL) for way in ways).rstrip(), group]
+            headings = "".join(way["heading"].ljust(_CELL) for way in ways).rstrip()
+            lines += ["", group, f"{'':<{_LABEL}}{headings}"]
         key = resource["key"]
         base = found["ways"][0]["cells"][key]
         row = "".join(_cell(way["cells"][key], base) for way in ways)
@@ -167,7 +168,7 @@ def latency_text(found: dict[str, Any]) -> list[str]:
 
     lines = wrapped(
         f"How long it takes to start a child that does nothing, and to see it end, by how much memory the caller "
-        f"has touched (pages of 4 KiB). Medians of {found['rounds']} rounds in turns. Each # is a quarter more."
+        f"has touched (pages of 4 KiB). Medians of {found['rounds']} rounds in turns. Each # more is a quarter longer."
     )
     for size in found["left_out"]:
         lines += wrapped(f"Left out: a caller of {words(size)}, for which this machine has not enough memory free.")

@@ -99,7 +99,7 @@ def _reap(options: int) -> None:
 def _enter() -> Ground:
     uid, gid = os.geteuid(), os.getegid()
     missing: dict[str, str] = {}
-    own = _own_user_namespace(uid, gid)
+    own = own_user_namespace(uid, gid)
     try:
         lowlevel.unshare(_KINDS)
     except OSError as error:
@@ -118,7 +118,8 @@ def _enter() -> Ground:
     return Ground(directory, uid, own, missing)
 
 
-def _own_user_namespace(uid: int, gid: int) -> bool:
+def own_user_namespace(uid: int, gid: int) -> bool:
+    """Enter a user namespace in which this uid and gid are 0; False where root is refused one."""
     try:
         lowlevel.unshare(CLONE.NEWUSER)
     except OSError as error:

@@ -246,7 +246,7 @@ class _Caller:
         self.process.communicate()
 
 
-def latency(sizes: Sequence[int] | None = None, *, seconds: float = 4.0) -> dict[str, Any]:
+def latency(sizes: Sequence[int] | None = None, *, seconds: float = 3.0) -> dict[str, Any]:
     """Time each way of starting a child from callers of these sizes, in bytes. JSON-able::
 
         {"kernel", "uid", "sizes": [bytes], "left_out": [bytes], "rounds",

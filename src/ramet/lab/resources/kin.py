@@ -52,7 +52,7 @@ class Parent(Status):
 class ThreadGroup(Status):
     """The process: a thread belongs to the caller's, with its pid."""
 
-    key, heading, title = "process", "pid", "the process (thread group)"
+    key, heading, title = "process", "pid", "the thread group"
     line = "Tgid"
 
     def find(self, seen: Seen) -> Finding:

@@ -313,7 +313,7 @@ class PidNumbers(Resource):
 class CgroupView(Resource):
     """What /proc/self/cgroup says of the child's cgroups: paths from the root of the cgroup namespace."""
 
-    key, heading, title = "cgroup_view", "cgpath", "the cgroup paths it reads"
+    key, heading, title = "cgroup_view", "cgpath", "the cgroup paths read"
 
     def read(self, script: Script) -> None:
         opened = script.add("openat", self.proc, b"thread-self/cgroup", os.O_RDONLY, 0)

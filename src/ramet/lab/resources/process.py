@@ -191,7 +191,7 @@ class Descriptors(Resource):
 class Offset(Resource):
     """The offset in a file that was open before. It belongs to the open file, which all copies of a descriptor name."""
 
-    key, heading, title = "offset", "offset", "the offset of an open file"
+    key, heading, title = "offset", "offset", "the offset of open files"
 
     def __init__(self, ground: Ground, proc: int) -> None:
         super().__init__(ground, proc)
