@@ -10,13 +10,12 @@ import errno
 import os
 
 from ramet import lowlevel
-from ramet.errors import errno_name
-from ramet.flags import CLONE, OBSOLETE_CLONE, format_clone
+from ramet.flags import CLONE, OBSOLETE_CLONE, format_clone, signal_name
 from ramet.lab.apart import apart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 NOT_IN_MANUAL = "not in clone(2)"
@@ -61,6 +60,10 @@ def _produce_all() -> dict[str, Any]:
     from ramet import _core
 
     _core.syscall("prctl", _PRCTL, _SUBREAPER, 1, 0, 0, 0)
+    # What a clone and an answer load is loaded now: in a chroot, or without descriptors, it could not be.
+    lowlevel.clone3(child=[]).wait()
+    import json  # noqa: F401
+
     return {
         "kernel": os.uname().release,
         "uid": os.geteuid(),
@@ -110,10 +113,15 @@ def _answer(case: Case) -> tuple[str, str]:
     except NotHere as why:
         return "", str(why)
     except OSError as error:
-        return errno.errorcode.get(error.errno or 0, str(error.errno)), ""
+        return name_of(error.errno or 0), ""
     except Exception as error:  # to be told, not to be lost with the process
         return "", f"it could not be tried: {type(error).__name__}: {error}"
     return "a child", ""
+
+
+def name_of(number: int) -> str:
+    """The manual's name: of two names for one number, Python has ENOTSUP and clone(2) EOPNOTSUPP."""
+    return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 
 
 def _reap() -> None:
@@ -157,16 +165,41 @@ def _describe(flags: int, call: str = "clone3", **fields: object) -> str:
 
 
 def _by_rule() -> Iterator[Case]:
-    """The smallest combination of flags for each rule that says EINVAL."""
+    """The smallest combination of flags for each rule that says EINVAL; through the older call too, where that can say it."""
     for flags, exit_signal, violation in combinations_refused():
+        older = _older_refuses(flags, exit_signal)
 
-        def make(flags: int = flags, exit_signal: int = exit_signal) -> None:
+        def make(flags: int = flags, exit_signal: int = exit_signal, older: bool = older) -> None:
             enter_user_namespace()
+            if older:
+                _older(flags, exit_signal)
             cgroup = os.open("/", os.O_RDONLY | os.O_CLOEXEC) if flags & CLONE.INTO_CGROUP else None
             _clone(flags, exit_signal=exit_signal, cgroup=cgroup)
 
-        shown = {"exit_signal": lowlevel_signal(exit_signal)} if exit_signal else {}
-        yield Case("EINVAL", _describe(flags, **shown), make, why=violation.reason, manual=violation.manual)
+        shown = {"exit_signal": signal_name(exit_signal)} if exit_signal else {}
+        call = _describe(flags, **shown) + (", and clone likewise" if older else "")
+        yield Case("EINVAL", call, make, why=violation.reason, manual=violation.manual)
+
+
+def _older_refuses(flags: int, exit_signal: int) -> bool:
+    from ramet.host.namespaces import kernel_version
+    from ramet.rules import check
+
+    if flags >> 32 or flags & 0xFF:
+        return False
+    found = check(flags, exit_signal=exit_signal, call="clone", kernel=kernel_version())
+    return bool(found) and found[0].errno == errno.EINVAL
+
+
+def _older(flags: int, exit_signal: int) -> None:
+    """The same through clone, which is to be refused in the same way; anything else is an error of this program."""
+    try:
+        lowlevel.clone(flags, exit_signal=exit_signal, child=[])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    else:
+        raise AssertionError("clone takes what clone3 refuses, and the rules say that it does not")
 
 
 def combinations_refused() -> list[tuple[int, int, Any]]:
@@ -194,18 +227,25 @@ def combinations_refused() -> list[tuple[int, int, Any]]:
                     now = flags, exit_signal, found[0]
                     if key not in least or _size(now) < _size(least[key]):
                         least[key] = now
-    return list(least.values())
+    return [case for case in least.values() if not _is_sum(case, least.values())]
+
+
+def _is_sum(case: tuple[int, int, Any], others: Iterable[tuple[int, int, Any]]) -> bool:
+    """Is it two of the others at once, refused for what refuses each of them?"""
+    _, exit_signal, violation = case
+    parts = [
+        int(other.flags)
+        for _, signal, other in others
+        if signal == exit_signal
+        and (other.source, other.manual) == (violation.source, violation.manual)
+        and other.flags != violation.flags
+        and other.flags & violation.flags == other.flags
+    ]
+    return any(one | two == violation.flags for one in parts for two in parts)
 
 
 def _size(case: tuple[int, int, Any]) -> int:
     return case[0].bit_count() + (case[1] != 0)
-
-
-def lowlevel_signal(number: int) -> str:
-    """SIGCHLD, for 17."""
-    from ramet.flags import signal_name
-
-    return signal_name(number)
 
 
 def _clone(flags: int, **fields: Any) -> None:
@@ -231,16 +271,16 @@ def _by_field() -> Iterator[Case]:
         (CLONE.NEWPID, {"set_tid": [7]}),
         (CLONE.INTO_CGROUP, {"cgroup": 1 << 31}),
     ):
-        found = check(int(flags), **fields)  # type: ignore[arg-type]
+        found = check(int(flags), **fields)
 
-        def make(flags: int = int(flags), fields: dict[str, Any] = fields) -> None:  # noqa: B006  bound, not changed
+        def make(flags: int = int(flags), fields: dict[str, Any] = fields) -> None:
             enter_user_namespace()
             if "stack_size" in fields or "stack" in fields:
                 _raw_clone3(flags, fields.get("stack", 0), fields["stack_size"])
             else:
                 _clone(flags, **fields)
 
-        shown = {name: _shown(value) for name, value in fields.items()}  # type: ignore[attr-defined]
+        shown = {name: _shown(value) for name, value in fields.items()}
         yield Case("EINVAL", _describe(flags, **shown), make, why=found[0].reason, manual=found[0].manual)
     yield Case(
         "EINVAL",
@@ -249,14 +289,33 @@ def _by_field() -> Iterator[Case]:
         why="set_tid names more pids than the child will be in pid namespaces",
         manual="clone(2), ERRORS, EINVAL: set_tid",
     )
-    both = CLONE.PIDFD | CLONE.PARENT_SETTID
+    for flags, why in (
+        (CLONE.PIDFD | CLONE.PARENT_SETTID, "clone returns both through parent_tid, and there is room for one"),
+        (CLONE.PIDFD | OBSOLETE_CLONE["DETACHED"], "CLONE_DETACHED is kept free beside CLONE_PIDFD"),
+    ):
+        yield Case(
+            "EINVAL",
+            _describe(flags, "clone"),
+            lambda flags=flags: lowlevel.clone(flags, child=[]).wait(),  # type: ignore[misc]
+            why=why,
+            manual="clone(2), ERRORS, EINVAL: CLONE_PIDFD",
+        )
     yield Case(
         "EINVAL",
-        _describe(both, "clone"),
-        lambda: lowlevel.clone(both, child=[]).wait(),
-        why="clone returns both through parent_tid, and there is room for one",
-        manual="clone(2), ERRORS, EINVAL: CLONE_PIDFD",
+        "clone(NULL, NULL, SIGCHLD, NULL), libc's function",
+        _libc_clone,
+        why="libc wants a function and a stack; it answers by itself, without the kernel",
+        manual="clone(2), ERRORS, EINVAL: glibc wrapper",
     )
+
+
+def _libc_clone() -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.clone(None, None, lowlevel.SIGCHLD, None) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _shown(value: object) -> str:
@@ -294,7 +353,7 @@ def _by_structure() -> Iterator[Case]:
     yield Case(
         "E2BIG",
         "clone3(args, 96) with a field behind the last, not 0",
-        lambda: raw_clone3(newer + bytes(8), 104),
+        lambda: raw_clone3(newer, 96),
         why="the kernel does not know that field, so it can't do what was asked for",
     )
     yield Case(
@@ -349,12 +408,42 @@ def _elsewhere() -> Iterator[Case]:
         manual="clone(2), ERRORS, EUSERS",
     )
     yield Case(
+        "EINVAL",
+        "clone or clone3 with a kind of namespace that was left out of the kernel",
+        _missing_kind,
+        why="the kernel was built without it (CONFIG_NET_NS and the like)",
+        manual="clone(2), ERRORS, EINVAL",
+    )
+    yield Case(
+        "EINVAL",
+        "clone with a stack that is not a multiple of 16",
+        never("only aarch64 refused that, up to Linux 4.6"),
+        why="the stack pointer was not aligned",
+        manual="clone(2), ERRORS, EINVAL (AArch64 only)",
+    )
+    yield Case(
+        "EPERM",
+        "clone(CLONE_PID)",
+        never("Linux 2.5.16 took the flag away, and CLONE_PIDFD has its bit"),
+        why="only process 0 may have given its child its own pid",
+        manual="clone(2), ERRORS, EPERM: CLONE_PID",
+    )
+    yield Case(
         "EAGAIN",
         "clone3({flags=0}), too many threads on the whole machine",
         never("kernel.threads-max is the whole machine's: to reach it would stop everybody else's clones too"),
         why="kernel.threads-max is reached",
         manual="clone(2), ERRORS, EAGAIN; fork(2)",
     )
+
+
+def _missing_kind() -> None:
+    from ramet.flags import NAMESPACE_FILES
+
+    missing = [flag for flag, name in NAMESPACE_FILES.items() if not os.path.exists(f"/proc/self/ns/{name}")]
+    if not missing:
+        raise NotHere("this kernel has all eight kinds")
+    _clone(missing[0] | CLONE.NEWUSER if CLONE.NEWUSER not in missing else missing[0])
 
 
 # What the cases do to themselves first
@@ -413,12 +502,11 @@ def _section(name: str, found: list[dict[str, Any]]) -> list[str]:
     from ramet.lab.matrix import wrapped
 
     number = getattr(errno, name, 0)
-    lines = ["", errno_name(number) if number else name]
+    lines = ["", f"{name} ({os.strerror(number)})" if number else name]
     for case in found:
         lines += wrapped(case["call"], indent=2, hanging=2)
-        if case["situation"]:
-            lines += wrapped(case["situation"], indent=6)
-        lines += wrapped(f"{case['why']} [{case['manual']}]", indent=6)
+        situation = f"{case['situation']}: " if case["situation"] else ""
+        lines += wrapped(f"{situation}{case['why']} [{case['manual']}]", indent=6)
         if case["not_here"]:
             lines += wrapped(f"not here: {case['not_here']}", indent=6)
         elif not case["agrees"]:

@@ -1,4 +1,4 @@
-"""EBADF, EACCES, EBUSY, EOPNOTSUPP, ENODEV and EAGAIN: what CLONE_INTO_CGROUP and a cgroup's limit can answer.
+"""EBADF, EACCES, EBUSY, EOPNOTSUPP, ENOENT and EAGAIN: what CLONE_INTO_CGROUP and a cgroup's limit can answer.
 
 Every cgroup that is changed here was made here, and is removed again.
 """
@@ -29,7 +29,6 @@ def cases() -> Iterator[Case]:
         _INTO % "999",
         lambda: _into(999),
         why="999 is not an open descriptor",
-        situation="",
     )
     yield Case(
         "EBADF",
@@ -63,7 +62,7 @@ def cases() -> Iterator[Case]:
         situation='into a cgroup whose cgroup.type is "domain invalid"',
     )
     yield Case(
-        "ENODEV",
+        "ENOENT",
         _INTO % "...",
         _removed,
         why="the cgroup is no more",

@@ -37,6 +37,14 @@ def cases() -> Iterator[Case]:
         situation="in a pid namespace with kernel.pid_max 301 (its own since Linux 6.14), full",
     )
     yield Case(
+        "EAGAIN",
+        "clone3({flags=0, exit_signal=SIGCHLD})",
+        _deadline,
+        why="a child would take over the caller's share of the processor, unless it has reset-on-fork",
+        manual="fork(2), ERRORS, EAGAIN: SCHED_DEADLINE",
+        situation="under SCHED_DEADLINE",
+    )
+    yield Case(
         "EMFILE",
         "clone3({flags=CLONE_PIDFD})",
         _full_table,
@@ -77,13 +85,22 @@ def _nproc() -> None:
     become_ordinary()
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     resource.setrlimit(resource.RLIMIT_NPROC, (1 if hard else 0, hard))
-    _unneeded(lowlevel.clone3(child=[]))
-    # A user's first process is within the limit; this one is the second or later
-    _unneeded(lowlevel.clone3(child=[]))
+    lowlevel.clone3(child=[]).wait()
 
 
-def _unneeded(made: lowlevel.Clone) -> None:
-    made.wait()
+def _deadline() -> None:
+    from struct import pack
+
+    from ramet import _core
+
+    number = 274 if os.uname().machine == "aarch64" else 314
+    milliseconds = 1_000_000
+    attributes = pack("IIQiIQQQ", 48, 6, 0, 0, 0, milliseconds, 100 * milliseconds, 100 * milliseconds)
+    try:
+        _core.syscall("sched_setattr", number, 0, attributes, 0)
+    except OSError as error:
+        raise NotHere(f"sched_setattr(SCHED_DEADLINE): {error.strerror}") from None
+    lowlevel.clone3(child=[]).wait()
 
 
 def _full_table() -> None:

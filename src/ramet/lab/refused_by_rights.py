@@ -31,8 +31,8 @@ def cases() -> Iterator[Case]:
     if os.uname().machine == "x86_64":
         yield Case(
             "EPERM",
-            "clone3({flags=CLONE_SETTLS, tls=0x800000000000})",
-            lambda: lowlevel.clone3(CLONE.SETTLS, tls=1 << 47, child=[]).wait(),
+            "clone3({flags=CLONE_SETTLS, tls=0xfffffffffffff000})",
+            lambda: lowlevel.clone3(CLONE.SETTLS, tls=0xFFFF_FFFF_FFFF_F000, child=[]).wait(),
             why="that address is not user memory's",
         )
     yield Case(
