@@ -29,7 +29,8 @@ def matrix() -> dict[str, Any]:
 
         {"kernel", "uid", "ground", "resources": [{"key", "heading", "title", "group", "page"}],
          "rows": [{"flag", "flags", "with", "refused", "cells": {key: {"measured", "manual", "agrees",
-                                                                       "evidence", "kcmp"}}}]}
+                                                                       "evidence", "kcmp"}}}],
+         "effects": as `ramet.lab.effects.measure` returns them}
 
     flag is "" for a clone with none. measured is "shared", "copied", "new" or "unknown"; manual also "own"; agrees is
     None where measured is unknown. kcmp is whether kcmp(2) calls it the same kernel object, None where it can't say.
@@ -74,6 +75,7 @@ def _measure_all() -> dict[str, Any]:
 
 
 def _rows(ground: Any, cgroup: int | None, why_not: str) -> dict[str, Any]:
+    from ramet.lab.effects import measure
     from ramet.lab.measure import Measurer
 
     measurer = Measurer(ground)
@@ -84,6 +86,7 @@ def _rows(ground: Any, cgroup: int | None, why_not: str) -> dict[str, Any]:
         "ground": describe(ground),
         "resources": resources(),
         "rows": rows,
+        "effects": measure(),
     }
 
 
@@ -133,7 +136,30 @@ def text(found: dict[str, Any]) -> str:
         groups.setdefault(resource["group"], []).append(resource)
     for group, columns in groups.items():
         lines += ["", *_table(group, columns, found["rows"])]
+    lines += ["", *_effects_text(found["effects"])]
     return "\n".join([*lines, *_notes(found)])
+
+
+_WIDE, _SENTENCE = 16, 50
+
+
+def _effects_text(effects: list[dict[str, Any]]) -> list[str]:
+    lines = ["what flags do beside sharing", f"{'':<{_WIDE + _SENTENCE}}with  without"]
+    words = {True: "yes", False: "no", None: "?"}
+    for effect in effects:
+        if effect["happens"] is None:
+            continue
+        mark = "!" if effect["agrees"] is False else ""
+        told = f"{words[effect['happens']]}{mark}"
+        lines.append(f"{_label(effect):<{_WIDE}}{effect['sentence']:<{_SENTENCE}}{told:<6}{words[effect['without']]}")
+    unknown = [(effect["flag"], effect["why_not"]) for effect in effects if effect["happens"] is None]
+    if unknown:
+        lines += wrapped("not here: " + ", ".join(f"{flag} ({why})" for flag, why in unknown), indent=2)
+    for effect in effects:
+        if effect["agrees"] is False:
+            told = "happens" if effect["happens"] else "does not happen"
+            lines += wrapped(f"! {effect['flag']}: {effect['sentence']}: that {told} here. {effect['note']}", hanging=2)
+    return lines
 
 
 _LABEL, _CELL = 15, 7
@@ -177,14 +203,19 @@ def _cell(cell: dict[str, Any], base: dict[str, Any], *, first: bool) -> str:
 def _notes(found: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     company = [row for row in found["rows"] if row["with"] and row["cells"]]
+    company += [effect for effect in found["effects"] if effect["with"] and effect["happens"] is not None]
     if company:
         told = "; ".join(f"{row['flag']} with {row['with']}" for row in company)
-        lines += ["", *wrapped(f"+ the kernel refuses it alone, so it was measured in company: {told}.")]
+        lines += ["", *wrapped(f"+ measured in company, as alone it is refused or has no effect: {told}.")]
     differing = differences(found)
     titles = {resource["key"]: resource["title"] for resource in found["resources"]}
     lines.append("")
     if not differing:
-        lines += wrapped("No cell differs from what the manual says.")
+        lines += wrapped(
+            "No other difference from what the manual says."
+            if _odd(found)
+            else "Nothing differs from what the manual says."
+        )
     for (key, measured, manual, evidence), flags in _alike(differing).items():
         told = f"! {titles[key]}: measured {measured}, the manual says {manual} ({MANUAL[key].page})"
         lines += wrapped(f"{told}: {', '.join(flags)}. Here {evidence}.", hanging=2)
@@ -201,6 +232,10 @@ def _notes(found: dict[str, Any]) -> list[str]:
         if row["refused"]:
             lines += wrapped(f"not measured: {row['flag']}: {row['refused']}", hanging=2)
     return lines
+
+
+def _odd(found: dict[str, Any]) -> bool:
+    return any(effect["agrees"] is False for effect in found["effects"])
 
 
 def _alike(cells: list[dict[str, Any]]) -> dict[tuple[str, str, str, str], list[str]]:

@@ -121,6 +121,8 @@ def _answer(case: Case) -> tuple[str, str]:
 
 def name_of(number: int) -> str:
     """The manual's name: of two names for one number, Python has ENOTSUP and clone(2) EOPNOTSUPP."""
+    if number == _ERESTARTNOINTR:
+        return "ERESTARTNOINTR"
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 
 
@@ -395,10 +397,11 @@ def _elsewhere() -> Iterator[Case]:
 
     yield Case(
         "ERESTARTNOINTR",
-        "clone or clone3, interrupted",
-        never("the kernel restarts the call by itself: only a tracer sees this, between the two"),
-        why="a signal came before the child was made",
+        "clone3({flags=0, exit_signal=SIGCHLD})",
+        _interrupted,
+        why="the kernel makes no child with a signal pending, and calls again by itself: only a tracer sees this",
         manual="clone(2), ERRORS, ERESTARTNOINTR",
+        situation="with a signal pending, as a tracer sees it",
     )
     yield Case(
         "EUSERS",
@@ -435,6 +438,24 @@ def _elsewhere() -> Iterator[Case]:
         why="kernel.threads-max is reached",
         manual="clone(2), ERRORS, EAGAIN; fork(2)",
     )
+
+
+_ERESTARTNOINTR = 513
+
+
+def _interrupted() -> None:
+    from ramet.lab.tracing import interrupted
+
+    def clone() -> int:
+        made = lowlevel.clone3()
+        return made.pid and made.wait()
+
+    try:
+        answer = interrupted(clone, 435)
+    except PermissionError as error:
+        raise NotHere(f"tracing is not allowed here: {error.strerror}") from None
+    if answer < 0:
+        raise OSError(-answer, "seen by the tracer")
 
 
 def _missing_kind() -> None:
@@ -503,14 +524,19 @@ def _section(name: str, found: list[dict[str, Any]]) -> list[str]:
 
     number = getattr(errno, name, 0)
     lines = ["", f"{name} ({os.strerror(number)})" if number else name]
+    alike: dict[tuple[str, str, str, str, str], list[str]] = {}
     for case in found:
-        lines += wrapped(case["call"], indent=2, hanging=2)
-        situation = f"{case['situation']}: " if case["situation"] else ""
-        lines += wrapped(f"{situation}{case['why']} [{case['manual']}]", indent=6)
-        if case["not_here"]:
-            lines += wrapped(f"not here: {case['not_here']}", indent=6)
-        elif not case["agrees"]:
-            lines += wrapped(f"! the kernel answered {case['answered']}", indent=6)
+        answered = "" if case["agrees"] is not False else case["answered"]
+        key = case["situation"], case["why"], case["manual"], case["not_here"], answered
+        alike.setdefault(key, []).append(case["call"])
+    for (situation, why, manual, not_here, answered), calls in alike.items():
+        for call in calls:
+            lines += wrapped(call, indent=2, hanging=2)
+        lines += wrapped(f"{situation}{': ' if situation else ''}{why} [{manual}]", indent=6)
+        if not_here:
+            lines += wrapped(f"not here: {not_here}", indent=6)
+        if answered:
+            lines += wrapped(f"! the kernel answered {answered}", indent=6)
     return lines
 
 

@@ -159,9 +159,9 @@ def _namespace_limit(flag: CLONE) -> Case:
         "ENOSPC",
         f"clone3({{flags={format_clone(flag)}}})",
         make,
-        why=f"{name.replace('/', '.')} is reached, in this user namespace or one above it",
+        why="the limit is reached, here or in a user namespace above",
         manual=f"{_ERRORS}, ENOSPC; namespaces(7), /proc/sys/user",
-        situation=f"in a user namespace with {name.replace('/', '.')} 0",
+        situation="in a user namespace with that kind's user.max_*_namespaces 0",
     )
 
 
