@@ -187,8 +187,9 @@ def serve(size: int) -> None:
     from time import perf_counter_ns
 
     from ramet import _core
+    from ramet.lab.numbers import NR
 
-    _core.syscall("prctl", 167 if os.uname().machine == "aarch64" else 157, 41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+    _core.syscall("prctl", NR["prctl"], 41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
     held = None
     if size:
         populate = 0x8000  # MAP_POPULATE: every page is there when it returns

@@ -12,6 +12,7 @@ import os
 from ramet import lowlevel
 from ramet.flags import CLONE, OBSOLETE_CLONE, format_clone, signal_name
 from ramet.lab.apart import apart
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 NOT_IN_MANUAL = "not in clone(2)"
 _SUBREAPER, _DUMPABLE = 36, 4
-_PRCTL = 167 if os.uname().machine == "aarch64" else 157
 #: An id that no account has: RLIMIT_NPROC counts the processes of the real uid.
 _NOBODYS = 2_147_400_000
 
@@ -59,7 +59,7 @@ def _produce_all() -> dict[str, Any]:
     """In a process of its own."""
     from ramet import _core
 
-    _core.syscall("prctl", _PRCTL, _SUBREAPER, 1, 0, 0, 0)
+    _core.syscall("prctl", NR["prctl"], _SUBREAPER, 1, 0, 0, 0)
     # What a clone and an answer load is loaded now: in a chroot, or without descriptors, it could not be.
     lowlevel.clone3(child=[]).wait()
     import json  # noqa: F401
@@ -337,7 +337,7 @@ def raw_clone3(arguments: bytes | int, size: int) -> None:
     """The bare call, for what is refused: a child of it would be a copy that nobody expects, and ends at once."""
     from ramet import _core
 
-    if _core.syscall("clone3", 435, arguments, size) == 0:
+    if _core.syscall("clone3", NR["clone3"], arguments, size) == 0:
         os._exit(0)
 
 
@@ -451,7 +451,7 @@ def _interrupted() -> None:
         return made.pid and made.wait()
 
     try:
-        answer = interrupted(clone, 435)
+        answer = interrupted(clone, NR["clone3"])
     except PermissionError as error:
         raise NotHere(f"tracing is not allowed here: {error.strerror}") from None
     if answer < 0:
@@ -491,7 +491,7 @@ def become_ordinary() -> int:
         os.setgroups([])
         os.setresgid(_NOBODYS, _NOBODYS, _NOBODYS)
         os.setresuid(_NOBODYS, _NOBODYS, _NOBODYS)
-        _core.syscall("prctl", _PRCTL, _DUMPABLE, 1, 0, 0, 0)  # or /proc/self is root's
+        _core.syscall("prctl", NR["prctl"], _DUMPABLE, 1, 0, 0, 0)  # or /proc/self is root's
     return os.geteuid()
 
 

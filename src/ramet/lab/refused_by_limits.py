@@ -92,12 +92,12 @@ def _deadline() -> None:
     from struct import pack
 
     from ramet import _core
+    from ramet.lab.numbers import NR
 
-    number = 274 if os.uname().machine == "aarch64" else 314
     milliseconds = 1_000_000
     attributes = pack("IIQiIQQQ", 48, 6, 0, 0, 0, milliseconds, 100 * milliseconds, 100 * milliseconds)
     try:
-        _core.syscall("sched_setattr", number, 0, attributes, 0)
+        _core.syscall("sched_setattr", NR["sched_setattr"], 0, attributes, 0)
     except OSError as error:
         raise NotHere(f"sched_setattr(SCHED_DEADLINE): {error.strerror}") from None
     lowlevel.clone3(child=[]).wait()

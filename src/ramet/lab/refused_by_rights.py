@@ -6,13 +6,13 @@ import os
 
 from ramet import _core, lowlevel
 from ramet.flags import CLONE, NAMESPACES, format_clone
+from ramet.lab.numbers import NR
 from ramet.lab.refusals import Case, NotHere, become_ordinary, enter_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_NR_PRCTL, _NR_CLONE3, _NR_CLONE = (167, 435, 220) if os.uname().machine == "aarch64" else (157, 435, 56)
 _ERRORS = "clone(2), ERRORS"
 
 
@@ -38,7 +38,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "EPERM",
         "clone(SIGCHLD)",
-        _filtered(_NR_CLONE, 1, lambda: lowlevel.clone(child=[])),
+        _filtered(NR["clone"], 1, lambda: lowlevel.clone(child=[])),
         why="a filter can answer anything",
         manual="seccomp(2)",
         situation="behind a seccomp filter that refuses clone with EPERM",
@@ -46,7 +46,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "ENOSYS",
         "clone3({flags=0, exit_signal=SIGCHLD})",
-        _filtered(_NR_CLONE3, 38, lambda: lowlevel.clone3(child=[])),
+        _filtered(NR["clone3"], 38, lambda: lowlevel.clone3(child=[])),
         why="as on Linux before 5.3, and in containers whose filter can't see flags behind a pointer",
         manual="clone(2), VERSIONS; seccomp(2)",
         situation="behind a seccomp filter that answers clone3 with ENOSYS",
@@ -209,8 +209,8 @@ def _filtered(number: int, answer: int, make: Callable[[], object]) -> Callable[
         )
         code = create_string_buffer(program, len(program))
         try:
-            _core.syscall("prctl", _NR_PRCTL, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-            _core.syscall("prctl", _NR_PRCTL, 22, 2, pack("HxxxxxxQ", 4, addressof(code)), 0, 0)  # PR_SET_SECCOMP
+            _core.syscall("prctl", NR["prctl"], 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+            _core.syscall("prctl", NR["prctl"], 22, 2, pack("HxxxxxxQ", 4, addressof(code)), 0, 0)  # PR_SET_SECCOMP
         except OSError as error:
             raise NotHere(f"no seccomp filter can be set: {error.strerror}") from None
         make()

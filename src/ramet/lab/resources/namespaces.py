@@ -108,7 +108,7 @@ class SystemV(Inside):
         _core.syscall("semget", NR["semget"], self._OURS, 1, 0o1600)
         made = self._theirs()
         if made >= 0:
-            _core.syscall("semctl(IPC_RMID)", 191 if os.uname().machine == "aarch64" else 66, made, 0, 0)
+            _core.syscall("semctl(IPC_RMID)", NR["semctl"], made, 0, 0)
 
     def read(self, script: Script) -> None:
         super().read(script)
@@ -147,9 +147,7 @@ class Mounts(Inside):
             mount("caller", self.ours, "tmpfs", 0)
             os.mkdir(f"{self.ours}/here")
         if self._there():
-            _core.syscall(
-                "umount2", 39 if os.uname().machine == "aarch64" else 166, os.fsencode(self.theirs) + b"\0", 2
-            )
+            _core.syscall("umount2", NR["umount2"], os.fsencode(self.theirs) + b"\0", 2)
 
     def read(self, script: Script) -> None:
         super().read(script)
