@@ -72,6 +72,7 @@ def serve(request: dict[str, Any]) -> None:
     import json
     from importlib import import_module
 
+    settle_signals()
     reply = os.dup(1)
     os.dup2(2, 1)
     function = getattr(import_module(request["module"]), request["function"])
@@ -82,6 +83,14 @@ def serve(request: dict[str, Any]) -> None:
     with open(reply, "w", encoding="utf-8") as file:
         json.dump(answer, file)
     os._exit(0)
+
+
+def settle_signals() -> None:
+    """Children can be waited for and no signal is blocked, whatever the caller has left to its children."""
+    import signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _portable(error: Error) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def _notes(found: dict[str, Any]) -> list[str]:
     company = [row for row in found["rows"] if row["with"] and row["cells"]]
     company += [effect for effect in found["effects"] if effect["with"] and effect["happens"] is not None]
     if company:
-        told = "; ".join(f"{row['flag']} with {row['with']}" for row in company)
+        told = "; ".join(dict.fromkeys(f"{row['flag']} with {row['with']}" for row in company))
         lines += ["", *wrapped(f"+ measured in company, as alone it is refused or has no effect: {told}.")]
     differing = differences(found)
     titles = {resource["key"]: resource["title"] for resource in found["resources"]}

@@ -156,33 +156,33 @@ class Descriptors(Resource):
 
     key, heading, title = "descriptors", "files", "the descriptor table"
     kcmp = 2
-    THEIRS = 731
 
     def __init__(self, ground: Ground, proc: int) -> None:
         super().__init__(ground, proc)
         self.fd = os.memfd_create("descriptor", 0)
+        self.theirs = self.fd + 50  # above what a child opens while it looks
 
     def mark(self) -> None:
         if self._there():
-            os.close(self.THEIRS)
+            os.close(self.theirs)
 
     def read(self, script: Script) -> None:
         self.found = script.add("fcntl", self.fd, 1, 0)  # F_GETFD
 
     def write(self, script: Script) -> None:
-        script.add("dup3", self.fd, self.THEIRS, 0)
+        script.add("dup3", self.fd, self.theirs, 0)
 
     def find(self, seen: Seen) -> Finding:
         return judge(
             reaches_caller=self._there(),
             was_seen=seen.result(self.found) >= 0,
             mark=f"the caller's descriptor {self.fd} open",
-            change=f"opens descriptor {self.THEIRS}",
+            change=f"opens descriptor {self.theirs}",
         )
 
     def _there(self) -> bool:
         try:
-            os.fstat(self.THEIRS)
+            os.fstat(self.theirs)
         except OSError:
             return False
         return True
