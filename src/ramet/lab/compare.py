@@ -166,19 +166,21 @@ def latency_text(found: dict[str, Any]) -> list[str]:
     """The times, with bars on a logarithmic scale."""
     from ramet.lab.matrix import wrapped
 
+    known = [each for way in found["ways"] for each in way["seconds"] if each]
+    least, most = min(known, default=1e-6), max(known, default=1e-6)
+    step = max(1.25, (most / least) ** (1 / (_BAR - 1)))
     lines = wrapped(
         f"How long it takes to start a child that does nothing, and to see it end, by how much memory the caller "
-        f"has touched (pages of 4 KiB). Medians of {found['rounds']} rounds in turns. Each # more is a quarter longer."
+        f"has touched (in small pages). Medians of {found['rounds']} rounds in turns. One # more is "
+        f"{(step - 1) * 100:.0f} % longer."
     )
     for size in found["left_out"]:
         lines += wrapped(f"Left out: a caller of {words(size)}, for which this machine has not enough memory free.")
-    known = [each for way in found["ways"] for each in way["seconds"] if each]
-    least = min(known, default=1e-6)
     for way in found["ways"]:
         lines.append("")
         name = way["name"]
         for size, taken, refused in zip(found["sizes"], way["seconds"], way["refused"], strict=True):
-            shown = f"{taken * 1000:>8.2f} ms  {bar(taken, least)}" if taken else f"{refused or '?':>11}"
+            shown = f"{taken * 1000:>8.2f} ms  {bar(taken, least, step)}" if taken else f"{refused or '?':>11}"
             lines.append(f"{name:<18}{words(size):>9}  {shown}".rstrip())
             name = ""
     grown = grows(found)
@@ -187,12 +189,11 @@ def latency_text(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def bar(seconds: float, least: float) -> str:
-    """One # for the shortest time, and one more for each quarter that it takes longer."""
+def bar(seconds: float, least: float, step: float) -> str:
+    """One # for the shortest time, and one more for each time that it is longer by the factor step."""
     from math import log
 
-    length = 1 + round(log(seconds / least) / log(1.25))
-    return "#" * length if length <= _BAR else "#" * (_BAR - 1) + ">"
+    return "#" * (1 + round(log(seconds / least) / log(step)))
 
 
 def grows(found: dict[str, Any]) -> str:
@@ -203,10 +204,10 @@ def grows(found: dict[str, Any]) -> str:
     big = found["sizes"].index(max(found["sizes"]))
     told = []
     for key, name in (("fork", "fork"), ("vfork", "CLONE_VM|CLONE_VFORK")):
-        seconds = next(way["seconds"] for way in found["ways"] if way["key"] == key)
+        seconds = next(way["least"] for way in found["ways"] if way["key"] == key)
         if seconds[small] and seconds[big]:
             factor = seconds[big] / seconds[small]
             times = f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}"
             told.append(f"{name} takes {times} times as long")
     sizes = f"From a caller of {words(found['sizes'][big])} rather than {words(found['sizes'][small])}"
-    return f"{sizes}, {' and '.join(told)}." if told else ""
+    return f"{sizes}, {' and '.join(told)}, by the shortest times of each." if told else ""

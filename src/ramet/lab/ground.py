@@ -113,9 +113,22 @@ def _enter() -> Ground:
     if why:
         missing["clocks"] = why
     mount(None, "/", None, MS.REC | MS.PRIVATE)
-    directory = next(path for path in ("/mnt", "/media", "/srv", "/tmp") if os.path.isdir(path))
+    directory = _spare_directory()
     mount("tmpfs", directory, "tmpfs", 0)
     return Ground(directory, uid, own, missing)
+
+
+def _spare_directory() -> str:
+    """One that is there and hides nothing of Python when something is mounted on it."""
+    import sys
+
+    needed = [os.path.realpath(path) + "/" for path in (sys.executable, sys.prefix, sys.base_prefix, *sys.path)]
+    there = [path for path in ("/mnt", "/media", "/srv", "/opt", "/var/tmp", "/tmp") if os.path.isdir(path)]
+    free = [path for path in there if not any(each.startswith(f"{path}/") for each in needed)]
+    if not free:
+        fact = f"each of {', '.join(there) or '/mnt, /srv, /tmp'} is missing, or holds a part of Python"
+        raise UnsupportedError("cannot measure mounts", fact=fact, needs="an empty directory: mkdir /mnt")
+    return free[0]
 
 
 def own_user_namespace(uid: int, gid: int) -> bool:

@@ -211,7 +211,16 @@ def _descend(write: int, depth: int) -> None:
 
 
 def _pid_max() -> None:
-    """Fill a pid namespace of 300 numbers with children that sleep, in an own user namespace; pid 1 ends them all."""
+    """Fill a pid namespace of 300 numbers with children that sleep, in an own user namespace; pid 1 ends them all.
+
+    An older kernel's pid_max is the whole machine's, and uid 0 may write to it from any namespace: so neither is it
+    tried there, nor as uid 0 here.
+    """
+    from ramet.host.namespaces import kernel_version
+
+    if kernel_version() < (6, 14):
+        raise NotHere("before Linux 6.14 kernel.pid_max is the whole machine's")
+    become_ordinary()
     enter_user_namespace()
     lowlevel.unshare(CLONE.NEWPID | CLONE.NEWNS)
     read, write = os.pipe()
@@ -227,7 +236,7 @@ def _pid_max() -> None:
     answer = os.read(read, 1)
     made.wait()
     if answer[:1] == b"?":
-        raise NotHere("kernel.pid_max is the whole machine's before Linux 6.14, or can't be written here")
+        raise NotHere("kernel.pid_max can't be written in a pid namespace here")
     raise OSError(answer[0], os.strerror(answer[0]))
 
 
