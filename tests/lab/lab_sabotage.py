@@ -132,3 +132,23 @@ def latency_without_user_namespaces():
     ground.own_user_namespace(os.geteuid(), os.getegid())
     ground.write_file("/proc/sys/user/max_user_namespaces", "0")
     return latency.latency((0,), seconds=0.1)
+
+
+# Parts of the measurements, for the virtual machines, where all of them take too long
+
+
+def newest_flags():
+    """What the flags of Linux 7.1 do, and what a child with an empty mount namespace has."""
+
+    def work(place):
+        effects.EFFECTS = tuple(one for one in effects.EFFECTS if one.flag >= CLONE.AUTOREAP)
+        return effects.measure(), measure.Measurer(place).clone(CLONE.EMPTY_MNTNS)
+
+    return ground.on_ground(work)
+
+
+def only_errno(name):
+    """The cases of refused_by_cgroups that expect this errno."""
+    from ramet.lab import refused_by_cgroups
+
+    return [refusals._told(case) for case in refused_by_cgroups.cases() if case.errno == name]

@@ -76,21 +76,14 @@ def test_an_ordinary_user_is_told_why_not(found):
 
 @pytest.mark.vm
 @as_root
-def test_ebusy_is_produced_where_controllers_are_handed_on(found):
+def test_ebusy_is_produced_where_controllers_are_handed_on():
     """A cgroup with a domain controller for its children takes no process; where none is handed on, that is said."""
-    [busy] = by_errno(found, "EBUSY")
-    if not VM:
-        assert busy["agrees"] or "hands no domain controller on" in busy["not_here"] or "mounted" in busy["not_here"]
-        return
-    control = Path("/sys/fs/cgroup/cgroup.subtree_control")
-    before = control.read_text()
-    control.write_text("+memory")
-    try:
-        [busy] = by_errno(refusals.refusals(), "EBUSY")
-        assert (busy["answered"], busy["agrees"]) == ("EBUSY", True)
-    finally:
-        if "memory" not in before:
-            control.write_text("-memory")
+    if VM:  # the machine is ours: here the root cgroup may be told to hand one on
+        Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
+    [busy] = apart("lab_sabotage", "only_errno", name="EBUSY")
+    said = busy["not_here"]
+    assert busy["answered"] == "EBUSY" or (not VM and ("hands no domain controller on" in said or "mounted" in said))
+    assert busy["agrees"] is (True if busy["answered"] else None)
 
 
 def test_each_rule_is_tried(found):

@@ -193,14 +193,16 @@ def test_flags_do_what_they_are_for(found):
 
 @pytest.mark.vm
 @since(7, 1)
-def test_the_newest_flags_do_what_they_are_for(found):
-    """CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL have their effects, and CLONE_EMPTY_MNTNS its row."""
-    told = {one["flag"]: one["agrees"] for one in found["effects"]}
-    assert told["CLONE_AUTOREAP"] is True
-    assert told["CLONE_NNP"] is True
-    assert told["CLONE_PIDFD_AUTOKILL"] is True
-    empty = next(row for row in found["rows"] if row["flag"] == "CLONE_EMPTY_MNTNS")["cells"]
+def test_the_newest_flags_do_what_they_are_for():
+    """CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL have their effects; CLONE_EMPTY_MNTNS gives empty mounts."""
+    effects, empty = apart("lab_sabotage", "newest_flags")
+    assert {one["flag"]: one["agrees"] for one in effects} == {
+        "CLONE_AUTOREAP": True,
+        "CLONE_NNP": True,
+        "CLONE_PIDFD_AUTOKILL": True,
+    }
     assert {empty[key]["measured"] for key in ("mnt_ns", "mounts", "root", "cwd")} == {"new"}
+    assert empty["hostname"]["measured"] == "shared"
 
 
 def test_an_effect_that_is_none_is_noticed():
