@@ -152,3 +152,18 @@ def only_errno(name):
     from ramet.lab import refused_by_cgroups
 
     return [refusals._told(case) for case in refused_by_cgroups.cases() if case.errno == name]
+
+
+def linger(marker):
+    """Make a cgroup, put a sleeping child into it, say nothing, and stay."""
+    import time
+
+    from ramet.lab.cgroups import made_cgroup
+
+    with made_cgroup() as (cgroup, why_not):
+        assert cgroup is not None, why_not
+        made = lowlevel.clone3(cgroup=cgroup)
+        if made.pid == 0:
+            with open("/proc/self/comm", "w") as file:
+                file.write(marker)
+        time.sleep(600)

@@ -9,10 +9,11 @@ import pytest
 from needs import KERNEL, as_root, as_user, only
 from ramet.cli import lab_errors
 from ramet.cli.lab_errors import main
-from ramet.errors import SpecError
+from ramet.errors import HelperError, SpecError
 from ramet.flags import CLONE
 from ramet.lab import refusals
 from ramet.lab.apart import apart
+from ramet.lab.cgroups import own_cgroup
 
 VM = os.environ.get("RAMET_VM_INSIDE") == "1"
 
@@ -60,8 +61,6 @@ def test_it_is_produced_for_real(found, name):
 @pytest.mark.parametrize("name", ["EOPNOTSUPP", "ENOENT", "EACCES"])
 def test_a_cgroups_refusals_are_produced_by_root(found, name):
     """Where root can make version 2 cgroups, what they refuse is produced."""
-    from ramet.lab.cgroups import own_cgroup
-
     only(own_cgroup()[0], "where version 2 cgroups are mounted")
     assert [case["answered"] for case in by_errno(found, name)] == [name]
 
@@ -147,6 +146,26 @@ def test_the_host_stays_as_it_was():
     refusals.refusals()
     assert host() == before
     assert before["cgroups"] == []
+
+
+@as_root
+def test_a_killed_measurement_leaves_nothing():
+    """One that takes too long is killed with all it started, and its cgroup is removed."""
+    only(own_cgroup()[0], "where version 2 cgroups are mounted")
+    marker = f"ramet-lab-test-{os.getpid()}"
+    with pytest.raises(HelperError, match="took more than 1"):
+        apart("lab_sabotage", "linger", seconds=1.5, marker=marker)
+    assert [
+        stat for stat in map(_text, Path("/proc").glob("[0-9]*/stat")) if marker[:15] in stat and ") Z " not in stat
+    ] == []
+    assert list(Path("/sys/fs/cgroup").glob("**/ramet-lab-*")) == []
+
+
+def _text(path):
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 # The page

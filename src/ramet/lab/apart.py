@@ -14,6 +14,7 @@ from ramet.errors import Error, HelperError, SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from subprocess import Popen
     from typing import Any
 
 #: -S: no site-packages hooks; the path comes with the request. Its end of stdin is the sign that nobody waits any more.
@@ -46,9 +47,17 @@ def apart(module: str, function: str, /, *, seconds: float = 120, **arguments: A
         raise HelperError(what, argv=argv[:2], exit_code=-9, stderr="") from None
     finally:
         if not finished:
-            os.killpg(process.pid, 9)
-            process.communicate()
+            _end(process)
     return _answer(out, complaint, process.returncode, f"{module}.{function}", argv[:2])
+
+
+def _end(process: Popen[str]) -> None:
+    """Kill it and all that it started, and remove what of theirs would stay."""
+    from ramet.lab.cgroups import remove_left
+
+    os.killpg(process.pid, 9)
+    process.communicate()
+    remove_left(process.pid)
 
 
 def _answer(out: str, complaint: str, status: int, what: str, argv: list[str]) -> Any:

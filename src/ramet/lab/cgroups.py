@@ -35,7 +35,7 @@ def made_cgroup() -> Iterator[tuple[int | None, str]]:
     if parent is None:
         yield None, why_not
         return
-    path = os.path.join(parent, f"ramet-lab-{os.getpid()}")
+    path = os.path.join(parent, name())
     try:
         os.mkdir(path)
     except OSError as error:
@@ -48,6 +48,38 @@ def made_cgroup() -> Iterator[tuple[int | None, str]]:
     finally:
         os.close(fd)
         remove(path)
+
+
+def name(group: int = 0) -> str:
+    """What a cgroup of the lab is called: by the process group of the measurement, this one's or the given."""
+    return f"ramet-lab-{group or os.getpgrp()}"
+
+
+def parents() -> list[str]:
+    """Where the lab makes its cgroups: in this process's own, in the one above it, and where processes are counted."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split()[4] for line in file if " - cgroup " in line and "pids" in line.split()[-1].split(",")]
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        paths = [line.rstrip("\n").split(":", 2)[2] for line in file if "pids" in line.split(":")[1].split(",")]
+    counting = [point + path.rstrip("/") for point, path in zip(points[:1], paths[:1], strict=False)]
+    own, _ = own_cgroup()
+    return counting + ([own.rstrip("/"), os.path.dirname(own.rstrip("/"))] if own else [])
+
+
+def remove_left(group: int) -> None:
+    """Remove what a measurement that was killed could not."""
+    for parent in parents():
+        path = os.path.join(parent, name(group))
+        if os.path.isdir(path):
+            remove_tree(path)
+
+
+def remove_tree(path: str) -> None:
+    """A cgroup with those in it."""
+    for inner in os.listdir(path):
+        if os.path.isdir(f"{path}/{inner}"):
+            remove(f"{path}/{inner}")
+    remove(path)
 
 
 def remove(path: str) -> None:

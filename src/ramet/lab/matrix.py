@@ -181,7 +181,17 @@ def _table(title: str, columns: list[dict[str, str]], rows: list[dict[str, Any]]
         lines.append(f"{_label(row):<{_LABEL}}{shown}".rstrip())
     if folded:
         lines += wrapped("the same as (none): " + ", ".join(folded), indent=2)
-    return lines
+    return lines + wrapped(_headings(columns), indent=2)
+
+
+def _headings(columns: list[dict[str, str]]) -> str:
+    """What the short headings stand for, where they are not the thing's own name."""
+    told = []
+    for column in columns:
+        title = column["title"].removeprefix("the ")
+        if column["heading"] not in title.lower().split():
+            told.append(f"{column['heading']}: {title}")
+    return "; ".join(told)
 
 
 def _label(row: dict[str, Any]) -> str:

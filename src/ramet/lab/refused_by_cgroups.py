@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from ramet import lowlevel
 from ramet.errors import errno_name
-from ramet.lab.cgroups import own_cgroup, remove
+from ramet.lab.cgroups import name, own_cgroup, parents, remove_tree
 from ramet.lab.ground import write_file
 from ramet.lab.refusals import Case, NotHere, become_ordinary
 
@@ -95,7 +95,7 @@ def _not_mine() -> None:
 @contextmanager
 def _made(parent: str) -> Iterator[str]:
     """A cgroup below that one, removed afterwards."""
-    path = os.path.join(parent, f"ramet-lab-{os.getpid()}")
+    path = os.path.join(parent, name())
     try:
         os.mkdir(path)
     except OSError as error:
@@ -103,10 +103,7 @@ def _made(parent: str) -> Iterator[str]:
     try:
         yield path
     finally:
-        for name in os.listdir(path):
-            if os.path.isdir(f"{path}/{name}"):
-                remove(f"{path}/{name}")
-        remove(path)
+        remove_tree(path)
 
 
 def _own() -> str:
@@ -130,9 +127,7 @@ def _inner() -> None:
             with _made(parent) as path:
                 with open(f"{path}/cgroup.controllers", encoding="ascii") as file:
                     # those that are not threaded: only they keep processes out
-                    usable = [
-                        name for name in file.read().split() if name in ("memory", "io", "hugetlb", "rdma", "misc")
-                    ]
+                    usable = [one for one in file.read().split() if one in ("memory", "io", "hugetlb", "rdma", "misc")]
                 if not usable:
                     why = f"{parent} hands no domain controller on to a cgroup made in it"
                     continue
@@ -150,8 +145,8 @@ def _inner() -> None:
 
 def _invalid_domain() -> None:
     with _made(_own()) as path:
-        for name in ("threaded", "invalid"):
-            os.mkdir(f"{path}/{name}")
+        for inner in ("threaded", "invalid"):
+            os.mkdir(f"{path}/{inner}")
         write_file(f"{path}/threaded/cgroup.type", "threaded")
         fd = _open(f"{path}/invalid")
         try:
@@ -168,7 +163,7 @@ def _removed() -> None:
 
 def _pids_max() -> None:
     why = "no pids controller is to be seen here"
-    for parent in _with_pids():
+    for parent in parents():
         try:
             with _made(parent) as path:
                 if not os.path.exists(f"{path}/pids.max"):
@@ -188,14 +183,3 @@ def _clone_in(path: str, parent: str) -> None:
         lowlevel.clone3(child=[]).wait()
     finally:
         write_file(f"{parent}/cgroup.procs", str(os.getpid()))
-
-
-def _with_pids() -> list[str]:
-    """This process's cgroup of each hierarchy that counts processes."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        points = [line.split()[4] for line in file if " - cgroup " in line and "pids" in line.split()[-1].split(",")]
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        paths = [line.rstrip("\n").split(":", 2)[2] for line in file if "pids" in line.split(":")[1].split(",")]
-    found = [point + path.rstrip("/") for point, path in zip(points[:1], paths[:1], strict=False)]
-    path, _ = own_cgroup()
-    return found + ([path] if path else [])
