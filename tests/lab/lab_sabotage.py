@@ -29,6 +29,18 @@ def without_read(resource, flags):
     return ground.on_ground(lambda place: measure.Measurer(place).clone(flags)[resource])
 
 
+def refused_write(resource, flags):
+    """What the probe says of a child with these flags whose own change is refused."""
+    PROBES[resource].write = lambda self, script: setattr(self, "attempt", script.add("close", 9999))
+    return ground.on_ground(lambda place: measure.Measurer(place).clone(flags)[resource])
+
+
+def broken_probe():
+    """A probe that fails in the caller while the child waits for it."""
+    PROBES["memory"].change = lambda self: 1 // 0
+    return ground.on_ground(lambda place: measure.Measurer(place).clone(0))
+
+
 def blind_kcmp():
     """The witnesses for a child that shares nothing, where kcmp compares the caller with itself."""
     real = measure.Measurer._compare

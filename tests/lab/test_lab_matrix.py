@@ -12,7 +12,7 @@ import pytest
 
 from needs import since
 from ramet.cli.lab_matrix import main
-from ramet.errors import SpecError, UnsupportedError
+from ramet.errors import HelperError, SpecError, UnsupportedError
 from ramet.flags import CLONE, format_clone
 from ramet.lab import manual, matrix
 from ramet.lab.apart import apart
@@ -293,6 +293,27 @@ def test_what_makes_no_sense_is_refused(argv, said):
     """An argument or an unknown option is answered, and nothing is measured."""
     with pytest.raises(SpecError, match=said):
         main(argv)
+
+
+def test_a_probe_that_fails_is_told_of_at_once():
+    """A bug in a probe ends the measurement, and the children that wait; its traceback is told. (conftest looks.)"""
+    with pytest.raises(HelperError, match="ended early") as caught:
+        apart("lab_sabotage", "broken_probe", seconds=20)
+    assert "ZeroDivisionError" in caught.value.stderr
+
+
+@pytest.mark.parametrize("key", ["hostname", "mounts", "network"])
+def test_the_child_sees_what_the_caller_changes(cells, key):
+    """Where CLONE_NEWUSER takes the right to change a thing, the caller does, and the child sees that it is shared."""
+    assert cells["NEWUSER", key]["measured"] == "shared"
+    assert cells["NEWUSER", key]["evidence"].endswith("(EPERM); the caller changes it, and the child sees that")
+
+
+@pytest.mark.parametrize(("key", "flag"), [("hostname", "NEWUTS"), ("mounts", "NEWNS"), ("network", "NEWNET")])
+def test_the_child_does_not_see_it_in_a_namespace_of_its_own(key, flag):
+    """Control: the caller's change is not seen from a new namespace, also where the child's own change is taken away."""
+    found = apart("lab_sabotage", "refused_write", resource=key, flags=int(CLONE[flag]))
+    assert found["measured"] == ("new" if key == "network" else "copied"), found
 
 
 def test_a_caller_with_threads_may_measure():

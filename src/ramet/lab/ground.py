@@ -44,6 +44,8 @@ def on_ground(work: Callable[[Ground], Any]) -> Any:
     import json
 
     ground = _enter()
+    subreaper = 36
+    _core.syscall("prctl", NR["prctl"], subreaper, 1, 0, 0, 0)
     read, write = os.pipe()
     caller = os.fork()
     if caller == 0:
@@ -60,32 +62,53 @@ def on_ground(work: Callable[[Ground], Any]) -> Any:
         finally:
             os._exit(status)
     os.close(write)
-    reaped = _reap_until_closed(read)
-    if not reaped:
+    data = _read_and_reap(read, caller)
+    if not data:
         raise RuntimeError("the measuring process died; its traceback is above")
-    return json.loads(reaped)
+    return json.loads(data)
 
 
-def _reap_until_closed(read: int) -> bytes:
-    """Read to the end, and reap whoever ends meanwhile: CLONE_PARENT's children are ours."""
+def _read_and_reap(read: int, caller: int) -> bytes:
+    """All that the caller writes until it ends, reaping whoever ends meanwhile: CLONE_PARENT's children are ours.
+
+    A child of the caller may hold the pipe open when the caller has died. Those that are left are killed.
+    """
     import select
+
+    os.set_blocking(read, False)
+    observer = lowlevel.pidfd_open(caller)
+    data = b""
+    running = True
+    while running:
+        ready, _, _ = select.select([read, observer], [], [], 0.02)
+        running = observer not in ready
+        data += _read_all(read)
+        _reap(os.WNOHANG)
+    os.close(observer)
+    os.close(read)
+    _kill_children()
+    return data
+
+
+def _read_all(fd: int) -> bytes:
+    data = b""
+    while True:
+        try:
+            more = os.read(fd, 1 << 20)
+        except BlockingIOError:
+            return data
+        if not more:
+            return data
+        data += more
+
+
+def _kill_children() -> None:
     import signal
 
-    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_write)
-    data, ended = b"", False
-    while not ended:
-        ready, _, _ = select.select([read, wake_read], [], [], 0.02)
-        if read in ready:
-            more = os.read(read, 1 << 20)
-            data, ended = data + more, not more
-        if wake_read in ready:
-            os.read(wake_read, 4096)
-        _reap(os.WNOHANG)
-    os.close(read)
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        for pid in file.read().split():
+            os.kill(int(pid), signal.SIGKILL)
     _reap(0)
-    return data
 
 
 def _reap(options: int) -> None:

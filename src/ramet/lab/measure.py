@@ -30,6 +30,7 @@ GROUPS: tuple[tuple[str, tuple[type[Resource], ...]], ...] = (
 )
 #: In a child with a changed root no path leads anywhere, so this comes last.
 _LAST = "root"
+_PATIENCE = 30
 
 
 class Measurer:
@@ -41,6 +42,7 @@ class Measurer:
         os.set_inheritable(self.proc, True)
         self.resources = [kind(ground, self.proc) for kind in RESOURCES]
         self.gate_read, self.gate_write = os.pipe()
+        self.gate = 0
 
     def clone(self, flags: int, *, cgroup: int | None = None) -> dict[str, Any]:
         """A child made by clone3 with these flags, and what it told of each resource."""
@@ -51,7 +53,10 @@ class Measurer:
             nonlocal made
             made = lowlevel.clone3(flags, child=script.calls, cgroup=cgroup)
             if not flags & CLONE.VFORK:
+                _wait_for_call(made, self.gate)
                 witness.update(self._compare(made.pid))
+                for resource in self.resources:
+                    resource.change()
                 os.write(self.gate_write, b".")
             _wait(made)
             made.close()
@@ -124,7 +129,9 @@ class Measurer:
         for resource in self.resources:
             resource.read(script)
         if gate:
-            script.add("read", self.gate_read, Buffer(1), 1)
+            self.gate = script.add("read", self.gate_read, Buffer(1), 1)
+            for resource in self.resources:
+                resource.read_again(script)
         for resource in sorted(self.resources, key=lambda one: one.key == _LAST):
             resource.write(script)
         try:
@@ -153,8 +160,19 @@ class Measurer:
 
 def _wait(made: Clone) -> None:
     """Until the child has ended, whoever is the one to wait for it."""
-    if made.flags & CLONE.THREAD or not made.flags & (CLONE.PARENT | CLONE.AUTOREAP):
+    if not made.flags & (CLONE.PARENT | CLONE.AUTOREAP):
         made.wait()
-        return
-    while os.path.exists(f"/proc/{made.pid}"):
+    # A thread has left the memory before its undo list is worked off, and only then it is gone.
+    while os.path.exists(f"/proc/self/task/{made.pid}" if made.flags & CLONE.THREAD else f"/proc/{made.pid}"):
+        os.sched_yield()
+
+
+def _wait_for_call(made: Clone, index: int) -> None:
+    """Until the child has come to that call, having made those before it."""
+    from time import monotonic
+
+    end = monotonic() + _PATIENCE
+    while len(made.results) < index:
+        if monotonic() > end:
+            raise RuntimeError(f"the child made {len(made.results)} of {index} calls in {_PATIENCE} s")
         os.sched_yield()

@@ -41,6 +41,12 @@ class Resource:
     def read(self, script: Script) -> None:
         """The child's calls that look for the mark."""
 
+    def change(self) -> None:
+        """In the caller, while the child waits after its first look. Not for a child whose caller sleeps meanwhile."""
+
+    def read_again(self, script: Script) -> None:
+        """The child's calls that look for what the caller has changed."""
+
     def write(self, script: Script) -> None:
         """The child's calls that leave its own."""
 

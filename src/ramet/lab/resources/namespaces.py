@@ -58,18 +58,24 @@ INODES = tuple(_of_kind(kind) for kind in KINDS)
 
 
 class Inside(Inode):
-    """Something that lies in a namespace. Where the child may not change it, the inode tells whether it is shared."""
+    """Something that lies in a namespace. Where the child may not change it, the caller does, and the child looks."""
 
-    def settle(self, seen: Seen, change: int, found: Finding) -> Finding:
-        """The finding, unless the child's own change (that call) was refused."""
-        errno_name = refused(seen, change)
+    def mark(self) -> None:
+        self.changed = False
+
+    def settle(self, seen: Seen, attempt: int, found: Finding, again: bool) -> Finding:
+        """The finding, unless the child's own change (that call) was refused. again: it has seen the caller's change."""
+        errno_name = refused(seen, attempt)
         if not errno_name or found.answer in (SHARED, NEW):
             return found
-        same = self.inode(seen) == os.stat(f"/proc/self/ns/{self.kind}").st_ino
-        how = f"it may not change it ({errno_name}); its {self.kind} namespace is"
-        if same:
-            return Finding(SHARED, f"the child finds the caller's; {how} the caller's")
-        return Finding(COPIED, f"the child finds the caller's; {how} another")
+        told = f"the child finds the caller's, and may not change it ({errno_name})"
+        if self.changed:
+            if again:
+                return Finding(SHARED, f"{told}; the caller changes it, and the child sees that")
+            return Finding(COPIED, f"{told}; the caller changes it, and the child sees nothing of that")
+        if self.inode(seen) == os.stat(f"/proc/self/ns/{self.kind}").st_ino:
+            return Finding(SHARED, f"{told}; its {self.kind} namespace is the caller's")
+        return Finding(COPIED, f"{told}; its {self.kind} namespace is another")
 
 
 class Hostname(Inside):
@@ -78,24 +84,37 @@ class Hostname(Inside):
     key, heading, title, kind = "hostname", "host", "the host name", "uts"
 
     def mark(self) -> None:
+        super().mark()
         _core.syscall("sethostname", NR["sethostname"], b"caller", 6)
+
+    def change(self) -> None:
+        _core.syscall("sethostname", NR["sethostname"], b"changed", 7)
+        self.changed = True
+
+    def read_again(self, script: Script) -> None:
+        self.later = script.add("uname", Buffer(65 * 6))
 
     def read(self, script: Script) -> None:
         super().read(script)
         self.name = script.add("uname", Buffer(65 * 6))
 
     def write(self, script: Script) -> None:
-        self.change = script.add("sethostname", b"child", 5)
+        self.attempt = script.add("sethostname", b"child", 5)
 
     def find(self, seen: Seen) -> Finding:
-        name = seen.output(self.name, 0)[65:130].partition(b"\0")[0]
         found = judge(
             reaches_caller=os.uname().nodename == "child",
-            was_seen=name == b"caller",
+            was_seen=_nodename(seen, self.name) == b"caller",
             mark="the host name that the caller has set",
             change="sets another",
         )
-        return self.settle(seen, self.change, found)
+        again = self.changed and _nodename(seen, self.later) == b"changed"
+        return self.settle(seen, self.attempt, found, again)
+
+
+def _nodename(seen: Seen, call: int) -> bytes:
+    """The second field of struct utsname."""
+    return seen.output(call, 0)[65:130].partition(b"\0")[0]
 
 
 class SystemV(Inside):
@@ -105,6 +124,7 @@ class SystemV(Inside):
     _OURS, _THEIRS = 0x52414D02, 0x52414D03
 
     def mark(self) -> None:
+        super().mark()
         _core.syscall("semget", NR["semget"], self._OURS, 1, 0o1600)
         made = self._theirs()
         if made >= 0:
@@ -115,7 +135,7 @@ class SystemV(Inside):
         self.seen = script.add("semget", self._OURS, 1, 0)
 
     def write(self, script: Script) -> None:
-        self.change = script.add("semget", self._THEIRS, 1, 0o1600)
+        script.add("semget", self._THEIRS, 1, 0o1600)
 
     def find(self, seen: Seen) -> Finding:
         return judge(
@@ -138,42 +158,56 @@ class Mounts(Inside):
     key, heading, title, kind = "mounts", "mounts", "the mount table", "mnt"
 
     def mark(self) -> None:
+        super().mark()
+        where = self.ground.directory
+        self.ours, self.theirs, self.later = f"{where}/mounted", f"{where}/mounted-by-child", f"{where}/mounted-later"
+        if not os.path.exists(self.ours):
+            for path in (self.ours, self.theirs, self.later):
+                os.mkdir(path)
+            self._mount(self.ours)
+        for path in (self.theirs, self.later):
+            if self._is_mounted(path):
+                _core.syscall("umount2", NR["umount2"], os.fsencode(path) + b"\0", 2)
+
+    def change(self) -> None:
+        self._mount(self.later)
+        self.changed = True
+
+    def _mount(self, path: str) -> None:
         from ramet.lab.ground import mount
 
-        self.ours, self.theirs = f"{self.ground.directory}/mounted", f"{self.ground.directory}/mounted-by-child"
-        if not os.path.exists(self.ours):
-            os.mkdir(self.ours)
-            os.mkdir(self.theirs)
-            mount("caller", self.ours, "tmpfs", 0)
-            os.mkdir(f"{self.ours}/here")
-        if self._there():
-            _core.syscall("umount2", NR["umount2"], os.fsencode(self.theirs) + b"\0", 2)
+        mount("caller", path, "tmpfs", 0)
+        os.mkdir(f"{path}/here")
+
+    def read_again(self, script: Script) -> None:
+        self.seen_later = script.add("faccessat", AT_FDCWD, os.fsencode(f"{self.later}/here"), 0, 0)
 
     def read(self, script: Script) -> None:
         super().read(script)
         self.seen = script.add("faccessat", AT_FDCWD, os.fsencode(f"{self.ours}/here"), 0, 0)
 
     def write(self, script: Script) -> None:
-        self.change = script.add("mount", b"child", os.fsencode(self.theirs), b"tmpfs", 0, 0)
+        self.attempt = script.add("mount", b"child", os.fsencode(self.theirs), b"tmpfs", 0, 0)
 
     def find(self, seen: Seen) -> Finding:
         found = judge(
-            reaches_caller=self._there(),
+            reaches_caller=self._is_mounted(self.theirs),
             was_seen=seen.result(self.seen) == 0,
             mark="what the caller has mounted",
             change="mounts a tmpfs",
         )
-        return self.settle(seen, self.change, found)
+        return self.settle(seen, self.attempt, found, self.changed and seen.result(self.seen_later) == 0)
 
-    def _there(self) -> bool:
-        return os.stat(self.theirs).st_dev != os.stat(self.ground.directory).st_dev
+    def _is_mounted(self, path: str) -> bool:
+        return os.stat(path).st_dev != os.stat(self.ground.directory).st_dev
 
 
 class Network(Inside):
     """The network devices: the caller's loopback device is up, and the child takes it down."""
 
     key, heading, title, kind = "network", "netdev", "the network devices", "net"
-    _GET, _SET, _UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+    _GET, _SET = 0x8913, 0x8914  # SIOCGIFFLAGS, SIOCSIFFLAGS
+    _UP, _PROMISC = 1, 0x100
 
     def __init__(self, ground: Ground, proc: int) -> None:
         import socket
@@ -182,15 +216,26 @@ class Network(Inside):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def mark(self) -> None:
-        _core.syscall("ioctl(SIOCSIFFLAGS)", NR["ioctl"], self.socket.fileno(), self._SET, _ifreq(self._UP))
+        super().mark()
+        self._set(self._UP)
+
+    def change(self) -> None:
+        self._set(self._UP | self._PROMISC)
+        self.changed = True
+
+    def _set(self, flags: int) -> None:
+        _core.syscall("ioctl(SIOCSIFFLAGS)", NR["ioctl"], self.socket.fileno(), self._SET, _ifreq(flags))
 
     def read(self, script: Script) -> None:
         super().read(script)
         self.opened = script.add("socket", 2, 2 | 0o2000000, 0)
         self.flags = script.add("ioctl", Result(self.opened), self._GET, _ifreq(0))
 
+    def read_again(self, script: Script) -> None:
+        self.later = script.add("ioctl", Result(self.opened), self._GET, _ifreq(0))
+
     def write(self, script: Script) -> None:
-        self.change = script.add("ioctl", Result(self.opened), self._SET, _ifreq(0))
+        self.attempt = script.add("ioctl", Result(self.opened), self._SET, _ifreq(0))
         script.add("close", Result(self.opened))
 
     def find(self, seen: Seen) -> Finding:
@@ -202,7 +247,8 @@ class Network(Inside):
             mark="lo up, as the caller has it",
             change="takes lo down",
         )
-        return self.settle(seen, self.change, found)
+        again = self.changed and bool(_flags(seen.output(self.later, 2)) & self._PROMISC)
+        return self.settle(seen, self.attempt, found, again)
 
 
 def _ifreq(flags: int) -> bytes:
@@ -223,6 +269,7 @@ class UidMap(Inside):
     _LIMIT = "sys/user/max_inotify_watches"
 
     def mark(self) -> None:
+        super().mark()
         with open("/proc/self/uid_map", encoding="ascii") as file:
             self.ours = file.read()
         if self.ground.own_user_namespace:
@@ -236,10 +283,10 @@ class UidMap(Inside):
 
     def write(self, script: Script) -> None:
         if not self.ground.own_user_namespace:  # it would be the host's
-            self.change = script.add("openat", self.proc, b"", os.O_WRONLY, 0)
+            self.attempt = script.add("openat", self.proc, b"", os.O_WRONLY, 0)
             return
         opened = script.add("openat", self.proc, self._LIMIT.encode(), os.O_WRONLY, 0)
-        self.change = script.add("write", Result(opened), b"4999", 4)
+        self.attempt = script.add("write", Result(opened), b"4999", 4)
         script.add("close", Result(opened))
 
     def find(self, seen: Seen) -> Finding:
@@ -249,7 +296,7 @@ class UidMap(Inside):
             mark="the caller's map",
             change="sets a limit of its user namespace",
         )
-        return self.settle(seen, self.change, found)
+        return self.settle(seen, self.attempt, found, False)
 
     def _limit(self) -> int:
         with open(f"/proc/{self._LIMIT}", encoding="ascii") as file:

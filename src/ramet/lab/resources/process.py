@@ -34,8 +34,8 @@ class Memory(Resource):
         super().__init__(ground, proc)
         self.page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.page))
-        self.copy, self.change = os.memfd_create("copy", 0), os.memfd_create("change", 0)
-        os.pwrite(self.change, _B, 0)
+        self.copy, self.source = os.memfd_create("copy", 0), os.memfd_create("source", 0)
+        os.pwrite(self.source, _B, 0)
 
     def mark(self) -> None:
         self.page[:_SIZE] = _A
@@ -45,7 +45,7 @@ class Memory(Resource):
         script.add("pwrite64", self.copy, self.address, _SIZE, 0)
 
     def write(self, script: Script) -> None:
-        script.add("pread64", self.change, self.address, _SIZE, 0)
+        script.add("pread64", self.source, self.address, _SIZE, 0)
 
     def find(self, seen: Seen) -> Finding:
         return judge(
