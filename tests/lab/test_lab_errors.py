@@ -94,6 +94,21 @@ def test_each_rule_is_tried(found):
     assert any(call.startswith("clone3({flags=CLONE_SIGHAND})") for call in alone)
 
 
+@pytest.mark.parametrize(
+    ("named", "text", "release"),
+    [
+        ((6, 1, 0), "#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)", (6, 1, 158)),
+        ((5, 15, 0), "Ubuntu 5.15.0-91.101-generic 5.15.131", (5, 15, 131)),
+        ((6, 18, 44), "#1 SMP PREEMPT_DYNAMIC @0", (6, 18, 44)),
+        ((6, 12, 3), "built with 13.2.0 on 10.0.0.1", (6, 12, 3)),
+    ],
+)
+def test_the_stable_release_is_known(named, text, release):
+    """A rule may have changed within a series: the release comes from where the distribution tells it."""
+    assert refusals.stable_release(named, [text]) == release
+    assert refusals.running_kernel()[:2] == KERNEL
+
+
 def test_a_rule_too_many_is_noticed():
     """Control: an invented rule is tried, the kernel makes a child, and that does not agree."""
     [told] = apart("lab_sabotage", "invented_rule")
