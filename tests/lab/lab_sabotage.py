@@ -86,6 +86,8 @@ def cases(kind):
             "EPERM", "clone3({flags=0})", lambda: lowlevel.clone3(child=[]).wait(), why="it is not"
         ),
         "another errno": refusals.Case("EPERM", "clone3(NULL, 0)", lambda: refusals.raw_clone3(0, 0), why="it is not"),
+        "another call": refusals.Case("EPERM", "nothing", lambda: os.close(9999), why="it is not"),
+        "the set-up": refusals.Case("ENOENT", "nothing", lambda: os.chroot("/nonexistent"), why="it is not"),
         "dies": refusals.Case("EPERM", "nothing", lambda: os.kill(os.getpid(), 9), why="it is not"),
         "wrong program": refusals.Case("EPERM", "nothing", lambda: 1 // 0, why="it is not"),
     }

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ABOUT = """\
-Make clone and clone3 fail in every way this host allows: each illegal combination
-of flags and fields, each limit, each missing right; and say what the kernel
-answered, why, and where the manual tells of it. Each is tried in a process of its
-own, which limits, nests or filters itself first; the host stays as it was.
+Make clone and clone3 fail in every way this host allows: each illegal
+combination of flags and fields, each limit, each missing right; and say what
+the kernel answered, why, and where the manual tells of it. Each is tried in a
+process of its own, which limits, nests or filters itself first; the host stays
+as it was.
 
   ramet lab errors                 all of them
   ramet lab errors EAGAIN          one errno"""

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ABOUT = """\
-Clone a child with each flag in turn, on this kernel, and find out what it shares
-with its caller: memory, directories, descriptors, handlers, namespaces and what
-lies in them. Each answer stands beside what the manual says, and is marked where
-the two differ. It takes less than a second, in a process and namespaces of its own.
+Clone a child with each flag in turn, on this kernel, and find out what it
+shares with its caller: memory, directories, descriptors, handlers, namespaces
+and what lies in them. Each answer is held against what the manual says, and
+marked where the two differ. It takes less than a second, in a process and
+namespaces of its own.
 
 --json adds, for each cell, what was seen, and what kcmp(2) says."""
 TABLE = (options.JSON, options.DEBUG, options.HELP)

@@ -8,6 +8,7 @@ import os
 from ramet import lowlevel
 from ramet.flags import CLONE, format_clone
 from ramet.lab.numbers import NR
+from ramet.lab.script import is_clones
 from ramet.lowlevel import Buffer, Call, Result
 
 TYPE_CHECKING = False
@@ -85,6 +86,8 @@ def _ask(effect: Effect, flags: int) -> tuple[bool | None, str]:
     except Unknown as why:
         return None, str(why)
     except OSError as error:
+        if not is_clones(error):
+            raise
         return None, errno.errorcode.get(error.errno or 0, str(error.errno))
 
 

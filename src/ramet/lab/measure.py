@@ -11,7 +11,7 @@ from ramet.flags import CLONE
 from ramet.lab.ground import Ground
 from ramet.lab.numbers import NR
 from ramet.lab.resources import kin, namespaces, process
-from ramet.lab.script import Script, Seen, dump, dump_script, load, of_plain, run_here
+from ramet.lab.script import Script, Seen, dump, dump_script, is_clones, load, of_plain, run_here
 from ramet.lowlevel import Buffer
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ class Measurer:
         try:
             return self._measure(child, witness, gate=not flags & CLONE.VFORK)
         except OSError as error:
-            if made is not None:
+            if not is_clones(error):
                 raise
             return {"error": errno.errorcode.get(error.errno or 0, str(error.errno))}
 

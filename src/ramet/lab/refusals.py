@@ -13,6 +13,7 @@ from ramet import lowlevel
 from ramet.flags import CLONE, OBSOLETE_CLONE, format_clone, signal_name
 from ramet.lab.apart import apart
 from ramet.lab.numbers import NR
+from ramet.lab.script import is_clones
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,10 +114,17 @@ def _answer(case: Case) -> tuple[str, str]:
     except NotHere as why:
         return "", str(why)
     except OSError as error:
-        return name_of(error.errno or 0), ""
+        if is_clones(error):
+            return name_of(error.errno or 0), ""
+        return "", f"it could not be tried: {error.filename or 'a system call'}: {name_of(error.errno or 0)}"
     except Exception as error:  # to be told, not to be lost with the process
         return "", f"it could not be tried: {type(error).__name__}: {error}"
     return "a child", ""
+
+
+def answer_of_clone(number: int) -> OSError:
+    """An answer that came from another process, as that process had it."""
+    return OSError(number, os.strerror(number), "clone3")
 
 
 def name_of(number: int) -> str:
@@ -337,7 +345,7 @@ def _libc_clone() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.clone(None, None, lowlevel.SIGCHLD, None) == -1:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise answer_of_clone(number)
 
 
 def _shown(value: object) -> str:
@@ -475,7 +483,7 @@ def _interrupted() -> None:
     except PermissionError as error:
         raise NotHere(f"tracing is not allowed here: {error.strerror}") from None
     if answer < 0:
-        raise OSError(-answer, "seen by the tracer")
+        raise answer_of_clone(-answer)
 
 
 def _missing_kind() -> None:

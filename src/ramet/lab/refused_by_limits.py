@@ -7,7 +7,7 @@ import os
 from ramet import lowlevel
 from ramet.flags import CLONE, NAMESPACE_FILES, NAMESPACES, format_clone
 from ramet.lab.ground import write_file
-from ramet.lab.refusals import Case, NotHere, become_ordinary, enter_user_namespace
+from ramet.lab.refusals import Case, NotHere, answer_of_clone, become_ordinary, enter_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _nested_pid() -> None:
     number = os.read(read, 1)
     made.wait()
     if number and number[0]:
-        raise OSError(number[0], os.strerror(number[0]))
+        raise answer_of_clone(number[0])
     raise NotHere(f"{_DEEPEST} could be nested, more than the manual says")
 
 
@@ -237,7 +237,7 @@ def _pid_max() -> None:
     made.wait()
     if answer[:1] == b"?":
         raise NotHere("kernel.pid_max can't be written in a pid namespace here")
-    raise OSError(answer[0], os.strerror(answer[0]))
+    raise answer_of_clone(answer[0])
 
 
 def _fill() -> bytes:

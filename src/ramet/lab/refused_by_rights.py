@@ -7,7 +7,8 @@ import os
 from ramet import _core, lowlevel
 from ramet.flags import CLONE, NAMESPACES, format_clone
 from ramet.lab.numbers import NR
-from ramet.lab.refusals import Case, NotHere, become_ordinary, enter_user_namespace
+from ramet.lab.refusals import Case, NotHere, answer_of_clone, become_ordinary, enter_user_namespace
+from ramet.lab.script import is_clones
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _as_pid_1(make: Callable[[], object]) -> None:
         try:
             make()
         except OSError as error:
-            number = error.errno or 0
+            number = error.errno or 0 if is_clones(error) else 0
         finally:
             os.write(write, bytes([number]))
             os._exit(0)
@@ -139,7 +140,7 @@ def _as_pid_1(make: Callable[[], object]) -> None:
     number = os.read(read, 1)[0]
     made.wait()
     if number:
-        raise OSError(number, os.strerror(number))
+        raise answer_of_clone(number)
 
 
 def _other_pid_namespace() -> Iterator[Case]:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     Argument = int | bytes | Buffer | Result
 
 
+def is_clones(error: OSError) -> bool:
+    """Is it clone's or clone3's own answer, and not that of something done before or after?"""
+    return error.filename in ("clone", "clone3")
+
+
 class Script:
     """The calls of one child, in order."""
 
