@@ -1,0 +1,1 @@
+"""Experiments with clone, run live on the caller's own kernel, with the evidence shown."""
