@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "print the system calls that make a sandbox; run nothing",
     "explain": "say what clone flags do together, or which namespaces a process has",
     "doctor": "say what this host can do, and how to fix what it can't",
+    "lab": "run experiments about clone and show what they prove",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")
 GLOBAL = (options.HELP, VERSION, options.DEBUG)

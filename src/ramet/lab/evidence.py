@@ -7,6 +7,7 @@ from collections import namedtuple
 from enum import IntFlag
 
 from ramet.flags import format_flags
+from ramet.host.namespaces import KINDS
 from ramet.lab.experiment import Seen
 from ramet.lab.kernel import CAP_SYS_ADMIN, has_capability, outcome
 from ramet.spec.record import Record
@@ -39,9 +40,6 @@ else:
         """A statement about what was seen, and whether it is true."""
 
         __slots__ = ()
-
-
-KINDS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 
 
 class Namespaces(Record):
@@ -140,27 +138,23 @@ class Notes:
         self.grounded = grounded
         self.observations: list[Observation] = []
         self.namespaces: dict[str, int] | None = None
-        self._caller = namespaces_of("self")
+        self._caller = _identity()
 
     def caller(self, what: str, value: object) -> None:
         """The caller looked at this, and saw that."""
         self.observations.append(Observation("caller", what, plain(value)))
 
     def child(self, what: str, value: object) -> None:
-        """So did the child. The first time, the namespaces it is in are noted as well."""
+        """So did the child. If it says so itself, the namespaces it is in are noted as well."""
         self.observations.append(Observation("child", what, plain(value)))
-        if self.namespaces is None:
-            self.namespaces = namespaces_of("self")
+        if self.namespaces is None and (here := _identity()) != self._caller:
+            self.namespaces = here[1]
 
     def guarded(self, act: Callable[[], object]) -> str:
         """The outcome of what would change the host; not tried where it could, outside namespaces of our own."""
         if not self.grounded and has_capability(CAP_SYS_ADMIN):
             return "not tried"
         return outcome(act)
-
-    def child_is(self, pid: int) -> None:
-        """Note the namespaces of a child that can't do so itself: it runs no Python."""
-        self.namespaces = namespaces_of(str(pid))
 
     def seen(self) -> Seen:
         """What was written down, by who saw it."""
@@ -170,12 +164,17 @@ class Notes:
         return seen
 
 
-def namespaces_of(process: str) -> dict[str, int]:
-    """The inode numbers of a process's namespaces; empty where /proc doesn't show them."""
+def _identity() -> tuple[int, dict[str, int]]:
+    """Who runs this: a pid alone could be the caller's as well as that of a child in another pid namespace."""
+    return os.getpid(), own_namespaces()
+
+
+def own_namespaces() -> dict[str, int]:
+    """The inode numbers of this process's namespaces; empty where /proc doesn't show them."""
     found = {}
     for kind in KINDS:
         try:
-            found[kind] = os.stat(f"/proc/{process}/ns/{kind}").st_ino
+            found[kind] = os.stat(f"/proc/self/ns/{kind}").st_ino
         except OSError:
             continue  # no such kind in this kernel, or no /proc in here
     return found

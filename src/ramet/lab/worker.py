@@ -15,17 +15,20 @@ import textwrap
 import time
 
 from ramet import lowlevel
-from ramet.errors import Error, UnsupportedError, errno_name
+from ramet.errors import UnsupportedError, errno_name
 from ramet.flags import CLONE, MS, NAMESPACE_FILES, format_clone, kernel_name
-from ramet.lab.evidence import Evidence, Finding, Namespaces, Notes, namespaces_of
+from ramet.host.namespaces import kernel_version
+from ramet.lab.evidence import Evidence, Finding, Namespaces, Notes, own_namespaces
+from ramet.lab.experiment import Experiment
 from ramet.lab.experiments import load
 from ramet.lab.kernel import CAP_SYS_ADMIN, has_capability, mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ramet.lab.experiment import Experiment, Run
+    from collections.abc import Callable
+    from typing import Any
 
-MENDED_BY = "ramet doctor says what mends it"
+    from ramet.lab.experiment import Run
 
 
 class Ground:
@@ -55,50 +58,50 @@ def examine(experiment: Experiment, flags: CLONE) -> Evidence:
     """Run it, run its control, and conclude. This process is no good for anything else afterwards."""
     uid, start = os.geteuid(), time.monotonic()
     ground = stand_on(experiment)
-    here = namespaces_of("self")
-    grounded = not ground.missing
-    notes, control = Notes(grounded=grounded), Notes(grounded=grounded)
-    missing = ground.missing
-    if missing and not experiment.ground_optional:
-        try_the_clone(flags, notes)
-        if not experiment.ground:
-            run_control(experiment, control)
-    else:
-        missing = attempt(experiment.run, flags, notes, experiment)
-        run_control(experiment, control)
+    here = own_namespaces()
+    notes, control = Notes(grounded=not ground.missing), Notes(grounded=not ground.missing)
+    missing = observe(experiment, flags, ground, notes, control)
     findings = () if missing else findings_of(experiment, notes, control)
-    holds = bool(findings) and all(finding.holds for finding in findings)
+    same: dict[str, Any] = {name: getattr(experiment, name) for name in Experiment._fields if name in Evidence._fields}
     return Evidence(
-        number=experiment.number,
-        name=experiment.name,
-        title=experiment.title,
-        question=experiment.question,
-        flags=int(flags),
-        flag_names=format_clone(flags, experiment.exit_signal),
-        exit_signal=experiment.exit_signal,
-        control_flags=int(experiment.control_flags),
-        with_is=experiment.with_is,
-        control_is=experiment.control_is,
-        file=os.path.basename(inspect.getfile(experiment.run)),
-        source=textwrap.dedent(inspect.getsource(experiment.run)),
-        control_source=textwrap.dedent(inspect.getsource(experiment.control)) if experiment.control else "",
-        observations=tuple(notes.observations),
-        control=tuple(control.observations),
-        findings=findings,
-        holds=holds,
-        conclusion=conclusion_of(experiment, findings, missing),
-        claimed=experiment.claimed,
-        verdict=experiment.verdict,
-        page=experiment.page,
-        manual=experiment.manual,
-        needs=experiment.needs,
-        missing=missing,
-        kernel=os.uname().release,
-        uid=uid,
-        ground=tuple(NAMESPACE_FILES[flag] for flag in NAMESPACE_FILES if flag & ground.made),
-        namespaces=Namespaces(here, notes.namespaces, control.namespaces),
-        seconds=time.monotonic() - start,
+        **same
+        | {
+            "flags": int(flags),
+            "flag_names": format_clone(flags, experiment.exit_signal),
+            "control_flags": int(experiment.control_flags),
+            "file": os.path.basename(inspect.getfile(experiment.run)),
+            "source": source_of(experiment.run),
+            "control_source": source_of(experiment.control) if experiment.control else "",
+            "observations": tuple(notes.observations),
+            "control": tuple(control.observations),
+            "findings": findings,
+            "holds": bool(findings) and all(finding.holds for finding in findings),
+            "conclusion": conclusion_of(experiment, findings, missing),
+            "missing": missing,
+            "kernel": os.uname().release,
+            "uid": uid,
+            "ground": tuple(NAMESPACE_FILES[flag] for flag in NAMESPACE_FILES if flag & ground.made),
+            "namespaces": Namespaces(here, notes.namespaces, control.namespaces),
+            "seconds": time.monotonic() - start,
+        }
     )
+
+
+def observe(experiment: Experiment, flags: CLONE, ground: Ground, notes: Notes, control: Notes) -> str:
+    """The run and its control, or the part that needs no ground. What is missing for all of it."""
+    if not ground.missing or experiment.ground_optional:
+        missing = attempt(experiment.run, flags, notes, experiment)
+        missing_for_control = run_control(experiment, control)
+        return missing or missing_for_control
+    try_the_clone(flags, notes)
+    if not experiment.ground:
+        run_control(experiment, control)
+    return ground.missing
+
+
+def source_of(function: Callable[..., object]) -> str:
+    """The lines of the function that runs."""
+    return textwrap.dedent(inspect.getsource(function))
 
 
 def stand_on(experiment: Experiment) -> Ground:
@@ -130,9 +133,16 @@ def map_to_root(uid: int, gid: int) -> None:
 
 def why_not(experiment: Experiment, wanted: CLONE, error: OSError) -> str:
     """What it would take, and what was answered."""
-    refused = f"unshare({format_clone(wanted)}) answers {errno_name(error.errno or 0)}"
-    needs = experiment.needs or "a namespace of its own"
-    return f"{needs}, or user namespaces: {refused}; {MENDED_BY}"
+    needs = experiment.needs or "namespaces of its own"
+    refused = f"unshare({format_clone(wanted)}) answers {answer_of(error)}"
+    return f"{needs}, or user namespaces: {refused}; ramet doctor says what mends it"
+
+
+def answer_of(error: OSError) -> str:
+    """The errno; what its text hides is said."""
+    if error.errno == errno.ENOSPC:
+        return "ENOSPC (a limit in /proc/sys/user is reached)"
+    return errno_name(error.errno or 0)
 
 
 def try_the_clone(flags: CLONE, notes: Notes) -> None:
@@ -144,41 +154,44 @@ def try_the_clone(flags: CLONE, notes: Notes) -> None:
         with lowlevel.clone3(flags & ~CLONE.FS, child=[]) as made:
             made.wait()
     except OSError as error:
-        answer = errno_name(error.errno or 0)
+        answer = answer_of(error)
     notes.caller("clone3 answers", answer)
 
 
+REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.ENOSYS, errno.EAGAIN)
+
+
 def attempt(run: Run, flags: CLONE, notes: Notes, experiment: Experiment) -> str:
-    """Run it. What this kernel or this user can't do is noted as seen, and returned as what is missing."""
+    """Run it. What this kernel or this host refuses is noted as seen, and returned as what is missing."""
     try:
         run(flags, notes)
     except UnsupportedError as error:
         return f"{error.needs}: {error.fact}"
     except OSError as error:
-        if isinstance(error, Error) or error.errno not in (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSPC):
+        missing = unmet(experiment, flags, error)
+        if not missing:
             raise
-        notes.caller(f"{error.filename or 'the call'} answers", errno_name(error.errno))
-        return unmet(experiment, flags, error)
+        notes.caller(f"{error.filename or 'a call'} answers", answer_of(error))
+        return missing
     return ""
 
 
 def unmet(experiment: Experiment, flags: CLONE, error: OSError) -> str:
-    """Why the kernel has refused: it is too old, or this user may not. Raises the error again where it is neither."""
-    from ramet.host.namespaces import kernel_version
-
+    """Why the kernel has refused: it is too old, or the host doesn't allow it. "" where it is neither."""
     kernel = kernel_version()
     for flag in flags:
         if flag.since > kernel and error.errno == errno.EINVAL:
             version = ".".join(map(str, flag.since))
             return f"Linux {version}, which brought {kernel_name(flag)}; this is Linux {os.uname().release}"
-    if not experiment.needs or error.errno == errno.EINVAL:
-        raise error
-    return f"{experiment.needs}: {error.filename or 'a call'} answers {errno_name(error.errno or 0)}"
+    if error.errno not in REFUSALS:
+        return ""
+    needs = experiment.needs or "a host that allows it"
+    return f"{needs}: {error.filename or 'a call'} answers {answer_of(error)}"
 
 
-def run_control(experiment: Experiment, notes: Notes) -> None:
-    """The same without what the experiment is about."""
-    attempt(experiment.control or experiment.run, experiment.control_flags, notes, experiment)
+def run_control(experiment: Experiment, notes: Notes) -> str:
+    """The same without what the experiment is about. What is missing for it."""
+    return attempt(experiment.control or experiment.run, experiment.control_flags, notes, experiment)
 
 
 def findings_of(experiment: Experiment, notes: Notes, control: Notes) -> tuple[Finding, ...]:

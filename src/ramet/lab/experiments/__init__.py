@@ -27,7 +27,10 @@ def load(name: str) -> Experiment:
 
 
 def find(wanted: str | int) -> str:
-    """The name of an experiment, from its name or number. SpecError for one that there isn't, with the nearest."""
+    """The name of an experiment, from its name, its number, or the flag that it is about (``CLONE_NEWPID``).
+
+    Raises SpecError for one that there isn't, with the nearest names.
+    """
     text = str(wanted).strip().lower()
     if text.isascii() and text.isdigit():
         if 1 <= int(text) <= len(NAMES):
@@ -36,6 +39,9 @@ def find(wanted: str | int) -> str:
     name = text.replace("_", "-")
     if name in NAMES:
         return name
+    about = _about_flag(text)
+    if about is not None:
+        return about
     near = nearest(name)
     hint = f"did you mean {' or '.join(near)}?" if near else "ramet lab lists them"
     raise SpecError("there is no such experiment", field=f"experiment {str(wanted)!r}", hint=hint)
@@ -45,7 +51,16 @@ def nearest(name: str) -> list[str]:
     """The names that this one was probably meant to be, up to three, the nearest first."""
     from difflib import get_close_matches
 
-    flag = name.removeprefix("clone-").replace("new", "") if name.startswith("clone-") else name
-    inside = [known for known in NAMES if flag and (known.startswith(flag) or flag.startswith(known))]
-    close = get_close_matches(flag, NAMES, n=3, cutoff=0.5)
-    return list(dict.fromkeys([*inside, *close]))[:3]
+    begun = [known for known in NAMES if name and (known.startswith(name) or name.startswith(known))]
+    close = get_close_matches(name, NAMES, n=3, cutoff=0.5)
+    return list(dict.fromkeys([*begun, *close]))[:3]
+
+
+def _about_flag(text: str) -> str | None:
+    """The experiment whose control leaves this flag out, if that is a flag's name."""
+    from ramet.flags import CLONE
+
+    flag = CLONE.__members__.get(text.upper().removeprefix("CLONE_"))
+    if flag is None:
+        return None
+    return next((name for name in NAMES if load(name).without & flag), None)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ramet.lab.evidence import Notes
     from ramet.lab.experiment import Findings
 
-MILLISECONDS = 200
+MILLISECONDS = 500
 
 
 def run(flags: CLONE, see: Notes) -> None:

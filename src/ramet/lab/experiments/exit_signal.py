@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from signal import SIG_BLOCK, SIGCHLD, SIGUSR1, pthread_sigmask, sigpending
 
-from ramet import lowlevel
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
 from ramet.lab.kernel import outcome
+from ramet.lowlevel import WALL, clone3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def run(flags: CLONE, see: Notes, exit_signal: int = 0) -> None:
     pthread_sigmask(SIG_BLOCK, [SIGCHLD, SIGUSR1])
-    one = lowlevel.clone3(flags, exit_signal=exit_signal, child=[])
+    one = clone3(flags, exit_signal=exit_signal, child=[])
     see.caller("waitpid", outcome(os.waitpid, one.pid, 0))
-    see.caller("waitpid, __WALL", outcome(os.waitpid, one.pid, lowlevel.WALL))
+    see.caller("waitpid, __WALL", outcome(os.waitpid, one.pid, WALL))
     see.caller("SIGCHLD came", SIGCHLD in sigpending())
 
-    two = lowlevel.clone3(flags, exit_signal=SIGUSR1, child=[])
+    two = clone3(flags, exit_signal=SIGUSR1, child=[])
     two.wait()
     see.caller("SIGUSR1, if asked for", SIGUSR1 in sigpending())
 

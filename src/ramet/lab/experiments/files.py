@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 
 def run(flags: CLONE, see: Notes) -> None:
-    def child(path: str, inherited: int) -> int:
-        opened = os.open(path, os.O_RDONLY)
+    def child(ours: int) -> int:
+        opened = os.open("example.txt", os.O_RDONLY)
         see.child("the file, by name", os.read(opened, 99))
-        os.read(inherited, 5)
+        os.read(ours, 5)
         return opened
 
     with TemporaryDirectory(prefix="ramet-lab-") as folder:
-        path = f"{folder}/example.txt"
-        with open(path, "x") as file:
+        os.chdir(folder)
+        with open("example.txt", "x+") as file:
             file.write("Hello, this is example text.")
-        with open(path) as ours:
-            opened = ramet.call(child, path, ours.fileno(), flags=flags, exit_signal=SIGCHLD)
-            offset = os.lseek(ours.fileno(), 0, os.SEEK_CUR)
-            see.caller("child's descriptor", reread(opened))
+            file.seek(0)
+            ours = file.fileno()
+            theirs = ramet.call(child, ours, flags=flags, exit_signal=SIGCHLD)
+            offset = os.lseek(ours, 0, os.SEEK_CUR)
+            see.caller("child's descriptor", reread(theirs))
             see.caller("inherited, offset", offset)
+        os.chdir("/")
 
 
 def reread(fd: int) -> str:

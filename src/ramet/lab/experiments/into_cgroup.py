@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 def run(flags: CLONE, see: Notes) -> None:
     sleep = lowlevel.Call(NR["ppoll"], 0, 0, 0, 0)
-    group = new_cgroup() if flags & CLONE.INTO_CGROUP else None
+    fd, path = new_cgroup() if flags & CLONE.INTO_CGROUP else (None, "")
     try:
-        child = lowlevel.clone3(flags, cgroup=None if group is None else group[0], child=[sleep])
+        child = lowlevel.clone3(flags, cgroup=fd, child=[sleep])
         see.child("starts in", own_cgroup(child.pid))
         os.kill(child.pid, 9)
         child.wait()
     finally:
-        if group is not None:
-            os.close(group[0])
-            os.rmdir(group[1])
+        if fd is not None:
+            os.close(fd)
+            os.rmdir(path)
     see.caller("is in", own_cgroup(os.getpid()))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run(flags: CLONE, see: Notes) -> None:
     mount(None, "/", None, MS.REC | MS.SHARED)  # as systemd has it
 
-    def child(folder: str, private: bool) -> None:
+    def child(private: bool) -> None:
         if private:
             mount(None, "/", None, MS.REC | MS.PRIVATE)
         mount("tmpfs", folder, "tmpfs")
@@ -29,7 +29,7 @@ def run(flags: CLONE, see: Notes) -> None:
     with TemporaryDirectory(prefix="ramet-lab-") as folder:
         for private in (False, True):
             how = "private" if private else "shared"
-            ramet.call(child, folder, private, flags=flags, exit_signal=SIGCHLD)
+            ramet.call(child, private, flags=flags, exit_signal=SIGCHLD)
             leaked = os.path.ismount(folder)
             see.caller(f"{how}: mount seen", leaked)
             if leaked:

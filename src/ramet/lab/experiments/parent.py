@@ -30,15 +30,16 @@ def run(flags: CLONE, see: Notes) -> None:
         see.caller("waitpid", outcome(os.waitpid, made.pid, lowlevel.WALL))
 
     in_a_copy(caller, CLONE(0), see)  # so that its parent is us
-    see.caller("its parent's waitpid", outcome(os.waitpid, -1, lowlevel.WALL))
+    answer = outcome(os.waitpid, -1, lowlevel.WALL)
+    see.caller("its parent's waitpid", answer)
 
 
 def conclude(seen: Seen, control: Seen) -> Findings:
     waited, above = "waitpid", "its parent's waitpid"
     return (
         ("the child's parent is the caller's parent", seen.child["getppid()"] == seen.caller["getppid()"]),
-        ("who can wait for it", seen.caller[above] == "done"),
-        ("as the caller can't", seen.caller[waited] == "ECHILD"),
+        ("and can wait for it", seen.caller[above] == "done"),
+        ("while the caller can't", seen.caller[waited] == "ECHILD"),
         ("without the flag it is the caller's", control.child["getppid()"] == control.caller["getpid()"]),
         ("and the caller waits for it", [control.caller[waited], control.caller[above]] == ["done", "ECHILD"]),
     )

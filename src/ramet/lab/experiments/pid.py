@@ -23,7 +23,8 @@ def run(flags: CLONE, see: Notes) -> None:
     def child() -> None:
         see.child("getpid()", os.getpid())
         see.child("getppid()", os.getppid())
-        see.child("NSpid in /proc", [int(n) for n in status("NSpid").split()])
+        both = [int(n) for n in status("NSpid").split()]
+        see.child("NSpid in /proc", both)
         see.child("ps shows it as", int(os.readlink("/proc/self")))
 
     def child_with_proc() -> None:

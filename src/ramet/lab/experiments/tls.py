@@ -20,7 +20,8 @@ ARCH_GET_FS = 0x1003
 
 def run(flags: CLONE, see: Notes) -> None:
     if ARM:
-        raise UnsupportedError("tls", needs="x86-64", fact="here no call tells the TLS address")
+        why = "no system call of aarch64 tells the address"
+        raise UnsupportedError("tls", needs="x86-64", fact=why)
     room, ours = create_string_buffer(64), bytearray(8)
     address = lowlevel.Buffer(8)
     ask = lowlevel.Call(NR["arch_prctl"], ARCH_GET_FS, address)

@@ -27,7 +27,8 @@ def run(flags: CLONE, see: Notes) -> None:
         see.child("power outside: nice -1", above)
 
     def rename() -> None:
-        ramet.call(socket.sethostname, "lab", flags=flags | CLONE.NEWUTS, map_uid=root)
+        new = flags | CLONE.NEWUTS
+        ramet.call(socket.sethostname, "lab", flags=new, map_uid=root)
 
     ramet.call(child, flags=flags, map_uid=root, exit_signal=SIGCHLD)
     see.child("power inside: rename", outcome(rename))

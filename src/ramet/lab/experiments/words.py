@@ -24,7 +24,12 @@ def run(flags: CLONE, see: Notes) -> None:
     given = addressof(childs) if flags & CLONE.CHILD_SETTID else 0
     reading, writing = os.pipe()
     tell = lowlevel.Call(NR["write"], writing, addressof(childs), 4)
-    child = lowlevel.clone3(flags, parent_tid=addressof(parents), child_tid=given, child=[tell])
+    child = lowlevel.clone3(
+        flags,
+        parent_tid=addressof(parents),
+        child_tid=given,
+        child=[tell],
+    )
     child.wait()
     found = int.from_bytes(os.read(reading, 4), "little", signed=True)
     os.close(reading)
