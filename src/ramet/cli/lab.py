@@ -25,17 +25,21 @@ OTHERS = {
 """Subcommands with a module of their own, ramet.cli.lab_NAME, whose main(argv) returns an exit code."""
 
 ABOUT = """\
-Run experiments about clone on this kernel and show the evidence: what the caller
-and the child see, beside a control without the flag, and what follows from it.
-The host is left as it was. An ordinary user's experiments run in a user
-namespace where they need one.
+Run experiments about clone on this kernel and show the evidence: what caller
+and child see, beside a control without the flag, and what follows from it. The
+host is left as it was. An ordinary user's experiments run in a user namespace
+where they need one.
 
   ramet lab                     list the experiments
   ramet lab 3                   run one, by its number
   ramet lab pid                 or by its name
   ramet lab CLONE_NEWPID        or by a flag
   ramet lab all                 run every one, a line each"""
-AFTER = "ramet lab {name} --help says more.\n\nexit codes: 0 every conclusion holds, or can't be settled here; 1 one does not hold."
+AFTER = """\
+ramet lab {name} --help says more.
+
+exit codes: 0 every conclusion holds or can't be settled here; 1 one does not
+hold."""
 OUTPUT = Option("-o --output", "FILE", "write to FILE in place of stdout")
 TABLE = (options.JSON, OUTPUT, options.DEBUG, options.HELP)
 
