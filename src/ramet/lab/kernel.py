@@ -107,10 +107,12 @@ def ioprio_get() -> int:
 
 
 def outcome(act: Callable[..., object], *args: object) -> str:
-    """``done``, or the name of the errno with which the kernel refused."""
+    """``done``, or the name of the errno with which the kernel refused. That it has no such call is no answer."""
     try:
         act(*args)
     except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise
         return errno_of(error)
     return "done"
 

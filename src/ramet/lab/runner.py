@@ -10,7 +10,8 @@ from ramet.lab.experiments import NAMES, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from subprocess import Popen
 
     from ramet.lab.evidence import Evidence
 
@@ -26,16 +27,12 @@ def run(name: str | int, *, flags: int | None = None, timeout: float = SECONDS) 
     """Run one experiment and its control, and return what was seen and what follows.
 
     name: its name or number. flags: run it with these in place of its own: without the flag it is about, its
-    conclusion must fail. It may be called from any thread; nothing of the calling process or the host is changed.
-    Raises SpecError for an experiment that there isn't, TimeoutExpired, and `ExperimentFailed`.
+    conclusion must fail. timeout: in seconds. It may be called from any thread; nothing of the calling process
+    or the host is changed. Raises SpecError for an experiment that there isn't, TimeoutExpired, and `ExperimentFailed`.
     """
-    import json
-
-    from ramet.lab.evidence import from_json
-
     known = find(name)
-    request = json.dumps({"name": known, "flags": None if flags is None else int(flags)})
-    return from_json(json.loads(_in_a_process(known, request, timeout)))
+    (evidence,) = _evidence([known], None if flags is None else int(flags), timeout)
+    return evidence
 
 
 def run_all(
@@ -43,44 +40,78 @@ def run_all(
 ) -> list[Evidence]:
     """Run them all, one after the other. progress is called with how many are done, of how many, and the next's name."""
     wanted = [find(name) for name in names]
-    found = []
-    for done, name in enumerate(wanted):
-        if progress is not None:
-            progress(done, len(wanted), name)
-        found.append(run(name))
-    if progress is not None:
-        progress(len(wanted), len(wanted), "")
+    tell = progress or (lambda done, of, name: None)
+    found: list[Evidence] = []
+    if wanted:
+        tell(0, len(wanted), wanted[0])
+        for evidence in _evidence(wanted, None, SECONDS):
+            found.append(evidence)
+            tell(len(found), len(wanted), wanted[len(found)] if len(found) < len(wanted) else "")
     return found
 
 
-def _in_a_process(name: str, request: str, timeout: float) -> bytes:
-    """The stdout of the worker. It leads a session, so that all it has started ends with it."""
+def _evidence(names: list[str], flags: int | None, timeout: float) -> Iterator[Evidence]:
+    """The evidence of each, as soon as it is there. The worker leads a session: all it has started ends with it."""
+    import json
     import signal
+
+    from ramet.lab.evidence import from_json
+
+    complaints = os.memfd_create("complaints", os.MFD_CLOEXEC)
+    worker = _start(json.dumps([{"name": name, "flags": flags} for name in names]), complaints)
+    lines = _lines(worker, timeout)
+    try:
+        for name in names:
+            line = next(lines, None)
+            if line is None:
+                raise TimeoutExpired(f"experiment {name} still runs", seconds=timeout)
+            if not line:
+                status = worker.wait()
+                said = os.pread(complaints, 65536, 0).decode("utf-8", "backslashreplace").strip()
+                raise ExperimentFailed(f"experiment {name} gave no evidence: its process ended with {status}\n{said}")
+            yield from_json(json.loads(line))
+        worker.wait()
+    finally:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+        with worker:
+            os.close(complaints)
+
+
+def _start(requests: str, complaints: int) -> Popen[bytes]:
     import subprocess
 
     import ramet
 
     where = os.path.dirname(os.path.dirname(os.path.abspath(ramet.__file__)))
     script = f"import sys; sys.path.insert(0, {where!r}); from ramet.lab.worker import main; sys.exit(main())"
-    worker = subprocess.Popen(
-        [sys.executable, "-c", script, request],
+    return subprocess.Popen(
+        [sys.executable, "-c", script, requests],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=complaints,
         start_new_session=True,
     )
-    with worker:
-        try:
-            told, complaint = worker.communicate(timeout=timeout)
-        except BaseException as error:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.communicate()
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise TimeoutExpired(f"experiment {name} still runs", seconds=timeout) from None
-            raise
-    if worker.returncode or not told:
-        text = complaint.decode("utf-8", "backslashreplace").strip()
-        raise ExperimentFailed(
-            f"experiment {name} gave no evidence: its process ended with {worker.returncode}\n{text}"
-        )
-    return told
+
+
+def _lines(worker: Popen[bytes], timeout: float) -> Iterator[bytes]:
+    """The worker's lines; b"" at its end; nothing more where one takes longer than this many seconds."""
+    import select
+    from time import monotonic
+
+    assert worker.stdout is not None
+    pipe = worker.stdout.fileno()
+    poller = select.poll()
+    poller.register(pipe, select.POLLIN)
+    rest = b""
+    while True:
+        end = monotonic() + timeout
+        while b"\n" not in rest:
+            if not poller.poll(max(0, end - monotonic()) * 1000):
+                return
+            part = os.read(pipe, 1 << 16)
+            if not part:
+                yield b""
+            rest += part
+        line, _, rest = rest.partition(b"\n")
+        yield line

@@ -1,7 +1,8 @@
-"""The process in which one experiment runs: what it changes of itself ends with it.
+"""The process in which experiments run: each in a fork of its own, so what it changes of itself ends with it.
 
-``python -m ramet.lab.worker REQUEST``, started by `ramet.lab.runner`: REQUEST is JSON with a name and, if wanted,
-other flags; the evidence is written to stdout as JSON. It has one thread, so that it can be copied by fork.
+Started by `ramet.lab.runner` with a list of requests as JSON: a name each and, if wanted, other flags. Each evidence
+is a line of JSON on stdout. It has one thread, so that it can be copied by fork, and has loaded the experiments
+once for all of them: that makes each cost a fork, not a start of Python.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import textwrap
 import time
+import traceback
 
 from ramet import lowlevel
 from ramet.errors import UnsupportedError, errno_name
@@ -41,17 +43,34 @@ class Ground:
 
 
 def main() -> int:
-    """Run the experiment that the first argument names."""
-    request = json.loads(sys.argv[1])
+    """Run the experiments that the first argument names, one after the other."""
+    requests = json.loads(sys.argv[1])
     stdout = os.dup(1)
     with open("/dev/null", "wb") as nowhere:  # what a child prints is no evidence
         os.dup2(nowhere.fileno(), 1)
-    experiment = load(request["name"])
-    flags = experiment.flags if request["flags"] is None else CLONE(request["flags"])
-    evidence = examine(experiment, flags)
-    with open(stdout, "wb") as pipe:
-        pipe.write(json.dumps(evidence.as_json()).encode())
+    experiments = [load(request["name"]) for request in requests]
+    for experiment, request in zip(experiments, requests, strict=True):
+        flags = experiment.flags if request["flags"] is None else CLONE(request["flags"])
+        child = os.fork()
+        if child == 0:
+            _run(experiment, flags, stdout)
+        if os.waitpid(child, 0)[1]:
+            return 1  # its traceback is on stderr
     return 0
+
+
+def _run(experiment: Experiment, flags: CLONE, stdout: int) -> None:
+    """Run one, tell the evidence, and end: nothing of this process is used any more."""
+    status = 1
+    try:
+        told = json.dumps(examine(experiment, flags).as_json()).encode()
+        with open(stdout, "wb") as pipe:
+            pipe.write(told + b"\n")
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def examine(experiment: Experiment, flags: CLONE) -> Evidence:
@@ -185,6 +204,8 @@ def unmet(experiment: Experiment, flags: CLONE, error: OSError) -> str:
             return f"Linux {version}, which brought {kernel_name(flag)}; this is Linux {os.uname().release}"
     if error.errno not in REFUSALS:
         return ""
+    if error.errno == errno.ENOSYS:
+        return f"{error.filename or 'a call'}, for which this kernel, or a container's filter, answers ENOSYS"
     needs = experiment.needs or "a host that allows it"
     return f"{needs}: {error.filename or 'a call'} answers {answer_of(error)}"
 
@@ -205,7 +226,7 @@ def conclusion_of(experiment: Experiment, findings: tuple[Finding, ...], missing
         return f"Not settled here: this needs {missing}."
     wrong = [finding.statement for finding in findings if not finding.holds]
     if wrong:
-        return "Not so here. It is not true that " + ", nor that ".join(wrong) + "."
+        return f"Not so here. Not true: {'; '.join(wrong)}."
     return experiment.answer
 
 

@@ -70,8 +70,8 @@ EXPERIMENT = Experiment(
     run=run,
     control=by_clone,
     conclude=conclude,
-    answer="Yes. clone takes 32 bits of flags and ignores the rest; clone3 takes a struct, with 64 bits, set_tid and "
-    "a cgroup, and refuses what it doesn't know. CLONE_PIDFD is for both.",
+    answer="Yes. clone has 32 bits of flags and drops the rest; clone3 takes a struct with 64 of them, and with "
+    "set_tid (26) and a cgroup (23). CLONE_PIDFD is for both.",
     claimed="clone3 is a superset: CLONE_PIDFD, CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP, set_tid.",
     verdict=CORRECTED,
     page="clone(2), clone3()",

@@ -81,7 +81,7 @@ EXPERIMENT = Experiment(
     without=CLONE.INTO_CGROUP,
     run=run,
     conclude=conclude,
-    answer="By the descriptor of the cgroup, given to clone3: from its first moment the child is counted and limited there. "
+    answer="By the descriptor of the cgroup, given to clone3: from its first moment the child is there. "
     "Moved afterwards, it would have run a while outside.",
     claimed="CLONE_INTO_CGROUP starts the child in a version 2 cgroup.",
     verdict=CONFIRMED,

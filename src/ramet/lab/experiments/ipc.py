@@ -24,10 +24,12 @@ def run(flags: CLONE, see: Notes) -> None:
         see.child("ns/ipc", link("ipc"))
         see.child("opens the queue", outcome(msgget, KEY))
 
-    ramet.call(child, flags=flags, exit_signal=SIGCHLD)
-    see.caller("ns/ipc", link("ipc"))
-    see.caller("opens the queue", outcome(msgget, KEY))
-    msgctl_rmid(queue)
+    try:
+        ramet.call(child, flags=flags, exit_signal=SIGCHLD)
+        see.caller("ns/ipc", link("ipc"))
+        see.caller("opens the queue", outcome(msgget, KEY))
+    finally:
+        msgctl_rmid(queue)
 
 
 def conclude(seen: Seen, control: Seen) -> Findings:
