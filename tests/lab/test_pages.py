@@ -71,6 +71,7 @@ def test_a_name_and_a_flag(ramet):
 def test_pages_fit(everything, name):
     """Each page fits 80 columns, whatever was seen; with colours it is the same text."""
     evidence = everything[name]
+    assert [] == [each.what for each in evidence.observations if len(each.what) > 22]
     page = evidence_text(evidence)
     assert [] == [line for line in page.splitlines() if len(line) > 80 or line != line.rstrip()]
     coloured = evidence_text(evidence, colour=True)

@@ -31,7 +31,7 @@ def run(flags: CLONE, see: Notes) -> None:
     see.caller("is in", own_cgroup(os.getpid()))
 
 
-NAME = "ramet-lab"
+NAME = "ramet-experiment"
 NEEDED = "a version 2 cgroup that the caller may write to (systemd-run --user --scope -p Delegate=yes gives one)"
 
 

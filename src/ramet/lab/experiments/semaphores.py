@@ -20,17 +20,17 @@ def run(flags: CLONE, see: Notes) -> None:
 
     def child() -> None:
         take_with_undo(semaphore)  # undo it when I end
-        see.child("semaphore, while it runs", semaphore_value(semaphore))
+        see.child("value, while it runs", semaphore_value(semaphore))
 
     try:
         ramet.call(child, flags=flags, exit_signal=SIGCHLD)
-        see.caller("semaphore, at its end", semaphore_value(semaphore))
+        see.caller("value, at its end", semaphore_value(semaphore))
     finally:
         remove_semaphore(semaphore)
 
 
 def conclude(seen: Seen, control: Seen) -> Findings:
-    runs, ended = "semaphore, while it runs", "semaphore, at its end"
+    runs, ended = "value, while it runs", "value, at its end"
     return (
         ("the child takes the semaphore", seen.child[runs] == control.child[runs] == 0),
         ("with one undo list, it stays taken when the child ends", seen.caller[ended] == 0),
