@@ -9,9 +9,6 @@ import pytest
 
 from ramet import lab
 
-pytestmark = pytest.mark.vm
-
-
 SIGNALS = ("SigBlk", "SigIgn", "SigCgt")
 
 

@@ -91,7 +91,8 @@ def _flags(evidence: Evidence) -> list[str]:
     words = flag_words(evidence.flags, evidence.exit_signal)
     if not words:
         return _labelled("flags", "none")
-    lines = _labelled("flags", evidence.flag_names.replace("|", " | "))
+    word = evidence.flags | evidence.exit_signal
+    lines = _labelled("flags", f"{evidence.flag_names.replace('|', ' | ')}  ({word:#x})")
     column = max(len(name) for name, _ in words) + 2
     for name, meaning in words:
         first, *rest = wrap(meaning, WIDTH - LABEL - column)

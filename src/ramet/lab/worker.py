@@ -88,7 +88,7 @@ def examine(experiment: Experiment, flags: CLONE) -> Evidence:
             "flags": int(flags),
             "flag_names": format_clone(flags, experiment.exit_signal),
             "control_flags": int(experiment.control_flags),
-            "file": os.path.basename(inspect.getfile(experiment.run)),
+            "file": file_of(experiment.run),
             "source": source_of(experiment.run),
             "control_source": source_of(experiment.control) if experiment.control else "",
             "observations": tuple(notes.observations),
@@ -121,6 +121,11 @@ def observe(experiment: Experiment, flags: CLONE, ground: Ground, notes: Notes, 
 def source_of(function: Callable[..., object]) -> str:
     """The lines of the function that runs."""
     return textwrap.dedent(inspect.getsource(function))
+
+
+def file_of(function: Callable[..., object]) -> str:
+    """``ramet/lab/experiments/memory.py``: where it is, in the package."""
+    return "/".join(inspect.getfile(function).split(os.sep)[-4:])
 
 
 def stand_on(experiment: Experiment) -> Ground:
@@ -177,7 +182,11 @@ def try_the_clone(flags: CLONE, notes: Notes) -> None:
     notes.caller("clone3 answers", answer)
 
 
-REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.ENOSYS, errno.EAGAIN)
+REFUSALS = (
+    *(errno.EPERM, errno.EACCES, errno.ENOSPC, errno.ENOSYS, errno.EAGAIN),
+    *(errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EROFS, errno.ENOENT),
+)
+"""What a host answers that is short of something, or does not allow it; other answers are mistakes of the lab."""
 
 
 def attempt(run: Run, flags: CLONE, notes: Notes, experiment: Experiment) -> str:
@@ -190,7 +199,7 @@ def attempt(run: Run, flags: CLONE, notes: Notes, experiment: Experiment) -> str
         missing = unmet(experiment, flags, error)
         if not missing:
             raise
-        notes.caller(f"{error.filename or 'a call'} answers", answer_of(error))
+        notes.caller(f"{call_of(error)} answers"[:22], answer_of(error))
         return missing
     return ""
 
@@ -205,9 +214,14 @@ def unmet(experiment: Experiment, flags: CLONE, error: OSError) -> str:
     if error.errno not in REFUSALS:
         return ""
     if error.errno == errno.ENOSYS:
-        return f"{error.filename or 'a call'}, for which this kernel, or a container's filter, answers ENOSYS"
+        return f"{call_of(error)}, for which this kernel, or a container's filter, answers ENOSYS"
     needs = experiment.needs or "a host that allows it"
-    return f"{needs}: {error.filename or 'a call'} answers {answer_of(error)}"
+    return f"{needs}: {call_of(error)} answers {answer_of(error)}"
+
+
+def call_of(error: OSError) -> str:
+    """The call that ramet names in its errors, or the file that Python does."""
+    return os.fsdecode(error.filename) if error.filename else error.strerror or "a call"
 
 
 def run_control(experiment: Experiment, notes: Notes) -> str:

@@ -10,36 +10,31 @@ from ramet.lab.kernel import outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from ramet.lab.evidence import Notes
     from ramet.lab.experiment import Findings
 
-DETACHED = OBSOLETE_CLONE["DETACHED"]
+    Clone: TypeAlias = Callable[..., lowlevel.Clone]
+
+PID, DETACHED, STOPPED = (OBSOLETE_CLONE[name] for name in ("PID", "DETACHED", "STOPPED"))
 
 
-def run(flags: CLONE, see: Notes) -> None:
+def run(flags: CLONE, see: Notes, clone: Clone = lowlevel.clone) -> None:
     def child(word: int) -> None:
-        with lowlevel.clone(word, child=[]) as made:
+        with clone(word, child=[]) as made:
             made.wait()
 
-    tell(child, see)
+    see.caller("CLONE_DETACHED", outcome(child, DETACHED))
+    see.caller("with CLONE_PIDFD", outcome(child, DETACHED | CLONE.PIDFD))
+    see.caller("CLONE_PID's bit", kernel_name(CLONE(PID)))
+    see.caller("CLONE_STOPPED's", kernel_name(CLONE(STOPPED)))
 
 
 def by_clone3(flags: CLONE, see: Notes) -> None:
-    """The same through clone3."""
-
-    def child(word: int) -> None:
-        with lowlevel.clone3(word, child=[]) as made:
-            made.wait()
-
-    tell(child, see)
-
-
-def tell(child: Callable[[int], None], see: Notes) -> None:
-    see.caller("CLONE_DETACHED", outcome(child, DETACHED))
-    see.caller("with CLONE_PIDFD", outcome(child, DETACHED | CLONE.PIDFD))
-    see.caller("CLONE_PID's bit", kernel_name(CLONE(OBSOLETE_CLONE["PID"])))
-    see.caller("CLONE_STOPPED's", kernel_name(CLONE(OBSOLETE_CLONE["STOPPED"])))
+    """The same through clone3, where that can be had at all."""
+    lowlevel.clone3(child=[]).wait()
+    run(flags, see, lowlevel.clone3)
 
 
 def conclude(seen: Seen, control: Seen) -> Findings:
