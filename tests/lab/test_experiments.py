@@ -232,6 +232,16 @@ def test_what_can_be_observed():
         plain(object())
 
 
+def test_the_page_of_the_docs_runs():
+    """The Python in docs/lab.md runs as it stands, and its first and last experiment end as it says."""
+    (block,) = [part.partition("```")[0] for part in DOCS.read_text().split("```python")[1:]]
+    names = {}
+    exec(compile(block, str(DOCS), "exec"), names)
+    assert names["evidence"].holds
+    assert 'lab.run("memory", flags=0)' in block
+    assert not lab.run("memory", flags=0).holds
+
+
 def test_documented():
     """docs/lab.md has a line for each experiment, with number and name."""
     text = DOCS.read_text()

@@ -36,6 +36,7 @@ def test_list(ramet):
     assert len(lab.NAMES) + 2 == len(page)
     for n, (name, line) in enumerate(zip(lab.NAMES, page, strict=False), 1):
         assert [str(n), name] == line.split()[:2]
+        assert all(flag.name in line for flag in list(lab.load(name).without)[:1])
         assert len(line) <= 80
 
 

@@ -22,9 +22,15 @@ SPOKEN = {"mnt": "mount", "net": "network", "ipc": "IPC", "uts": "UTS"}
 
 
 def list_text(experiments: Sequence[Experiment]) -> str:
-    """A line each."""
-    lines = [f"{each.number:>3}  {each.name:<15} {each.title}" for each in experiments]
+    """A line each, with the flag that it is about."""
+    lines = [f"{each.number:>3}  {each.name:<14}  {_about(each):<14}  {each.title}" for each in experiments]
     return "\n".join([*lines, "", "ramet lab NUMBER|NAME|FLAG runs one, ramet lab all runs every one."])
+
+
+def _about(experiment: Experiment) -> str:
+    """``NEWPID``; of several flags the first, and that there are more."""
+    names = [flag.name or "" for flag in experiment.without]
+    return names[0] + "," * (len(names) > 1) if names else ""
 
 
 def summary_text(found: Sequence[Evidence], seconds: float, *, colour: bool = False) -> str:

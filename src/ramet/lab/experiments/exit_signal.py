@@ -46,7 +46,7 @@ def conclude(seen: Seen, control: Seen) -> Findings:
 EXPERIMENT = Experiment(
     number=9,
     name="exit-signal",
-    title="the signal at the child's end, and who can wait",
+    title="the signal at its end, and who can wait",
     question="What is the low byte of the flags for?",
     flags=CLONE.VM,
     with_is="exit signal 0",

@@ -52,7 +52,7 @@ def conclude(seen: Seen, control: Seen) -> Findings:
 EXPERIMENT = Experiment(
     number=11,
     name="vfork",
-    title="the caller stands still until the child execs",
+    title="the caller stands still until it execs",
     question="How long does the caller of a CLONE_VFORK wait?",
     flags=CLONE.VM | CLONE.VFORK,
     exit_signal=lowlevel.SIGCHLD,
