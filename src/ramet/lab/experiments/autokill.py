@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ramet.lab.evidence import Notes
     from ramet.lab.experiment import Findings
 
-MILLISECONDS = 500
+SOON, LONG_ENOUGH = 200, 20_000  # milliseconds
 
 
 def run(flags: CLONE, see: Notes) -> None:
@@ -26,7 +26,8 @@ def run(flags: CLONE, see: Notes) -> None:
     end.register(other)
     see.caller("ended at first", bool(end.poll(0)))
     child.close()
-    ended = bool(end.poll(MILLISECONDS))
+    killed = flags & CLONE.PIDFD_AUTOKILL
+    ended = bool(end.poll(LONG_ENOUGH if killed else SOON))
     see.caller("ended after close", ended)
     if not ended:
         lowlevel.pidfd_send_signal(other, SIGKILL)
