@@ -142,6 +142,12 @@ def test_refused(ramet, args, said):
     assert "Traceback" not in done.stderr
 
 
+def test_a_misspelled_name_makes_no_file(ramet, tmp_path):
+    """What is refused leaves no file behind."""
+    assert ramet("-o", str(tmp_path / "page"), "memry").returncode == 125
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_full_disk(ramet):
     """Where the output does not fit, that is an error."""
     assert "cannot write to /dev/full: ENOSPC" in ramet("-o", "/dev/full").stderr

@@ -53,13 +53,14 @@ def command(args: Sequence[str]) -> int:
     if options.HELP in wanted:
         put(_help())
         return 0
+    names = _names(line.operands)
     write = _writer([value for option, _, value in line.given if option is OUTPUT])
     as_json = options.JSON in wanted
-    if not line.operands:
+    if not names:
         _list(write, as_json=as_json)
         return 0
-    colour = write is _put and _colour()
-    return _run(line.operands, write, as_json=as_json, colour=colour)
+    everything = line.operands == ["all"]
+    return _run(names, write, everything=everything, as_json=as_json, colour=write is _put and _colour())
 
 
 def _help() -> str:
@@ -82,18 +83,25 @@ def _list(write: Callable[[str], None], *, as_json: bool) -> None:
     write(list_text(experiments))
 
 
-def _run(names: Sequence[str], write: Callable[[str], None], *, as_json: bool, colour: bool) -> int:
+def _names(words: Sequence[str]) -> list[str]:
+    """The experiments that are meant."""
+    from ramet.lab import NAMES, find
+
+    if list(words) == ["all"]:
+        return list(NAMES)
+    if "all" in words:
+        raise SpecError("means every experiment, and stands alone", field="lab all")
+    return [find(word) for word in words]
+
+
+def _run(names: Sequence[str], write: Callable[[str], None], *, everything: bool, as_json: bool, colour: bool) -> int:
     from time import monotonic
 
-    from ramet.lab import NAMES, find, run_all
+    from ramet.lab import run_all
 
-    everything = list(names) == ["all"]
-    if "all" in names and not everything:
-        raise SpecError("means every experiment, and stands alone", field="lab all")
-    wanted = list(NAMES) if everything else [find(name) for name in names]
     start = monotonic()
-    with Progress(quiet=len(wanted) == 1) as progress:
-        found = run_all(wanted, progress=progress.show)
+    with Progress(quiet=len(names) == 1) as progress:
+        found = run_all(names, progress=progress.show)
     if as_json:
         plain = [evidence.as_json() for evidence in found]
         write(_json(plain if everything or len(plain) > 1 else plain[0]))
