@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -200,6 +201,43 @@ def test_terminal():
     assert "\x1b[32myes" in said
     assert said.rfind(" of 2") < said.rfind("\r\x1b[K") < said.index("1. Do caller")
     assert "\x1b[32m" not in on_a_terminal(["8"], NO_COLOR="1")
+
+
+def test_interrupted():
+    """Ctrl-C ends `ramet lab all` with 130 and without a word, and with it all that it had started."""
+    process = subprocess.Popen([*RAMET, "lab", "all"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert workers
+    process.send_signal(signal.SIGINT)
+    assert (b"", b"") == process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+
+
+def test_reader_gone():
+    """Who stops reading ends it quietly."""
+    process = subprocess.Popen([*RAMET, "lab"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=20) == 141
+
+
+def workers_of(pid):
+    """The processes that the lab has started for its experiments, by their command line."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        children = file.read().split()
+    return [child for child in children if b"ramet.lab.worker" in command_of(child)]
+
+
+def command_of(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def test_values_for_people():
