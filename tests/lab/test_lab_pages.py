@@ -203,17 +203,24 @@ def test_terminal():
     assert "\x1b[32m" not in on_a_terminal(["8"], NO_COLOR="1")
 
 
-def test_interrupted():
-    """Ctrl-C ends `ramet lab all` with 130 and without a word, and with it all that it had started."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("when", ["at the start", "in an experiment"])
+def test_interrupted(number, when):
+    """Ctrl-C ends `ramet lab all` with 130 and without a word. So ended or killed, all that it had started ends too."""
     process = subprocess.Popen([*RAMET, "lab", "all"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
-    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert workers
-    process.send_signal(signal.SIGINT)
+    worker = None
+    while time.monotonic() < deadline:
+        worker = worker or next((pid for pid in children(process.pid) if b"ramet.lab.worker" in command_of(pid)), None)
+        if worker and (when == "at the start" or children(worker)):
+            break
+    assert worker
+    process.send_signal(number)
     assert (b"", b"") == process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    while group(worker) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert group(worker) == []
 
 
 def test_reader_gone():
@@ -225,11 +232,26 @@ def test_reader_gone():
     assert process.wait(timeout=20) == 141
 
 
-def workers_of(pid):
-    """The processes that the lab has started for its experiments, by their command line."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        children = file.read().split()
-    return [child for child in children if b"ramet.lab.worker" in command_of(child)]
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return file.read().split()
+    except OSError:
+        return []  # it has ended
+
+
+def group(leader):
+    """The processes of this group that have not ended."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state, _, its_group = file.read().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue  # it has ended
+        if its_group == leader and state != "Z":
+            found.append(pid)
+    return found
 
 
 def command_of(pid):

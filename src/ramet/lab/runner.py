@@ -86,7 +86,7 @@ def _start(requests: str, complaints: int) -> Popen[bytes]:
     where = os.path.dirname(os.path.dirname(os.path.abspath(ramet.__file__)))
     script = f"import sys; sys.path.insert(0, {where!r}); from ramet.lab.worker import main; sys.exit(main())"
     return subprocess.Popen(
-        [sys.executable, "-c", script, requests],
+        [sys.executable, "-c", script, requests, str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=complaints,

@@ -11,19 +11,20 @@ import errno
 import inspect
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
 import traceback
 
-from ramet import lowlevel
+from ramet import _core, lowlevel
 from ramet.errors import UnsupportedError, errno_name
 from ramet.flags import CLONE, MS, NAMESPACE_FILES, format_clone, kernel_name
 from ramet.host.namespaces import kernel_version
 from ramet.lab.evidence import Evidence, Finding, Namespaces, Notes, own_namespaces
 from ramet.lab.experiment import Experiment
 from ramet.lab.experiments import load
-from ramet.lab.kernel import CAP_SYS_ADMIN, has_capability, mount
+from ramet.lab.kernel import CAP_SYS_ADMIN, NR, has_capability, mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.lab.experiment import Run
+
+
+PR_SET_PDEATHSIG = 1
 
 
 class Ground:
@@ -43,8 +47,9 @@ class Ground:
 
 
 def main() -> int:
-    """Run the experiments that the first argument names, one after the other."""
-    requests = json.loads(sys.argv[1])
+    """Run the experiments that the first argument names, one after the other. The second is the caller's pid."""
+    requests, caller = json.loads(sys.argv[1]), int(sys.argv[2])
+    _end_with(caller)
     stdout = os.dup(1)
     with open("/dev/null", "wb") as nowhere:  # what a child prints is no evidence
         os.dup2(nowhere.fileno(), 1)
@@ -53,10 +58,19 @@ def main() -> int:
         flags = experiment.flags if request["flags"] is None else CLONE(request["flags"])
         child = os.fork()
         if child == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             _run(experiment, flags, stdout)
         if os.waitpid(child, 0)[1]:
             return 1  # its traceback is on stderr
     return 0
+
+
+def _end_with(caller: int) -> None:
+    """When the caller has died, however that was, kill all that runs in here: it is one process group."""
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    _core.syscall("prctl", NR["prctl"], PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != caller:
+        sys.exit(1)
 
 
 def _run(experiment: Experiment, flags: CLONE, stdout: int) -> None:
