@@ -30,6 +30,7 @@ COMMANDS = {
     "ps": "list namespaces, who is in them, and who owns them",
     "tree": "show processes as a tree, with the namespaces that are new at each",
     "doctor": "say what this host can do, and how to fix what it can't",
+    "lab": "run experiments about clone and show what they prove",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")
 GLOBAL = (options.HELP, VERSION, options.DEBUG)
