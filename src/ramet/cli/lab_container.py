@@ -199,7 +199,8 @@ def _runs(values: list[int]) -> str:
     parts = []
     for value, steps in groupby(range(len(values)), key=lambda step: values[step]):
         first, *more = steps
-        parts.append(f"{value} at {first}" + (f"-{more[-1]}" if more else ""))
+        at = "at" if parts else "at step"
+        parts.append(f"{value} {at} {first}" + (f"-{more[-1]}" if more else ""))
     return ", ".join(parts)
 
 

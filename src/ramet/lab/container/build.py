@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.lab.container.stages import Stage
-    from ramet.plan.steps import Plan
+    from ramet.plan.steps import Plan, Step
 
 
 def build(progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
@@ -94,15 +94,20 @@ def _new_calls(plan: Plan, before: Plan | None) -> list[dict[str, Any]]:
     """What the plan does that the one before it did not: what for, and the names of the calls."""
     from collections import Counter
 
-    known = Counter((step.origin, step.doing, step.call) for step in before or ())
+    known = Counter(_identity(step) for step in before or ())
     found: dict[tuple[str, str], list[str]] = {}
     for step in plan:
-        one = (step.origin, step.doing, step.call)
+        one = _identity(step)
         if known[one]:
             known[one] -= 1
         else:
             found.setdefault((step.origin, step.doing), []).append(step.call)
     return [{"doing": doing, "from": origin, "calls": calls} for (origin, doing), calls in found.items()]
+
+
+def _identity(step: Step) -> tuple[object, ...]:
+    """What makes it the same call for the same reason. Descriptors have other numbers in every plan."""
+    return step.origin, step.doing, step.call, *(arg for arg in step.args if type(arg) is int)
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PATIENCE = 60
+#: Where ramet itself is imported from.
+_SOURCES = os.path.abspath(os.path.join(os.path.dirname(__file__), "../../.."))
 
 
 def veth() -> dict[str, Any]:
@@ -31,10 +33,7 @@ def veth() -> dict[str, Any]:
             hint="pip install 'ramet[net]'",
         )
     # A process of its own: it changes its namespaces, and pyroute2 its threads.
-    import ramet
-
-    above = os.path.dirname(os.path.dirname(os.path.abspath(ramet.__file__)))
-    paths = os.pathsep.join(path for path in (above, os.environ.get("PYTHONPATH")) if path)
+    paths = os.pathsep.join(path for path in (_SOURCES, os.environ.get("PYTHONPATH")) if path)
     done = subprocess.run(
         [caller_python(), "-m", "ramet.lab.container.inside.veth"],
         capture_output=True,
