@@ -92,21 +92,34 @@ def test_a_part_that_fails_leaves_the_others(page, monkeypatch):
     assert json.loads(out)["veth"]["error"].startswith("joining: no pyroute2")
 
 
-def test_without_user_namespaces():
-    """Where no user namespace can be made, the steps before are shown, and it says which step can't be taken and why."""
-    result = ramet.run(
+def in_a_sandbox(*mounts):
+    """`ramet lab container steps` where there is little."""
+    return ramet.run(
         [sys.executable, "-c", RUN, "steps"],
-        mounts=[Bind(SOURCES), ramet.Tmpfs("/var/tmp", mode=0o1777)],
+        mounts=[Bind(SOURCES), *mounts],
         env={"PYTHONPATH": SOURCES},
-        rlimits={"NPROC": 200},
         text=True,
         timeout=50,
     )
+
+
+def test_without_user_namespaces():
+    """Where no user namespace can be made, the steps before are shown, and it says which step can't be taken and why."""
+    result = in_a_sandbox(ramet.Tmpfs("/var/tmp", mode=0o1777))
     assert result.exit_code == 1, result.stderr
     assert "0  A process, and nothing else" in result.stdout
     assert "Here it ends on this host: The clone flags." in result.stdout
     assert "ENOSPC" in result.stderr
     assert "hint:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_a_place_for_files():
+    """Where /var/tmp can't be written to, it says so, and no more."""
+    result = in_a_sandbox()
+    assert result.exit_code == 1
+    assert "Not on this host." in result.stdout
+    assert "/var/tmp" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -1,7 +1,10 @@
 """The container that the lab builds: what its process reaches at each step."""
 
 import os
+import select
 import socket
+import subprocess
+import sys
 
 import pytest
 from container_columns import EXPECTED, column
@@ -186,6 +189,22 @@ def test_the_host_is_as_it_was(tmp_path):
     # Others may use these two at the same time: nothing of the lab's is there.
     assert not [name for name in os.listdir("/var/tmp") if name.startswith("ramet-lab-")]
     assert host()["shared memory"] <= before["shared memory"]
+
+
+def test_a_killed_caller_leaves_nothing():
+    """Of a caller that is killed with SIGKILL neither the process outside nor its files are left."""
+    script = "import os, time\nfrom ramet.lab.container.outside import Outside\n"
+    script += "with Outside() as it: print(it.folder, it._places['pid'], flush=True); time.sleep(60)"
+    caller = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    folder, pid = caller.stdout.readline().split()
+    neighbour = os.pidfd_open(int(pid))
+    assert sorted(os.listdir(folder)) == ["for-everybody", "private"]
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    assert select.select([neighbour], [], [], 20)[0]
+    os.close(neighbour)
+    assert not os.path.exists(folder)
 
 
 def test_the_lookout_sees_changes():

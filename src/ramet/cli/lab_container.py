@@ -196,7 +196,7 @@ def _runs(values: list[int]) -> str:
     """Each value with the steps at which it holds: these numbers are too long for the columns."""
     from itertools import groupby
 
-    parts = []
+    parts: list[str] = []
     for value, steps in groupby(range(len(values)), key=lambda step: values[step]):
         first, *more = steps
         at = "at" if parts else "at step"

@@ -24,25 +24,31 @@ class Outside:
 
     def __init__(self) -> None:
         self.token = f"ramet-lab-{secrets.token_hex(8)}"
+        self.fd = -1
         self.namespaces = read_process(os.getpid()).ids
 
     def __enter__(self) -> Self:
         import subprocess
         import tempfile
+        from fcntl import F_DUPFD_CLOEXEC, fcntl
 
         # Not where TMPDIR says: nobody else may be let in there, and then it would not be the container that hides it.
-        self._folder = tempfile.TemporaryDirectory(prefix="ramet-lab-", dir="/var/tmp")
-        os.chmod(self._folder.name, 0o755)
-        self.marker = self._file("for-everybody", 0o644)
-        self.private = self._file("private", 0o600)
-        self.fd = os.open(self.private, os.O_RDONLY | os.O_CLOEXEC)
+        self.folder = tempfile.mkdtemp(prefix="ramet-lab-", dir="/var/tmp")
+        # It removes the folder at its end, which is also that of a caller that was killed. A session of its own: Ctrl-C
+        # is for the caller.
         self._process = subprocess.Popen(
-            [caller_python(), "-I", "-S", "-c", source("neighbour.py"), self.token],
+            [caller_python(), "-I", "-S", "-c", source("neighbour.py"), self.token, self.folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            start_new_session=True,
         )
         try:
+            os.chmod(self.folder, 0o755)
+            self.marker = self._file("for-everybody", 0o644)
+            self.private = self._file("private", 0o600)
+            with open(self.private, encoding="ascii") as file:
+                self.fd = fcntl(file.fileno(), F_DUPFD_CLOEXEC, 3)  # never one of the standard streams
             self._places = self._ask_for_places()
         except BaseException:
             self.__exit__(None, None, None)
@@ -62,11 +68,15 @@ class Outside:
         finally:
             process.kill()
             process.wait()
-            os.close(self.fd)
-            self._folder.cleanup()
+            if self.fd >= 0:
+                os.close(self.fd)
+            if os.path.isdir(self.folder):  # it could not do it
+                from shutil import rmtree
+
+                rmtree(self.folder)
 
     def _file(self, name: str, mode: int) -> str:
-        path = os.path.join(self._folder.name, name)
+        path = os.path.join(self.folder, name)
         with open(path, "w", encoding="ascii") as file:
             file.write(self.token)
         os.chmod(path, mode)

@@ -1,13 +1,14 @@
-"""A process of the caller's with everything that a container should not reach: neighbour.py TOKEN.
+"""A process of the caller's with everything that a container should not reach: neighbour.py TOKEN FOLDER.
 
 It listens on 127.0.0.1 and on an abstract socket, holds the token in its memory and in SysV shared memory, and says so
-when it gets SIGUSR1. It ends with its stdin.
+when it gets SIGUSR1. It ends with its stdin, and then the folder is gone.
 """
 
 import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -63,4 +64,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        shutil.rmtree(sys.argv[2])

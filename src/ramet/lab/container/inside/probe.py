@@ -407,6 +407,8 @@ def look() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Talk with the caller. Ctrl-C is for the caller, who then ends us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=int(sys.argv[1])) as caller:
         caller.sendall(b"hello\n")
         with caller.makefile("rb") as lines:
