@@ -121,8 +121,9 @@ def test_a_step_shows_the_calls_it_adds(built):
 def test_the_default_sandbox_is_the_last_step(built):
     """With no field at all ramet does all of that, but for the user's name and two limits."""
     default = built["default"]
-    assert not [doing for doing in default["only_here"] if not doing.startswith(("become", "limit RLIMIT_", "map"))]
-    assert not [doing for doing in default["only_there"] if not doing.startswith(("become", "map"))]
+    assert not [doing for doing in default["only_here"] if not doing.startswith("limit RLIMIT_")]
+    assert default["only_there"] == []
+    assert (default["uid_here"], default["uid_there"]) == (0, 1000)
 
 
 def test_it_is_plain_data(built):

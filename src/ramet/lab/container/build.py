@@ -11,6 +11,7 @@ from ramet.lab.container.outside import VARIABLE, Outside
 from ramet.lab.container.rows import GROUPS, LABELS
 from ramet.lab.container.stages import stages
 from ramet.plan.compile import compile
+from ramet.plan.idmap import payload_ids
 from ramet.spec import Command, Sandbox
 
 TYPE_CHECKING = False
@@ -67,13 +68,15 @@ def _plan(sandbox: Sandbox | None) -> Plan | None:
     return None if sandbox is None else compile(sandbox, facts_for(sandbox), Command(("/bin/true",)))
 
 
-def _beside_the_default(last: Plan | None) -> dict[str, list[str]]:
+def _beside_the_default(last: Plan | None) -> dict[str, Any]:
     """What the last plan does that the default sandbox's does not, and the other way round."""
     default = _plan(Sandbox())
     assert default is not None
     assert last is not None
-    mine, its = ([step.doing for step in plan] for plan in (last, default))
+    mine, its = ([step.doing for step in plan if not step.doing.startswith("become ")] for plan in (last, default))
     return {
+        "uid_here": payload_ids(last.spec, last.facts)[0],
+        "uid_there": payload_ids(default.spec, default.facts)[0],
         "only_here": list(dict.fromkeys(doing for doing in mine if doing not in its)),
         "only_there": list(dict.fromkeys(doing for doing in its if doing not in mine)),
     }

@@ -123,7 +123,7 @@ def devices() -> Cell:
         return "host", f"{len(nodes)} entries in /dev, the host's"
     with open("/dev/null", "wb") as file:
         file.write(b"x")
-    return "own", f"{len(nodes)} entries in /dev: {' '.join(sorted(nodes))}"
+    return "own", f"{len(nodes)} entries: {' '.join(sorted(nodes))}"
 
 
 def interfaces() -> Cell:
