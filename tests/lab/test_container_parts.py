@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 
 import pytest
 
@@ -58,7 +59,11 @@ def test_the_jails_were_made():
 @pytest.fixture(scope="module")
 def joined():
     need(importlib.util.find_spec("pyroute2"), "pyroute2: pip install 'ramet[net]'")
-    return veth()
+    try:
+        return veth()
+    except UnsupportedError as error:
+        need("no veth pair" not in error.fact, "a kernel with veth pairs")
+        raise
 
 
 def test_one_reaches_the_other_while_joined(joined):
@@ -90,6 +95,21 @@ def test_without_pyroute2(monkeypatch):
     with pytest.raises(UnsupportedError, match="pyroute2 is not installed") as caught:
         veth()
     assert "ramet[net]" in caught.value.hint
+
+
+def test_without_veth(monkeypatch):
+    """Where the kernel makes no such pair, the error says so, and how to get one; the child is gone by itself."""
+    need(importlib.util.find_spec("pyroute2"), "pyroute2: pip install 'ramet[net]'")
+    from ramet.lab.container import veth as part
+
+    run = subprocess.run
+    patched = (
+        "import ramet.lab.container.inside.veth as v, json; v.OUR_NAME = 'n' * 99; print(json.dumps(v.caller_side()))"
+    )
+    monkeypatch.setattr(subprocess, "run", lambda argv, **more: run([argv[0], "-c", patched], **more))
+    with pytest.raises(UnsupportedError, match="the kernel makes no veth pair") as caught:
+        part.veth()
+    assert "modprobe veth" in caught.value.hint
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 VARIABLE = "RAMET_LAB_SECRET"
+#: Seconds until a signal that was sent counts as never arrived.
+_PATIENCE = 10
 _KEYCTL = 219 if os.uname().machine == "aarch64" else 250
 
 
@@ -113,7 +115,7 @@ class Outside:
 
         assert self._process.stdout is not None
         found = False
-        while select([self._process.stdout], [], [], 0 if found else 2)[0]:
+        while select([self._process.stdout], [], [], 0 if found else _PATIENCE)[0]:
             found = bool(self._process.stdout.readline()) or found
         return found
 

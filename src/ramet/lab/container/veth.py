@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ramet.errors import Error, UnsupportedError
+from ramet.errors import Error, UnsupportedError, errno_name
 from ramet.lab.container.interpreter import caller_python
 
 TYPE_CHECKING = False
@@ -46,4 +46,11 @@ def veth() -> dict[str, Any]:
         said = done.stderr.strip().splitlines()
         raise Error(f"two network namespaces could not be joined\n  it said: {said[-1] if said else 'nothing'}")
     found: dict[str, Any] = json.loads(done.stdout)
+    if "refused" in found:
+        raise UnsupportedError(
+            "joining two network namespaces",
+            fact=f"the kernel makes no veth pair: {errno_name(found['refused'])}",
+            needs="a kernel with CONFIG_VETH",
+            hint="as root: modprobe veth",
+        )
     return found

@@ -35,6 +35,11 @@ def short(text: str) -> str:
     return f"{len(words)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})" if words else "none"
 
 
+def interfaces() -> str:
+    """Their names."""
+    return " ".join(interface for _, interface in socket.if_nameindex())
+
+
 def root() -> str:
     """Which file system, and which directory of it."""
     found = os.stat("/")
@@ -59,7 +64,7 @@ if __name__ == "__main__":
                 "hostname": name.nodename,
                 "init": read("/proc/1/comm"),
                 "processes": sum(entry.isdigit() for entry in os.listdir("/proc")),
-                "interfaces": " ".join(interface for _, interface in socket.if_nameindex()),
+                "interfaces": f"{interfaces()} in {os.readlink('/proc/self/ns/net')}",
                 "root": root(),
                 "uids": " ".join((read("/proc/self/uid_map") or "").split()),
                 "hypervisor": " hypervisor" in (line("/proc/cpuinfo", "flags") or ""),

@@ -17,7 +17,7 @@ from ramet.flags import CLONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import IO, Any
 
 OUR_NAME, THEIR_NAME = "veth-caller", "veth-child"
 OUR_ADDRESS, THEIR_ADDRESS, PREFIX = "10.11.12.1", "10.11.12.2", 24
@@ -54,7 +54,8 @@ def child_side(talk: socket.socket) -> None:
 
     with socket.create_server(("", 0)) as server, talk, talk.makefile("r") as told:
         send(talk, {"port": server.getsockname()[1], "interfaces": interfaces(), **identity()})
-        told.readline()
+        if not told.readline():
+            return  # there is to be no pair
         with IPRoute() as ip:
             index = ip.link_lookup(ifname=THEIR_NAME)[0]
             ip.addr("add", index=index, address=THEIR_ADDRESS, prefixlen=PREFIX)
@@ -80,8 +81,6 @@ def send(sock: socket.socket, value: dict[str, Any]) -> None:
 
 def caller_side() -> dict[str, Any]:
     """Make the child, join the two, and part them again; what was seen at each point."""
-    from pyroute2 import IPRoute
-
     outside = os.readlink("/proc/self/ns/net")
     become_root_of_a_user_namespace()
     ours, theirs = socket.socketpair()
@@ -95,31 +94,43 @@ def caller_side() -> dict[str, Any]:
         finally:
             os._exit(status)
     theirs.close()
-    with ours, child, ours.makefile("r") as lines:
-        ours.settimeout(4 * PATIENCE)
-        first = json.loads(lines.readline())
-        seen: dict[str, Any] = {
-            "host": {"namespace": outside},
-            "caller": {**identity(), "address": OUR_ADDRESS, "before": interfaces()},
-            "child": {"namespace": first["namespace"], "address": THEIR_ADDRESS, "before": first["interfaces"]},
-            "reached_before": reach(first["port"]),
-        }
-        with IPRoute() as ip:
-            peer = {"ifname": THEIR_NAME, "net_ns_pid": child.pid}
-            ip.link("add", ifname=OUR_NAME, kind="veth", peer=peer)
-            index = ip.link_lookup(ifname=OUR_NAME)[0]
-            ip.addr("add", index=index, address=OUR_ADDRESS, prefixlen=PREFIX)
-            ip.link("set", index=index, state="up")
-            ours.sendall(b"up\n")
-            seen["child"]["joined"] = json.loads(lines.readline())["interfaces"]
-            seen["caller"]["joined"] = interfaces()
-            seen["reached"] = reach(first["port"])
-            seen["seen_by_child"] = json.loads(lines.readline())["caller_address"]
-            ip.link("del", index=index)
-        seen["caller"]["parted"] = interfaces()
-        seen["reached_after"] = reach(first["port"])
-        ours.sendall(b"end\n")
+    ours.settimeout(4 * PATIENCE)
+    with child:
+        with ours, ours.makefile("r") as lines:
+            seen = {"host": {"namespace": outside}, **joined(child.pid, ours, lines)}
         seen["child_ended"] = child.wait(PATIENCE)
+    return seen
+
+
+def joined(child: int, ours: socket.socket, lines: IO[str]) -> dict[str, Any]:
+    """Before, while and after there is a pair. "refused": the errno, where the kernel makes none."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    first = json.loads(lines.readline())
+    seen: dict[str, Any] = {
+        "caller": {**identity(), "address": OUR_ADDRESS, "before": interfaces()},
+        "child": {"namespace": first["namespace"], "address": THEIR_ADDRESS, "before": first["interfaces"]},
+        "reached_before": reach(first["port"]),
+    }
+    with IPRoute() as ip:
+        peer = {"ifname": THEIR_NAME, "net_ns_pid": child}
+        try:
+            ip.link("add", ifname=OUR_NAME, kind="veth", peer=peer)
+        except NetlinkError as error:
+            return {"refused": error.code}
+        index = ip.link_lookup(ifname=OUR_NAME)[0]
+        ip.addr("add", index=index, address=OUR_ADDRESS, prefixlen=PREFIX)
+        ip.link("set", index=index, state="up")
+        ours.sendall(b"up\n")
+        seen["child"]["joined"] = json.loads(lines.readline())["interfaces"]
+        seen["caller"]["joined"] = interfaces()
+        seen["reached"] = reach(first["port"])
+        seen["seen_by_child"] = json.loads(lines.readline())["caller_address"]
+        ip.link("del", index=index)
+    seen["caller"]["parted"] = interfaces()
+    seen["reached_after"] = reach(first["port"])
+    ours.sendall(b"end\n")
     return seen
 
 
