@@ -34,7 +34,10 @@ def observe(stage: Stage, outside: Outside) -> dict[str, Any]:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with _started(stage, outside, theirs):
             theirs.close()
-            return _talk(ours, outside)
+            try:
+                return _talk(ours, outside)
+            except TimeoutError:
+                raise Error(f"the probe has not answered within {_PATIENCE:g} s") from None
 
 
 def _talk(ours: socket.socket, outside: Outside) -> dict[str, Any]:
@@ -54,13 +57,6 @@ def _talk(ours: socket.socket, outside: Outside) -> dict[str, Any]:
     if not line:
         raise Error("the probe ended before it had answered")
     found = json.loads(line)
-    cells = {key: {"cell": cell, "saw": saw} for key, (cell, saw) in found["cells"].items()}
-    if cells["signal"]["cell"] == "sent":
-        arrived = outside.signal_arrived()
-        cells["signal"] = {"cell": "host", "saw": "a process of the host's got it"} if arrived else {
-            "cell": "own",
-            "saw": "that pid is another process here",
-        }  # fmt: skip
     return {
         "who": {
             "pid_inside": found["pid"],
@@ -74,8 +70,17 @@ def _talk(ours: socket.socket, outside: Outside) -> dict[str, Any]:
             for kind, number in ids.items()
             if number is not None
         },
-        "cells": cells,
+        "cells": {key: _cell(cell, saw, outside) for key, (cell, saw) in found["cells"].items()},
     }
+
+
+def _cell(cell: str, saw: str, outside: Outside) -> dict[str, str]:
+    """As the probe tells it; but whether a signal has arrived, only who should have got it knows."""
+    if cell != "sent":
+        return {"cell": cell, "saw": saw}
+    if outside.signal_arrived():
+        return {"cell": "host", "saw": "a process of the host's got it"}
+    return {"cell": "own", "saw": "that pid is another process here"}
 
 
 def _started(stage: Stage, outside: Outside, theirs: socket.socket) -> Any:
