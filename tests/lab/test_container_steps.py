@@ -10,6 +10,7 @@ import pytest
 from container_columns import EXPECTED, column
 
 from needs import as_root, as_user, only
+from ramet.errors import Error
 from ramet.lab.container import observe
 from ramet.lab.container.build import build
 from ramet.lab.container.outside import Outside, session_keyring
@@ -156,6 +157,19 @@ def test_a_signal_counts_when_it_has_arrived(monkeypatch):
         assert observe.observe(first, outside)["cells"]["signal"]["cell"] == "host"
         monkeypatch.setattr(outside, "signal_arrived", lambda: False)
         assert observe.observe(first, outside)["cells"]["signal"]["cell"] == "own"
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [("import time; time.sleep(60)", "has not answered within"), ("raise SystemExit", "ended before it had begun")],
+)
+def test_a_probe_that_does_not_answer(step, script, why, monkeypatch):
+    """A probe that hangs or ends is told of, and nothing of it is left; by clone3 as by Popen."""
+    monkeypatch.setattr(observe, "source", lambda name: script)
+    monkeypatch.setattr(observe, "_PATIENCE", 0.5)
+    with Outside() as outside, pytest.raises(Error, match=why):
+        observe.observe(stages({})[step], outside)
 
 
 def host():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 VARIABLE = "RAMET_LAB_SECRET"
-#: Seconds until a signal that was sent counts as never arrived.
+#: Seconds until a signal that was sent counts as never arrived, and the neighbour as hanging.
 _PATIENCE = 10
 _KEYCTL = 219 if os.uname().machine == "aarch64" else 250
 
@@ -66,7 +66,7 @@ class Outside:
         process.stdin.close()
         process.stdout.close()
         try:
-            process.wait(5)
+            process.wait(_PATIENCE)
         finally:
             process.kill()
             process.wait()
