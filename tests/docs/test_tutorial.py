@@ -1,10 +1,14 @@
 """The tutorial: every block of every page runs, and says what the page shows."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 from pages import FENCE, Broken, Page, blocks_of, matches
+
+import ramet
+from needs import only
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial"
 PAGES = sorted(TUTORIAL.glob("*.md"))
@@ -20,9 +24,21 @@ def directory(tmp_path):
     return tmp_path
 
 
+def root_is_lent(directory):
+    """Is root's own directory, with writes discarded, the payload's to write to? An ordinary user's always is."""
+    for name in ("bin", "lib", "lib64", "usr", "proc", "dev", "tmp"):
+        (directory / "probe" / name).mkdir(parents=True)
+    binds = [ramet.Bind(f"/{name}", optional=True) for name in ("usr", "bin", "lib", "lib64")]
+    rootfs = ramet.Rootfs(str(directory / "probe"), writes="discarded")
+    return ramet.run(["touch", "/here"], rootfs=rootfs, mounts=binds).ok
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_block_runs(path, directory):
     """Each Python block and each command of the page runs, and says what the page shows."""
+    if os.geteuid() == 0 and "discarded" in path.read_text():
+        elsewhere = "as an ordinary user, where the file system has no idmapped mounts"
+        only(root_is_lent(directory), elsewhere)
     with Page(path, directory) as page:
         ran = page.run()
     wanted = sum(block.kind in ("python", "console") for block in page.blocks)
