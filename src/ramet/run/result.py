@@ -15,6 +15,7 @@ class Usage:
     """What the payload and everything it started cost.
 
     cpu_user, cpu_system: seconds; memory_peak: bytes of the largest single process; None where not known.
+    No less than the caller's own peak: the kernel counts the memory that the payload's process shared before its exec.
     """
 
     __slots__ = ("cpu_system", "cpu_user", "major_faults", "memory_peak", "minor_faults")
