@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from ramet.flags import format_clone, signal_name
 
@@ -91,26 +92,26 @@ def _entries(task: Task) -> list[_Entry]:
 
 
 def _searches(calls: Iterable[Call]) -> list[list[Call]]:
-    """The calls one by one; but the tries of one program in one directory after the other are one."""
+    """The calls one by one; but one program tried in one directory after the other is one."""
     groups: list[list[Call]] = []
     for call in calls:
         before = groups[-1][-1] if groups else None
-        if before is not None and _is_try(before) and _is_try(call) and before.argv == call.argv:
+        if before is not None and _not_there(before) and call.name == "execve" and call.argv == before.argv:
             groups[-1].append(call)
         else:
             groups.append([call])
     return groups
 
 
-def _is_try(call: Call) -> bool:
+def _not_there(call: Call) -> bool:
     return call.name == "execve" and call.errno_name == "ENOENT"
 
 
 def _of_call(group: Sequence[Call]) -> _Entry:
-    call, *others = group
+    *others, call = group
     text, notes = call_text(call), _notes(call)
     if others:
-        notes.append(f"nor at {len(others)} other place{'s' * (len(others) > 1)}")
+        notes.append(f"ENOENT at {len(others)} other place{'s' * (len(others) > 1)} before")
     if call.child is not None:
         return _Entry(f"{_name(call.child)} = {text}", "", notes, call.child)
     if call.errno:
@@ -142,11 +143,15 @@ def call_text(call: Call) -> str:
         return execve_text(path, call.argv, name=call.name, cut=call.cut)
     if call.name in ("fork", "vfork"):
         return f"{call.name}()"
-    flags = "?" if call.flags is None else format_clone(call.flags, call.exit_signal if call.name != "unshare" else 0)
+    flags = "?" if call.flags is None else _flags_text(int(call.flags), call.exit_signal)
     if call.name == "setns":
         fd = call.arguments[0] & 0xFFFF_FFFF
         return f"setns({fd - ((fd & 1 << 31) << 1)}, {flags})"
     return f"{call.name}({flags})"
+
+
+#: Programs make many calls with few kinds of flags.
+_flags_text = lru_cache(256)(format_clone)
 
 
 def execve_text(path: str, argv: Sequence[str], *, name: str = "execve", cut: bool = False) -> str:
@@ -201,7 +206,8 @@ def _wrapped(text: str, end: str, width: int) -> list[str]:
 
     All but the first have room for less: they are drawn further in.
     """
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     *pieces, last = _pieces(text)
     for piece in (*pieces, last + end) if len(last + end) < width - INDENT else (*pieces, last, end):
         room = width - (INDENT if lines else 0)
@@ -213,6 +219,7 @@ def _wrapped(text: str, end: str, width: int) -> list[str]:
     return [*lines, line.rstrip()]
 
 
+@lru_cache(256)
 def _pieces(text: str) -> list[str]:
     """The text in parts that stay whole: they end behind a | or a blank, but for those in quotation marks."""
     pieces, begin, quoted, skip = [], 0, False, False

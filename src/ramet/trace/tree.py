@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+from functools import lru_cache
 
 from ramet.flags import CLONE, CSIGNAL, NAMESPACES, format_clone, signal_name
 from ramet.trace import records
@@ -41,14 +42,16 @@ _CLONE_ARGS = (
     "set_tid_size",
     "cgroup",
 )
+_EXIT_SIGNAL = 8 * _CLONE_ARGS.index("exit_signal")
 
 #: Never seen by programs: the kernel makes the call again, after the signal.
 RESTARTED = {512: "ERESTARTSYS", 513: "ERESTARTNOINTR", 514: "ERESTARTNOHAND", 516: "ERESTART_RESTARTBLOCK"}
 
 
+@lru_cache(256)
 def kinds_of(flags: int) -> tuple[str, ...]:
     """("user", "mount") for CLONE_NEWUSER|CLONE_NEWNS, in the order in which people name them."""
-    found = [KINDS[flag] for flag in NAMESPACES if flags & flag]
+    found = [KINDS[flag] for flag in NAMESPACES if flags & int(flag)]
     if flags & CLONE.EMPTY_MNTNS and "mount" not in found:
         found.append("mount")
     return tuple(found)
@@ -58,8 +61,8 @@ class Call:
     """One call of a task.
 
     name: "clone3". arch: "x86_64", or "i386" and "arm" for a 32-bit call. arguments: its six, as numbers. flags:
-    of those that have some; None where they could not be read. exit_signal: of clone and clone3. fields: struct
-    clone_args by name, for clone3. path, argv: of execve and execveat; argv is None where it could not be read,
+    of those that have some; None where they could not be read. exit_signal: of clone and clone3. structure:
+    clone3's struct clone_args. path, argv: of execve and execveat; argv is None where it could not be read,
     and `cut` says that there was more than is kept. result: what the caller got, None if the call never ended.
     errno: 0 if it did not fail. child: the task that it made. leader: of an exec by a thread: the task in
     which the process goes on. reason: why it failed, where that is known.
@@ -73,13 +76,13 @@ class Call:
         "cut",
         "errno",
         "exit_signal",
-        "fields",
         "flags",
         "leader",
         "name",
         "path",
         "reason",
         "result",
+        "structure",
         "task",
     )
 
@@ -87,7 +90,7 @@ class Call:
         self.task, self.name, self.arch, self.arguments = task, name, arch, tuple(arguments)
         self.flags: CLONE | None = CLONE(0)
         self.exit_signal = 0
-        self.fields: dict[str, int] = {}
+        self.structure = b""
         self.path: str | None = None
         self.argv: tuple[str, ...] | None = None
         self.cut = False
@@ -96,6 +99,12 @@ class Call:
         self.child: Task | None = None
         self.leader: Task | None = None
         self.reason: str | None = None
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The structure by its fields' names; empty for a call that has none."""
+        words = (self.structure[at : at + 8] for at in range(0, len(self.structure), 8))
+        return {name: int.from_bytes(word, "little") for name, word in zip(_CLONE_ARGS, words, strict=False)}
 
     @property
     def errno_name(self) -> str | None:
@@ -312,9 +321,9 @@ def _clone3(call: Call, record: Record) -> None:
     if record.tail_state & records.UNREADABLE or len(record.tail) < 8:
         call.flags = None
         return
-    words = [int.from_bytes(record.tail[at : at + 8], "little") for at in range(0, len(record.tail), 8)]
-    call.fields = dict(zip(_CLONE_ARGS, words, strict=False))
-    call.flags, call.exit_signal = CLONE(words[0]), call.fields.get("exit_signal", 0)
+    call.structure = record.tail
+    call.flags = CLONE(int.from_bytes(record.tail[:8], "little"))
+    call.exit_signal = int.from_bytes(record.tail[_EXIT_SIGNAL : _EXIT_SIGNAL + 8], "little")
 
 
 def _unshare(call: Call, record: Record) -> None:
