@@ -257,7 +257,7 @@ def summary(trace: Trace) -> str:
         _count(len(trace.tasks) - threads, "process", "processes"),
         _count(threads, "thread", "threads"),
         _count(sum(len(call.new) + len(call.new_for_children) for call in every), "new namespace", "new namespaces"),
-        _count(sum(call.errno != 0 for call in every), "failed call", "failed calls"),
+        _count(sum(call.failed for call in every), "failed call", "failed calls"),
     ]
     return ", ".join(part for part in parts if part)
 

@@ -111,7 +111,14 @@ class Call:
         """ "EPERM"; None if it did not fail."""
         if not self.errno:
             return None
+        if self.errno == _errno.EOPNOTSUPP:  # which is also ENOTSUP; this is the manual's name
+            return "EOPNOTSUPP"
         return RESTARTED.get(self.errno) or _errno.errorcode.get(self.errno, str(self.errno))
+
+    @property
+    def failed(self) -> bool:
+        """Did it fail? A call that a signal interrupted, and that the kernel makes again by itself, did not."""
+        return self.errno != 0 and self.errno not in RESTARTED
 
     @property
     def new(self) -> tuple[str, ...]:
