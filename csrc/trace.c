@@ -6,7 +6,8 @@
  * What is easily got wrong about ptrace, and what is done about it:
  *
  *  1. A new task may stop before its maker's event tells of it. It is held until then, for it inherits from its maker how
- *     it is to be followed. A maker that is killed between the two never tells: then whoever was in a clone is taken.
+ *     it is to be followed. A maker that is killed between the two never tells: its child is the one that nobody
+ *     who lives can have made.
  *  2. A thread that execs takes the leader's id: the event comes under that id, and neither the former id nor the former
  *     leader is ever reported as ended.
  *  3. Stops of a stopped process (PTRACE_EVENT_STOP with a stop signal) are answered with PTRACE_LISTEN, so that the
@@ -51,6 +52,7 @@ struct task {
     uint8_t held;      /* has stopped for the first time, and waits for that */
     uint8_t begun;     /* has gone on from there */
     uint8_t unread;    /* what it executes could not be read beforehand */
+    uint8_t making;    /* is in a call that makes a task, and has not told of it */
     uint16_t call;     /* the kind of the call it is in; 0: none */
     uint32_t arch;     /* of that call, and its flags */
     uint64_t flags;
@@ -59,7 +61,8 @@ struct task {
 
 struct tracer {
     struct task *buckets[BUCKETS];
-    size_t alive;
+    size_t alive, held;
+    struct task *lost; /* who ended while making */
     const struct trace_call *calls;
     size_t n_calls;
     unsigned char *buffer;
@@ -99,15 +102,18 @@ static struct task *task_of(struct tracer *t, pid_t tid)
     return *place;
 }
 
-static void forget(struct tracer *t, pid_t tid)
+static struct task *taken_out(struct tracer *t, pid_t tid)
 {
     struct task **place = place_of(t, tid), *task = *place;
-    if (!task)
-        return;
-    *place = task->next;
-    free(task);
-    t->alive--;
+    if (task) {
+        *place = task->next;
+        t->alive--;
+        t->held -= task->held;
+    }
+    return task;
 }
+
+static void forget(struct tracer *t, pid_t tid) { free(taken_out(t, tid)); }
 
 static struct task *first_from(struct tracer *t, size_t *bucket, struct task *task)
 {
@@ -382,6 +388,7 @@ static void enter(struct tracer *t, struct task *task)
     }
     if (call->kind == CALL_PLAIN || call->kind == CALL_CLONE3)
         task->flags = 0;
+    task->making = call->kind >= CALL_PLAIN && call->kind <= CALL_CLONE3;
     struct trace_record *new = record(t, TRACE_ENTER, task->tid, (int64_t)info.entry.nr);
     new->arch = info.arch;
     memcpy(new->args, info.entry.args, sizeof new->args);
@@ -418,7 +425,7 @@ static void leave(struct tracer *t, struct task *task, const struct ptrace_sysca
         if (done && (task->call == CALL_SETNS || (task->call == CALL_UNSHARE && task->flags & CLONE_NEWPID)))
             task->foreign = 1;
     }
-    task->call = 0;
+    task->call = task->making = 0;
 }
 
 static void at_call(struct tracer *t, struct task *task)
@@ -428,7 +435,7 @@ static void at_call(struct tracer *t, struct task *task)
     if (sys_failed(ptrace_of(PTRACE_GET_SYSCALL_INFO, task->tid, (const void *)sizeof info, &info)))
         return;
     if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
-        task->call = 0;
+        task->call = task->making = 0;
         enter(t, task);
     } else if (info.op == PTRACE_SYSCALL_INFO_EXIT) {
         leave(t, task, &info);
@@ -444,8 +451,9 @@ static void go_on(struct task *task, int signal)
 }
 
 /* Its maker is known, and it stands at its first stop. */
-static void begin(struct task *child)
+static void begin(struct tracer *t, struct task *child)
 {
+    t->held -= child->held;
     child->held = 0;
     put_back_untraced(child);
     child->begun = 1;
@@ -465,11 +473,10 @@ static void announce(struct tracer *t, struct task *maker, struct task *child)
     child->untraced = maker->untraced;
     child->flags = maker->flags;
     child->arch = maker->arch;
+    maker->making = 0;
     if (child->held)
-        begin(child);
+        begin(t, child);
 }
-
-static int makes_tasks(const struct task *task) { return task->call >= CALL_PLAIN && task->call <= CALL_CLONE3; }
 
 static void made_child(struct tracer *t, struct task *maker)
 {
@@ -482,13 +489,37 @@ static void made_child(struct tracer *t, struct task *maker)
         maker->call = 0;
 }
 
-/* A maker was killed before it could tell: its child waits to be told of. */
-static void adopt(struct tracer *t, struct task *dead)
+static int number_after(const char *text, const char *name)
 {
-    if (!makes_tasks(dead))
-        return;
-    each_task(t, other) if (other != dead && makes_tasks(other)) return; /* it may be that one's; its turn comes */
-    each_task(t, child) if (child->held) announce(t, dead, child);
+    const char *at = strstr(text, name);
+    return at ? atoi(at + strlen(name)) : 0;
+}
+
+/* Can anybody who lives have made it? By its parent, or its process, which /proc tells. */
+static int maker_lives(struct tracer *t, const struct task *child)
+{
+    char text[4096];
+    text[read_proc(child->tid, "status", text, sizeof text - 1)] = 0;
+    int process = number_after(text, "\nTgid:"), parent = number_after(text, "\nPPid:");
+    each_task(t, maker) if (maker->making && (!process || maker->flags & CLONE_PARENT || maker->process == process ||
+                                              maker->process == parent)) return 1;
+    return 0;
+}
+
+/* Makers were killed before they could tell: what has stopped, and is of nobody else, is theirs. */
+static void adopt(struct tracer *t)
+{
+    each_task(t, child)
+    {
+        struct task *maker = t->lost;
+        if (!maker)
+            return;
+        if (child->held && !maker_lives(t, child)) {
+            t->lost = maker->next;
+            announce(t, maker, child);
+            free(maker);
+        }
+    }
 }
 
 static void executed(struct tracer *t, struct task *task)
@@ -505,7 +536,7 @@ static void executed(struct tracer *t, struct task *task)
             forget(t, (pid_t)former);
         }
     }
-    task->call = task->unread = 0;
+    task->call = task->making = task->unread = 0;
     struct trace_record *new = record(t, TRACE_EXEC, task->tid, former ? (int64_t)former : task->tid);
     if (unread)
         tail_is(t, new, read_program(task->tid, (char *)tail_of(new), TAIL_MAX));
@@ -524,7 +555,7 @@ static void stopped(struct tracer *t, struct task *task, int status)
     switch (status >> 16) {
     case PTRACE_EVENT_SECCOMP:
         if (!task->every)
-            task->call = 0;
+            task->call = task->making = 0;
         enter(t, task);
         break;
     case PTRACE_EVENT_FORK:
@@ -538,8 +569,9 @@ static void stopped(struct tracer *t, struct task *task, int status)
     case PTRACE_EVENT_STOP:
         if (!task->begun) {
             task->held = 1;
+            t->held++;
             if (task->announced)
-                begin(task);
+                begin(t, task);
             return;
         }
         if (stops(signal)) {
@@ -562,8 +594,13 @@ static void stopped(struct tracer *t, struct task *task, int status)
 static void ended(struct tracer *t, struct task *task, int status)
 {
     record(t, TRACE_END, task->tid, status);
-    adopt(t, task);
-    forget(t, task->tid);
+    taken_out(t, task->tid);
+    if (task->making) {
+        task->next = t->lost;
+        t->lost = task;
+    } else {
+        free(task);
+    }
 }
 
 /* Until the buffer is full (1) or nobody is left (0). Without the GIL. */
@@ -589,6 +626,8 @@ static int follow(struct tracer *t)
             stopped(t, task, status);
         else
             ended(t, task, status);
+        if (t->held && t->lost)
+            adopt(t);
     }
     return 0;
 }
@@ -622,6 +661,21 @@ static int seize(struct tracer *t, pid_t pid, int every)
     if (every)
         ptrace_of(PTRACE_INTERRUPT, pid, 0, 0);
     return 0;
+}
+
+static void release(struct tracer *t)
+{
+    while (t->alive) {
+        size_t bucket = 0;
+        forget(t, first_from(t, &bucket, NULL)->tid);
+    }
+    while (t->lost) {
+        struct task *next = t->lost->next;
+        free(t->lost);
+        t->lost = next;
+    }
+    free(t->buffer);
+    free(t);
 }
 
 const char core_trace_doc[] =
@@ -678,12 +732,7 @@ PyObject *core_trace(PyObject *module, PyObject *args)
         core_oserror(t->error, "wait4");
         failed = 1;
     }
-    while (t->alive) {
-        size_t bucket = 0;
-        forget(t, first_from(t, &bucket, NULL)->tid);
-    }
-    free(t->buffer);
-    free(t);
+    release(t);
     PyBuffer_Release(&calls);
     if (failed)
         return NULL;

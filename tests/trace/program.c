@@ -210,6 +210,25 @@ static void many(const char *what, volatile int count)
     }
 }
 
+/* What the kernel refuses, with an errno for each. */
+static void refused(void)
+{
+    struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_FS};
+    syscall(SYS_clone, CLONE_NEWNS | CLONE_FS | SIGCHLD, 0, 0, 0, 0);
+    syscall(SYS_clone, CLONE_THREAD, 0, 0, 0, 0);
+    syscall(SYS_clone3, &args, sizeof args);
+    args.flags = CLONE_THREAD | CLONE_SIGHAND;
+    syscall(SYS_clone3, &args, sizeof args);
+    args.flags = 0;
+    args.exit_signal = 200;
+    syscall(SYS_clone3, &args, sizeof args);
+    setns(-1, CLONE_NEWNET);
+    setns(0, CLONE_NEWUTS);
+    execve("/etc/passwd", TRUE, environ);
+    execve("/", TRUE, environ);
+    execve("/etc/passwd/x", TRUE, environ);
+}
+
 /* A chain of children, each the child of the one before. */
 static void deep(int depth)
 {
@@ -239,6 +258,8 @@ int main(int count, char **words)
         storm();
     else if (!strcmp(word, "many"))
         many(words[2], atoi(words[3]));
+    else if (!strcmp(word, "refused"))
+        refused();
     else if (!strcmp(word, "deep"))
         deep(atoi(words[2]));
     else

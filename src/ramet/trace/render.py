@@ -67,6 +67,7 @@ def render(trace: Trace, marks: Marks = LINES) -> str:
         lines += [inner + line for line in more]
         lines += [inner + line for note in entry.notes for line in _words(note, width - len(marks.gap))]
         rest += [(each, below) for each in reversed(of_child)]
+    lines += [f"{_name(task)} (of a maker that was killed)" for task in trace.tasks[1:] if task.maker is None]
     return "\n".join([*(line.rstrip() for line in lines), "", summary(trace)])
 
 

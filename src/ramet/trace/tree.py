@@ -269,7 +269,7 @@ class _Assembly:
     def child(self, record: Record) -> None:
         """A call has made a task."""
         maker = self.now[record.tid]
-        call = self.inside_call[maker]  # a maker in another pid namespace comes back with a number of its own
+        call = self.inside_call[maker]  # stays: a maker in another pid namespace returns with a number of its own
         child = self.orphans.pop(record.value, None) or self._new(record.value, call)
         child.maker, call.child, call.result = call, child, record.value
         if call.flags and call.flags & CLONE.THREAD:
@@ -295,12 +295,11 @@ class _Assembly:
             del self.now[record.value]
 
     def end(self, record: Record) -> None:
-        """A task has ended; it may be one whose maker has not told of it yet, and was killed before."""
+        """A task has ended; it may be one whose maker has not told of it yet."""
         task = self.now.get(record.tid)
         if task is None or task.status is not None:
             task = self.orphans[record.tid] = self._new(record.tid, None)
-        task.status = record.value
-        self.inside_call.pop(task, None)
+        task.status = record.value  # the call it was in stays: it may turn out to have made a task
 
 
 # What a call's arguments mean
