@@ -13,7 +13,7 @@ from ramet.errors import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ramet.trace.collect import Trace, Tracee
 
@@ -52,11 +52,24 @@ def command(args: Sequence[str]) -> int:
     if not line.operands:
         raise SpecError("needs a command", field="trace", hint="as in: ramet trace -- sh -c 'ls | wc'")
     target = _opened(given.get(OUTPUT))
-    found = follow(line.operands, filtered=SLOW not in given)
+    env = _environment()
+    found = follow(line.operands, filtered=SLOW not in given, env=env)
     if found.unfiltered_for:
         say(f"no seccomp filter ({found.unfiltered_for}), so the command was stopped at every system call")
-    _print(found, target, given.get(OUTPUT, "stderr"), json=JSON in given)
+    _print(found, target, given.get(OUTPUT, "stderr"), json=JSON in given, env=env)
     return found.exit_code
+
+
+def _environment() -> dict[str, str]:
+    """The caller's: without a locale, the interpreter has added LC_CTYPE to ours (PEP 538)."""
+    env = dict(os.environ)
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            if not any(line.startswith(b"LC_CTYPE=") for line in file.read().split(b"\0")):
+                env.pop("LC_CTYPE", None)
+    except OSError:
+        return env  # no /proc: who can't tell leaves it
+    return env
 
 
 def _opened(path: str | None) -> int:
@@ -71,7 +84,7 @@ def _opened(path: str | None) -> int:
         raise OutputError(path, error.errno or 0) from None
 
 
-def _print(found: Trace, target: int, name: str, *, json: bool) -> None:
+def _print(found: Trace, target: int, name: str, *, json: bool, env: Mapping[str, str]) -> None:
     from ramet.host.namespaces import kernel_version
     from ramet.trace.why import explain_refusals
 
@@ -83,7 +96,7 @@ def _print(found: Trace, target: int, name: str, *, json: bool) -> None:
     else:
         from ramet.trace.render import marks_for, render
 
-        text = render(found, marks_for(os.environ))
+        text = render(found, marks_for(env))
     try:
         write_all(target, visible(text + "\n"))
     except BrokenPipeError:
@@ -92,11 +105,11 @@ def _print(found: Trace, target: int, name: str, *, json: bool) -> None:
         raise OutputError(name, error.errno or 0) from None
 
 
-def follow(argv: Sequence[str], *, filtered: bool) -> Trace:
+def follow(argv: Sequence[str], *, filtered: bool, env: Mapping[str, str] | None = None) -> Trace:
     """Run the command to the end of all that it starts; signals that we get are for it."""
     from ramet.trace.collect import Tracee
 
-    tracee = Tracee(argv, filtered=filtered)
+    tracee = Tracee(argv, filtered=filtered, env=env)
     with _Signals() as signals:
         poller = select.poll()
         for fd in (signals.arrive, tracee.done):
