@@ -187,29 +187,6 @@ static void storm(void)
     kill(getpid(), SIGKILL);
 }
 
-/* Many: WHAT is fork, spawn or thread. */
-static void *nothing_to_do(void *nothing) { return nothing; }
-
-static void many(const char *what, volatile int count)
-{
-    while (count-- > 0) {
-        pthread_t thread;
-        pid_t pid = 0;
-        if (!strcmp(what, "thread")) {
-            pthread_create(&thread, NULL, nothing_to_do, NULL);
-            pthread_join(thread, NULL);
-            continue;
-        }
-        pid = !strcmp(what, "fork") ? fork() : vfork();
-        if (pid == 0) {
-            if (!strcmp(what, "spawn"))
-                execve("/bin/true", TRUE, environ);
-            _exit(0);
-        }
-        check(waitpid(pid, NULL, 0) == pid, "waitpid");
-    }
-}
-
 /* What the kernel refuses, with an errno for each. */
 static void refused(void)
 {
@@ -256,8 +233,6 @@ int main(int count, char **words)
         thirty_two();
     else if (!strcmp(word, "storm"))
         storm();
-    else if (!strcmp(word, "many"))
-        many(words[2], atoi(words[3]));
     else if (!strcmp(word, "refused"))
         refused();
     else if (!strcmp(word, "deep"))

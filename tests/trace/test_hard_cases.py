@@ -20,6 +20,15 @@ def names(task):
     return [(call["call"], call["errno"]) for call in task["calls"]]
 
 
+THREADS = """
+import threading
+for _ in range(3):
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+"""
+
+
 def test_threads_and_processes_are_told_apart(traced):
     """A thread is a thread of its process; what it starts is a process."""
     code = "import subprocess, threading as t; a = t.Thread(target=lambda: subprocess.run(['/bin/true'])); a.start(); a.join()"
@@ -210,7 +219,7 @@ def test_the_command_ends_with_its_tracer(tmp_path):
 def test_without_a_filter_the_same_is_seen(traced, program, command):
     """--no-seccomp sees the same calls; the command then has neither a filter nor no_new_privs."""
     argv = {
-        "threads": [program, "many", "thread", "3"],
+        "threads": [sys.executable, "-c", THREADS],
         "unshare": ["unshare", "-Urpf", "sh", "-c", "true & wait; ls / | cat"],
     }.get(command, [program, command])
 

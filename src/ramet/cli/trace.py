@@ -8,7 +8,7 @@ import signal
 
 from ramet.cli import options
 from ramet.cli.options import Option
-from ramet.cli.output import EXIT_CODES, OutputError, ReaderGone, say, visible, write_all
+from ramet.cli.output import OutputError, ReaderGone, say, visible, write_all
 from ramet.errors import SpecError
 
 TYPE_CHECKING = False
@@ -25,14 +25,17 @@ threads, processes and new namespaces told apart, and why a call failed.
 The command runs as it would without: no sandbox, your streams, your rights;
 only set-user-ID programs (sudo, newuidmap) have no privilege, unless you are
 root. The tree comes when the last process has ended, on stderr."""
-AFTER = f"""\
+AFTER = """\
 Ctrl-C goes to the command, and the tree is still printed. What the command
 leaves running is waited for; a second Ctrl-C ends it.
 
-{EXIT_CODES}"""
+exit codes: the command's own; 125 ramet itself failed; 126 it can't be
+executed; 127 it was not found; 128+n signal n ended it."""
 JSON = options.JSON._replace(help="print JSON, with every argument whole")
 OUTPUT = Option("-o --output", "FILE", "print to this file instead; - is stdout")
-SLOW = Option("--no-seccomp", "", "stop at every system call: slower, but without no_new_privs")
+SLOW = Option(
+    "--no-seccomp", "", "stop at every system call, without a filter: slower, but no_new_privs is left as it is"
+)
 TABLE = (OUTPUT, JSON, SLOW, options.DEBUG, options.HELP)
 
 #: The terminal sends the first two to the command as well, the others are for us alone.

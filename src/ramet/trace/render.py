@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from ramet.flags import format_clone, signal_name
+from ramet.flags import SIGNAL_MAX, format_clone, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def call_text(call: Call) -> str:
         return execve_text(path, call.argv, name=call.name, cut=call.cut)
     if call.name in ("fork", "vfork"):
         return f"{call.name}()"
+    if call.exit_signal > SIGNAL_MAX and not call.flags:
+        return f"{call.name}(exit_signal={call.exit_signal})"
     flags = "?" if call.flags is None else _flags_text(int(call.flags), call.exit_signal)
     if call.name == "setns":
         fd = call.arguments[0] & 0xFFFF_FFFF
