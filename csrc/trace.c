@@ -23,24 +23,19 @@
 #include "core.h"
 
 #include "trace.h"
+#include "tracee.h"
 
-#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/ptrace.h>
 #include <linux/sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #define BUCKETS 1024
 #define TAIL_MAX 16384
 #define BUFFER_SIZE (1 << 18)
-#define PAGE 4096
+#define PATH_ROOM 4096
 #define TSYNC 1 /* SECCOMP_FILTER_FLAG_TSYNC: the filter is for all threads of the process */
 
 struct task {
@@ -69,11 +64,6 @@ struct tracer {
     size_t used;
     int error, ending;
 };
-
-static long ptrace_of(long request, pid_t tid, const void *address, const void *data)
-{
-    return sys4(__NR_ptrace, request, tid, address, data);
-}
 
 /* Tasks */
 
@@ -153,186 +143,20 @@ static void tail_is(struct tracer *t, struct trace_record *record, size_t length
     t->used += padded;
 }
 
-/* The tracee's memory */
-
-static size_t peek(pid_t tid, uint64_t from, unsigned char *to, size_t length)
-{
-    size_t done = 0;
-    while (done < length) {
-        uint64_t at = from + done, skip = at % sizeof(long);
-        long word;
-        if (sys_failed(ptrace_of(PTRACE_PEEKDATA, tid, (const void *)(uintptr_t)(at - skip), &word)))
-            break;
-        size_t piece = sizeof word - skip < length - done ? sizeof word - skip : length - done;
-        memcpy(to + done, (unsigned char *)&word + skip, piece);
-        done += piece;
-    }
-    return done;
-}
-
-/* As much as can be read, page by page; a container may refuse process_vm_readv. */
-static size_t read_memory(pid_t tid, uint64_t from, void *to, size_t length)
-{
-    size_t done = 0;
-    while (done < length) {
-        size_t piece = PAGE - (from + done) % PAGE;
-        if (piece > length - done)
-            piece = length - done;
-        struct iovec ours = {(char *)to + done, piece}, theirs = {(void *)(uintptr_t)(from + done), piece};
-        long got = sys6(__NR_process_vm_readv, (uint64_t)tid, SYS_ARG(&ours), 1, SYS_ARG(&theirs), 1, 0);
-        if (got == -EPERM || got == -ENOSYS)
-            return done + peek(tid, from + done, (unsigned char *)to + done, length - done);
-        if (got <= 0)
-            break;
-        done += (size_t)got;
-    }
-    return done;
-}
-
-/* A string with its NUL; its length with that, or 0 if it can't be read. Where there is no room for all, a NUL ends what
- * there is. Long reads are paid for only by long strings. */
-static size_t read_string(pid_t tid, uint64_t from, char *to, size_t room, uint16_t *state)
-{
-    size_t done = 0;
-    while (done < room) {
-        size_t piece = 256 - (from + done) % 256;
-        if (piece > room - done)
-            piece = room - done;
-        size_t got = read_memory(tid, from + done, to + done, piece);
-        char *end = memchr(to + done, 0, got);
-        if (end)
-            return (size_t)(end - to) + 1;
-        done += got;
-        if (got < piece) {
-            *state |= TRACE_UNREADABLE;
-            return 0;
-        }
-    }
-    *state |= TRACE_CUT;
-    if (done)
-        to[done - 1] = 0;
-    return done;
-}
-
-static size_t read_argv(pid_t tid, uint64_t argv, size_t pointer_size, char *to, size_t room, uint16_t *state)
-{
-    size_t done = 0;
-    while (argv) {
-        uint64_t pointer = 0; /* both architectures are little-endian */
-        if (read_memory(tid, argv, &pointer, pointer_size) != pointer_size) {
-            *state |= TRACE_UNREADABLE;
-            break;
-        }
-        if (!pointer)
-            break;
-        if (done == room) {
-            *state |= TRACE_CUT;
-            break;
-        }
-        size_t length = read_string(tid, pointer, to + done, room - done, state);
-        if (!length)
-            break;
-        done += length;
-        argv += pointer_size;
-    }
-    return done;
-}
-
-static size_t read_proc(pid_t tid, const char *name, char *to, size_t room)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t got = read(fd, to, room);
-    close(fd);
-    return got > 0 ? (size_t)got : 0;
-}
-
-/* The task's number in its own pid namespace; 0 if /proc does not say. */
-static pid_t tid_inside(pid_t tid)
-{
-    char text[4096];
-    size_t length = read_proc(tid, "status", text, sizeof text - 1);
-    text[length] = 0;
-    const char *line = strstr(text, "\nNSpid:");
-    if (!line)
-        return 0;
-    pid_t inside = 0;
-    char *at = (char *)(uintptr_t)line + strlen("\nNSpid:");
-    while (*at == '\t') /* from our own namespace inward */
-        inside = (pid_t)strtol(at, &at, 10);
-    return inside;
-}
-
-/* What a task executes whose memory could not be read before: of the new program it can. */
-static size_t read_program(pid_t tid, char *to, size_t room)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/exe", (int)tid);
-    ssize_t length = readlink(path, to, PAGE - 1);
-    if (length <= 0)
-        return 0;
-    to[length] = 0;
-    return (size_t)length + 1 + read_proc(tid, "cmdline", to + length + 1, room - (size_t)length - 1);
-}
-
-/* CLONE_UNTRACED */
-
-#if defined(__x86_64__)
-#define FIRST_ARGUMENT(arch) ((arch) >> 31 ? 14 : 5) /* rdi, and rbx of 32-bit calls, in struct user_regs_struct */
-#define REGISTERS 27
-#define PRESERVED 1 /* a system call leaves the register as it is */
-#else
-#define FIRST_ARGUMENT(arch) 0
-#define REGISTERS 34
-#define PRESERVED 0
-#endif
-#define IN_REGISTER 1
-
-static void flip_register(pid_t tid, uint32_t arch)
-{
-    uint64_t registers[REGISTERS];
-    struct iovec all = {registers, sizeof registers};
-    (void)arch;
-    if (sys_failed(ptrace_of(PTRACE_GETREGSET, tid, (const void *)NT_PRSTATUS, &all)) || all.iov_len != sizeof registers)
-        return; /* a 32-bit process: its registers have another form */
-    registers[FIRST_ARGUMENT(arch)] ^= CLONE_UNTRACED;
-    ptrace_of(PTRACE_SETREGSET, tid, (const void *)NT_PRSTATUS, &all);
-}
-
-static void flip_memory(pid_t tid, uint64_t address)
-{
-    uint32_t low; /* flags is the structure's first field */
-    struct iovec ours = {&low, sizeof low}, theirs = {(void *)(uintptr_t)address, sizeof low};
-    if (read_memory(tid, address, &low, sizeof low) != sizeof low)
-        return;
-    low ^= CLONE_UNTRACED;
-    sys6(__NR_process_vm_writev, (uint64_t)tid, SYS_ARG(&ours), 1, SYS_ARG(&theirs), 1, 0);
-}
-
-static void flip_untraced(pid_t tid, uint32_t arch, uint64_t where)
-{
-    if (where == IN_REGISTER)
-        flip_register(tid, arch);
-    else
-        flip_memory(tid, where);
-}
 
 static void take_out_untraced(struct task *task)
 {
     task->untraced = task->call == CALL_CLONE ? IN_REGISTER : task->untraced;
-    flip_untraced(task->tid, task->arch, task->untraced);
+    tracee_flip_untraced(task->tid, task->arch, task->untraced);
 }
 
 /* Of the maker at the call's end, and of its child, whose copies of registers and memory lack it too. */
 static void put_back_untraced(struct task *task)
 {
-    int result_took_its_place = !PRESERVED && task->untraced == IN_REGISTER;
+    int result_took_its_place = !ARGUMENT_SURVIVES && task->untraced == IN_REGISTER;
     int same_memory = !task->begun && task->untraced != IN_REGISTER && task->flags & CLONE_VM;
     if (task->untraced && !result_took_its_place && !same_memory)
-        flip_untraced(task->tid, task->arch, task->untraced);
+        tracee_flip_untraced(task->tid, task->arch, task->untraced);
     task->untraced = 0;
 }
 
@@ -352,17 +176,17 @@ static void read_tail(struct tracer *t, struct task *task, const struct trace_ca
     size_t length = 0;
     uint64_t *args = new->args;
     if (call->kind == CALL_CLONE3) {
-        size_t size = args[1] < PAGE ? args[1] : PAGE;
-        length = read_memory(task->tid, args[0], tail, size);
+        size_t size = args[1] < PATH_ROOM ? args[1] : PATH_ROOM;
+        length = tracee_memory(task->tid, args[0], tail, size);
         if (length >= sizeof task->flags)
             memcpy(&task->flags, tail, sizeof task->flags);
         else if (length < size)
             new->tail_state |= TRACE_UNREADABLE;
     } else if (call->kind == CALL_EXECVE || call->kind == CALL_EXECVEAT) {
         int first = call->kind == CALL_EXECVEAT;
-        length = read_string(task->tid, args[first], tail, PAGE, &new->tail_state);
+        length = tracee_string(task->tid, args[first], tail, PATH_ROOM, &new->tail_state);
         if (length)
-            length += read_argv(task->tid, args[first + 1], call->pointer_size, tail + length, TAIL_MAX - length,
+            length += tracee_argv(task->tid, args[first + 1], call->pointer_size, tail + length, TAIL_MAX - length,
                                 &new->tail_state);
         task->unread = !length;
     }
@@ -469,7 +293,7 @@ static void announce(struct tracer *t, struct task *maker, struct task *child)
     if (maker->flags & CLONE_THREAD)
         child->process = maker->process;
     if (child->foreign)
-        record(t, TRACE_INSIDE, child->tid, tid_inside(child->tid));
+        record(t, TRACE_INSIDE, child->tid, tracee_tid_inside(child->tid));
     child->untraced = maker->untraced;
     child->flags = maker->flags;
     child->arch = maker->arch;
@@ -499,7 +323,7 @@ static int number_after(const char *text, const char *name)
 static int maker_lives(struct tracer *t, const struct task *child)
 {
     char text[4096];
-    text[read_proc(child->tid, "status", text, sizeof text - 1)] = 0;
+    text[tracee_proc(child->tid, "status", text, sizeof text - 1)] = 0;
     int process = number_after(text, "\nTgid:"), parent = number_after(text, "\nPPid:");
     each_task(t, maker) if (maker->making && (!process || maker->flags & CLONE_PARENT || maker->process == process ||
                                               maker->process == parent)) return 1;
@@ -539,7 +363,7 @@ static void executed(struct tracer *t, struct task *task)
     task->call = task->making = task->unread = 0;
     struct trace_record *new = record(t, TRACE_EXEC, task->tid, former ? (int64_t)former : task->tid);
     if (unread)
-        tail_is(t, new, read_program(task->tid, (char *)tail_of(new), TAIL_MAX));
+        tail_is(t, new, tracee_program(task->tid, (char *)tail_of(new), TAIL_MAX));
 }
 
 /* Stops */

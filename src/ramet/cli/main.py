@@ -27,7 +27,7 @@ COMMANDS = {
     "run": "run a command in a sandbox",
     "plan": "print the system calls that make a sandbox; run nothing",
     "explain": "say what clone flags do together, or which namespaces a process has",
-    "trace": "run a command and show what processes, threads and namespaces it makes",
+    "trace": "show the processes, threads and namespaces that a command makes",
     "doctor": "say what this host can do, and how to fix what it can't",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")

@@ -94,6 +94,8 @@ class Tracee:
         try:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)  # Python ignores them
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # as exec will: no exception of ours on the way there
             os.write(tell, struct.pack("i", _install_filter() if filtered else 0))
             if os.read(waits, 1):
                 os.execve(self.path, self.command, self.env)
@@ -128,8 +130,9 @@ class Tracee:
 
     def end_all(self) -> None:
         """Kill whatever of them is still there. They are found in /proc, by their tracer."""
+        ours = _threads()
         for name in os.listdir("/proc"):
-            if name.isdecimal() and _tracer_of(name) in _threads():
+            if name.isdecimal() and _tracer_of(name) in ours:
                 try:
                     os.kill(int(name), signal.SIGKILL)
                 except ProcessLookupError:
