@@ -21,7 +21,7 @@ ALLOWED = {
     "plan": LOW | {"spec"},
     "run": LOW | {"spec", "plan", "host", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "run", "rules", "lowlevel", "_core"},
-    "trace": LOW | {"spec", "host", "rules", "_core"},
+    "trace": LOW | {"rules", "_core"},
     "aio": LOW | {"spec", "plan", "host", "run"},
     "lab": LOW | {"spec", "plan", "host", "run", "rules", "lowlevel", "call", "_core"},
 }

@@ -177,13 +177,15 @@ static void *forks(void *nothing)
     return nothing;
 }
 
-/* Killed in the middle of clones of many threads. */
-static void storm(void)
+/* Killed, or replaced by another program, in the middle of clones of many threads. */
+static void storm(int exec)
 {
     pthread_t thread;
     for (int i = 0; i < 8; i++)
         pthread_create(&thread, NULL, forks, NULL);
     usleep(30000);
+    if (exec)
+        thread_exec();
     kill(getpid(), SIGKILL);
 }
 
@@ -232,7 +234,9 @@ int main(int count, char **words)
     else if (!strcmp(word, "thirty-two"))
         thirty_two();
     else if (!strcmp(word, "storm"))
-        storm();
+        storm(0);
+    else if (!strcmp(word, "storm-exec"))
+        storm(1);
     else if (!strcmp(word, "refused"))
         refused();
     else if (!strcmp(word, "deep"))

@@ -117,6 +117,26 @@ def test_killed_in_the_middle_of_many_clones(traced, program, turn):
     assert len(made) == len(set(made)) and len(seen.tasks) > 9
 
 
+@pytest.mark.parametrize("options", [[], ["--no-seccomp"]])
+def test_replaced_in_the_middle_of_many_clones(traced, program, options):
+    """The same, but a ninth thread executes another program: it ends the others, and goes on as the process."""
+    seen = traced(program, "storm-exec", options=options)
+    assert seen.done.returncode == 0 and len(seen.children(seen.root, "thread")) == 9
+    (call,) = seen.calls("execve")[1:]
+    assert (call["argv"], call["goes_on_as"]) == (["true", "-x"], 0)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-seccomp"]])
+def test_killed_in_the_middle_inside_a_pid_namespace(traced, program, options):
+    """The same in a pid namespace, where a clone's return is awaited."""
+    seen = traced("unshare", "-Urpf", "sh", "-c", '"$0" storm; exit 5', program, options=options)
+    (init,) = seen.children(seen.root)
+    (inside,) = seen.children(init)
+    assert (init["exit_code"], seen.done.returncode) == (5, 5)
+    assert inside["signal"] == "SIGKILL" and len(seen.children(inside, "thread")) == 8
+    assert all(task["pid_inside"] for task in seen.tasks[1:] if task["maker"] is not None)
+
+
 def test_a_program_that_hides_its_memory(traced, tmp_path):
     """Who executes what its tracer may read only for a moment: path and arguments are there all the same."""
     code = "import ctypes, os; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); os.execv('/bin/true', ['true', 'x' * 3000])"
