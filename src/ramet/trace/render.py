@@ -62,8 +62,8 @@ def render(trace: Trace, marks: Marks = LINES) -> str:
         of_child = _entries(entry.child) if entry.child else []
         inner = below + (marks.bar if of_child else marks.gap)
         width = max(WIDTH - len(below), NARROWEST)
-        head, *more = _wrapped(entry.text, entry.end, width)
-        lines.append(before + (marks.last if entry.is_last else marks.branch) + head)
+        begin, *more = _wrapped(entry.text, entry.end, width, len(entry.head))
+        lines.append(before + (marks.last if entry.is_last else marks.branch) + entry.head + begin)
         lines += [inner + line for line in more]
         lines += [inner + line for note in entry.notes for line in _words(note, width - len(marks.gap))]
         rest += [(each, below) for each in reversed(of_child)]
@@ -72,12 +72,18 @@ def render(trace: Trace, marks: Marks = LINES) -> str:
 
 
 class _Entry:
-    """A line of the tree, with what belongs below it. end: " = EPERM (...)", which no line break divides."""
+    """A line of the tree, with what belongs below it.
 
-    __slots__ = ("child", "end", "is_last", "notes", "text")
+    head: "process 12 = ", before the text; end: " = EPERM (...)", behind it, which no line break divides.
+    """
 
-    def __init__(self, text: str, end: str = "", notes: Sequence[str] = (), child: Task | None = None) -> None:
-        self.text, self.end, self.notes, self.child, self.is_last = text, end, notes, child, False
+    __slots__ = ("child", "end", "head", "is_last", "notes", "text")
+
+    def __init__(
+        self, text: str, *, head: str = "", end: str = "", notes: Sequence[str] = (), child: Task | None = None
+    ) -> None:
+        self.text, self.head, self.end = text, head, end
+        self.notes, self.child, self.is_last = notes, child, False
 
 
 def _entries(task: Task) -> list[_Entry]:
@@ -114,10 +120,10 @@ def _of_call(group: Sequence[Call]) -> _Entry:
     if others:
         notes.append(f"ENOENT at {len(others)} other place{'s' * (len(others) > 1)} before")
     if call.child is not None:
-        return _Entry(f"{_name(call.child)} = {text}", "", notes, call.child)
+        return _Entry(text, head=f"{_name(call.child)} = ", notes=notes, child=call.child)
     if call.errno:
-        return _Entry(text, f" = {_errno(call)}", notes)
-    return _Entry(text, " = ? (it ended first)" if call.result is None else "", notes)
+        return _Entry(text, end=f" = {_errno(call)}", notes=notes)
+    return _Entry(text, end=" = ? (it ended first)" if call.result is None else "", notes=notes)
 
 
 def _name(task: Task) -> str:
@@ -204,13 +210,14 @@ def _and(words: Sequence[str]) -> str:
 # Wrapping
 
 
-def _wrapped(text: str, end: str, width: int) -> list[str]:
+@lru_cache(256)
+def _wrapped(text: str, end: str, width: int, taken: int) -> list[str]:
     """Lines of a call: broken behind a | or a blank, never inside a name; what can't be broken is longer.
 
-    All but the first have room for less: they are drawn further in.
+    The first line has `taken` letters before it. All others have room for less: they are drawn further in.
     """
     lines: list[str] = []
-    line = ""
+    line = "x" * taken
     *pieces, last = _pieces(text)
     for piece in (*pieces, last + end) if len(last + end) < width - INDENT else (*pieces, last, end):
         room = width - (INDENT if lines else 0)
@@ -219,10 +226,10 @@ def _wrapped(text: str, end: str, width: int) -> list[str]:
             line = HANGING + piece.lstrip()
         else:
             line += piece
-    return [*lines, line.rstrip()]
+    lines.append(line.rstrip())
+    return [lines[0][taken:], *lines[1:]]
 
 
-@lru_cache(256)
 def _pieces(text: str) -> list[str]:
     """The text in parts that stay whole: they end behind a | or a blank, but for those in quotation marks."""
     pieces, begin, quoted, skip = [], 0, False, False
