@@ -22,6 +22,7 @@ ALLOWED = {
     "plan": LOW | {"spec"},
     "run": LOW | {"spec", "plan", "host", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "run", "rules", "lowlevel", "_core"},
+    "trace": LOW | {"rules", "_core"},
     "aio": LOW | {"spec", "plan", "host", "run"},
     "lab": LOW | {"", "spec", "plan", "host", "run", "rules", "lowlevel", "call", "_core"},
 }
@@ -182,7 +183,7 @@ def test_a_first_run_is_light_too():
 def test_cold_parts_are_not_loaded():
     """The command line, the lab and the asyncio part are loaded when asked for."""
     found = loaded("import ramet")
-    assert not {name for name in found if part_of(name) in ("cli", "lab", "aio")}
+    assert not {name for name in found if part_of(name) in ("cli", "lab", "aio", "trace")}
 
 
 def test_version():

@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "say what a clone does, what a process has, what two share",
     "ps": "list namespaces, who is in them, and who owns them",
     "tree": "show processes as a tree, with the namespaces that are new at each",
+    "trace": "show the processes, threads and namespaces that a command makes",
     "doctor": "say what this host can do, and how to fix what it can't",
     "lab": "run experiments about clone and show what they prove",
 }
