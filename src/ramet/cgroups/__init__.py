@@ -28,8 +28,9 @@ internal processes"), `make_room` moves it, and only when called.
 
 from __future__ import annotations
 
-from ramet.cgroups.group import Group, make
-from ramet.cgroups.limits import IoLimit, Limits
+from ramet.cgroups.group import Group, make, ways_in
 from ramet.cgroups.place import Place, find, forget, make_room, sweep
+from ramet.spec.group_limits import GroupLimits as Limits
+from ramet.spec.group_limits import IoLimit
 
-__all__ = ["Group", "IoLimit", "Limits", "Place", "find", "forget", "make", "make_room", "sweep"]
+__all__ = ["Group", "IoLimit", "Limits", "Place", "find", "forget", "make", "make_room", "sweep", "ways_in"]

@@ -12,10 +12,11 @@ from ramet.errors import StepError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ramet.cgroups.limits import Limits, Write
+    from ramet.cgroups.limits import Write
     from ramet.cgroups.place import Place
     from ramet.cgroups.reading import Events, Usage
     from ramet.cgroups.spots import Spot
+    from ramet.spec.group_limits import GroupLimits as Limits
 
 STALE = (errno.ENOENT, errno.EBADF, errno.ENOTDIR, errno.ENODEV)
 
@@ -52,6 +53,12 @@ class _Program:
 
 def _why(place: Place) -> str:
     return place.facts["memory"].found
+
+
+def ways_in(limits: Limits, place: Place) -> tuple[int, bool]:
+    """Into how many of such a group's directories the child would write itself, and whether it would be born into one."""
+    spots_of = _Program(place, limits).spots
+    return sum(not spot.into for spot in spots_of), any(spot.into for spot in spots_of)
 
 
 def make(limits: Limits, place: Place | None = None) -> Group:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, NamedTuple
 
-    from ramet.cgroups.limits import Limits
     from ramet.cgroups.spots import Spot
+    from ramet.spec.group_limits import GroupLimits as Limits
 
     class Fact(NamedTuple):
         """See below."""

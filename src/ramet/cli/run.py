@@ -11,8 +11,8 @@ from ramet.cli import box, options
 from ramet.cli.output import EXIT_CODES, EXIT_TIMED_OUT, SIGNALED, error_mapping, put, put_json
 from ramet.cli.relay import Relay, to_descriptor
 from ramet.errors import Error, SpecError
+from ramet.run.guard import sooner
 from ramet.run.process import Popen
-from ramet.run.result import Result
 from ramet.run.streams import DEVNULL, PIPE, Capture, milliseconds
 
 TYPE_CHECKING = False
@@ -83,22 +83,16 @@ def _run(wanted: box.Order) -> int:
 
 def _run_json(wanted: box.Order) -> int:
     process = _start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    started = monotonic()
     watch = Watch(process)
     captured = {name: Capture(process.sandbox.output) for name in ("stdout", "stderr")}
     for name, capture in captured.items():
         watch.relay.drain(_taken(process, name), capture.add, name)
     watch.relay.feed(_taken(process, "stdin"))
     code = watch.until_the_end()
-    assert process._ending is not None
-    result = Result(
-        argv=process.args,
-        ending=process._ending,
-        timed_out=watch.timed_out,
-        stdout=captured["stdout"].value(),
-        stderr=captured["stderr"].value(),
-        truncated=tuple(name for name, capture in captured.items() if capture.truncated),
-        duration=monotonic() - started,
+    result = process._result_with(
+        captured["stdout"].value(),
+        captured["stderr"].value(),
+        tuple(name for name, capture in captured.items() if capture.truncated),
     )
     process.close()
     put_json(result.to_mapping())
@@ -152,7 +146,6 @@ class Watch:
         self.process, self.relay, self.terminal = process, Relay(), terminal
         limit = process.sandbox.timeout
         self.deadline = None if limit is None else monotonic() + limit
-        self.timed_out = False
         self.asked: int | None = None
         self.killed_for: int | None = None
         self._wake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -163,9 +156,13 @@ class Watch:
         poller = select.poll()
         for fd in (self._wake, self.process.pidfd, self.relay.done):
             poller.register(fd, select.POLLIN)
+        guard = self.process._guard
+        if guard.watched is not None:
+            poller.register(guard.watched, select.POLLIN)
         waiting = {self.process.pidfd, self.relay.done}
         while waiting:
-            ready = {fd for fd, _ in poller.poll(milliseconds(self.deadline))}
+            ready = {fd for fd, _ in poller.poll(milliseconds(sooner(self.deadline, guard.next_look())))}
+            guard.look()
             for fd in ready & waiting:
                 poller.unregister(fd)
                 waiting.discard(fd)
@@ -227,17 +224,17 @@ class Watch:
             resize(self.process.terminal)
 
     def _late(self) -> None:
+        self.deadline = None
         if self.asked is None:
-            self.timed_out = True
+            self.process._guard.stop("timed-out")
         else:
             self.killed_for = self.asked
-        self.deadline = None
-        self.process.kill()
+            self.process.kill()
 
     def _code(self) -> int:
         code = self.process.returncode
         assert code is not None
-        if self.timed_out:
+        if self.process._guard.cause is not None and code == -signal.SIGKILL:
             return EXIT_TIMED_OUT
         if self.killed_for is not None and code < 0:
             return SIGNALED + self.killed_for
