@@ -51,6 +51,7 @@ ESSENTIAL = ("memory", "pids", "cpu")
 VARIABLE = "RAMET_CGROUP"
 DELEGATION = "https://systemd.io/CGROUP_DELEGATION"
 SWEEP_EVERY = 30.0  # s
+SWEEP_AT_MOST = 1.0  # s for a group: what can't be killed by then is left to a later sweep
 #: How many groups below the caller's own are looked at.
 LOOK_BELOW_AT_MOST = 200
 LOOK_BESIDE_AT_MOST = 200
@@ -107,14 +108,6 @@ class Place:
         """Are the descriptors still those of the spots?"""
         return all(spot.still_there() for spot in self.spots)
 
-    def close(self) -> None:
-        """Close the descriptors, and let go of the scope."""
-        for spot in self.spots:
-            spot.close()
-        if self.keeper is not None:
-            self.keeper.end()  # type: ignore[attr-defined]
-            self.keeper = None
-
     def sweep(self) -> list[str]:
         """Kill and remove the groups that dead callers have left here; the paths of those that are gone."""
         self.swept = monotonic()
@@ -158,7 +151,7 @@ def _left(fd: int, mine: owners.Owner) -> Iterator[str]:
 
 def _end(spot: Spot, fd: int, name: str) -> bool:
     """Of one hierarchy: kill what is in it, remove it."""
-    for _ in ending.waits(0.1):
+    for _ in ending.waits(SWEEP_AT_MOST):
         if ending.remove_tree(fd, name):
             return True
         if spot.version == 1 or not ending.kill_by_kernel(fd, name):
@@ -215,21 +208,18 @@ def find() -> Place:
         if place is not None:
             forget()
         place = look()
-        kept = _places.setdefault(key, place)  # another thread may have been faster
-        if kept is not place:
-            place.close()
-            place = kept
+        place = _places.setdefault(key, place)  # another thread may have been faster
     if monotonic() - place.swept > SWEEP_EVERY:
         place.sweep()
     return place
 
 
 def forget() -> None:
-    """Forget every place that was found, for a caller that was moved, or to whom more was delegated."""
-    for key in list(_places):
-        place = _places.pop(key, None)
-        if place is not None:
-            place.close()
+    """Forget every place that was found, for a caller that was moved, or to whom more was delegated.
+
+    Groups that were made there go on, and keep it open until the last of them is dropped.
+    """
+    _places.clear()
 
 
 def sweep() -> list[str]:
@@ -352,7 +342,7 @@ def _look_v2(one: Hierarchy, bound_to_v1: set[str]) -> tuple[Spot, object]:
                 best.close()
             return spot, None
         if best is None or len(spot.controllers) > len(best.controllers):
-            best, spot = spot, best  # type: ignore[assignment]
+            best, spot = spot, best
             if best is not None and spot is not None:
                 best.why = spot.why | best.why
         if spot is not None:

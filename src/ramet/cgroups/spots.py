@@ -58,6 +58,7 @@ class Spot:
         self.enabled: list[str] = []
         self.into = self.notify = False
         self.entry = "cgroup.procs" if version == 2 else "tasks"
+        self.fd = -1
         try:
             self.fd = os.open(path, files.CLOEXEC_DIRECTORY)
         except OSError as error:
@@ -79,6 +80,11 @@ class Spot:
         if self.fd >= 0 and self.still_there():
             os.close(self.fd)
         self.fd = -1
+
+    def __del__(self) -> None:
+        """Groups outlive a place that is forgotten: the last that was made here closes it."""
+        if getattr(self, "fd", -1) >= 0:
+            self.close()
 
 
 def _identity(fd: int) -> tuple[int, int]:
