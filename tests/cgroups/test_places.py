@@ -66,7 +66,9 @@ def test_an_ordinary_user_is_told_what_to_do(place):
         cgroups.make(cgroups.Limits(memory="64M"))
     text = str(caught.value)
     assert text.startswith("can't limit memory: ") and "EACCES" in text
-    assert "the memory controller" in text and "hint: as root: mkdir" in text and str(os.geteuid()) in text
+    assert (
+        "the memory controller" in text and "hint: as root:" in text and "chown" in text and str(os.geteuid()) in text
+    )
 
 
 def test_a_limit_that_is_missing_raises_before_anything_is_made(place):
@@ -317,24 +319,32 @@ def test_the_limits_hold_for_an_ordinary_user(handed_over, tmp_path):
 # The place that is kept
 
 
-def test_a_place_whose_descriptors_were_closed_is_found_again():
-    """A caller that becomes a daemon closes what it doesn't know: no group is made in what has the number now."""
+def test_a_place_whose_descriptors_were_closed_is_opened_again():
+    """A caller that becomes a daemon closes what it doesn't know: no group is made in what has the number now, one that was
+    made before is removed all the same, and nobody's descriptor is closed."""
     place = cgroups.find()
     only(place.spots, "where any hierarchy is the caller's")
+    before = cgroups.make(cgroups.Limits())
+    before.opened()
     numbers = [spot.fd for spot in place.spots]
     for fd in numbers:
         os.close(fd)
     others = [os.open("/proc", os.O_RDONLY) for _ in numbers]
     try:
         assert set(others) == set(numbers)
-        again = cgroups.find()
-        assert again is not place and again.facts == place.facts
+        assert before.close() is True
+        with cgroups.make(cgroups.Limits()) as group:
+            assert os.path.isdir(f"{group._made[0].path}/{group.name}")
         assert [os.readlink(f"/proc/self/fd/{fd}") for fd in others] == ["/proc"] * len(others)
     finally:
-        for fd in others:
-            os.close(fd)
-        cgroups.forget()
-        assert [spot.fd for spot in cgroups.find().spots]
+        for fd, spot in zip(others, place.spots, strict=True):
+            found = os.open(spot.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.dup2(found, numbers[place.spots.index(spot)], inheritable=False)
+            os.close(found)
+            os.close(spot.fd)
+            spot.fd = numbers[place.spots.index(spot)]
+            assert fd in numbers
+    assert place.still_there()
 
 
 REMOVED = """if 1:
