@@ -231,6 +231,8 @@ class Group:
             os.close(fd)
         if self._owner != os.getpid():
             return False
+        for spot in self._made:
+            spot.found_again()  # the caller may have closed all descriptors that it does not know
         if not self._made or self.remove(0):
             return True
         for _ in ending.waits(seconds):

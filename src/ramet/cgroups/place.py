@@ -51,6 +51,7 @@ ESSENTIAL = ("memory", "pids", "cpu")
 VARIABLE = "RAMET_CGROUP"
 DELEGATION = "https://systemd.io/CGROUP_DELEGATION"
 SWEEP_EVERY = 30.0  # s
+SWEEP_AT_MOST = 1.0  # s for a group: what can't be killed by then is left to a later sweep
 #: How many groups below the caller's own are looked at.
 LOOK_BELOW_AT_MOST = 200
 LOOK_BESIDE_AT_MOST = 200
@@ -83,10 +84,10 @@ class Place:
             return Fact(name, True, f"version {able[0].version}, {able[0].path}", "")
         if controller in self.by_controller:
             return Fact(name, False, *_no_file(name, self.by_controller[controller]))
-        if name == "kill":
+        if name == "kill" and self.spots:
             return Fact(name, True, "SIGKILL to each, with pids.max at 0", "")
         if controller is None:
-            return Fact(name, False, "there is no spot in version 2's hierarchy", why.get("unified", ("", ""))[1])
+            return Fact(name, False, *why.get("unified", ("it takes a group of version 2", "")))
         return Fact(name, False, *why.get(controller, _not_mounted(controller)))
 
     def missing(self, limits: Limits) -> list[Fact]:
@@ -104,16 +105,9 @@ class Place:
             )
 
     def still_there(self) -> bool:
-        """Are the descriptors still those of the spots?"""
-        return all(spot.still_there() for spot in self.spots)
-
-    def close(self) -> None:
-        """Close the descriptors, and let go of the scope."""
-        for spot in self.spots:
-            spot.close()
-        if self.keeper is not None:
-            self.keeper.end()  # type: ignore[attr-defined]
-            self.keeper = None
+        """Are the descriptors those of the spots, or could they be opened again?"""
+        lost = [spot for spot in self.spots if not spot.found_again()]
+        return not lost
 
     def sweep(self) -> list[str]:
         """Kill and remove the groups that dead callers have left here; the paths of those that are gone."""
@@ -158,7 +152,7 @@ def _left(fd: int, mine: owners.Owner) -> Iterator[str]:
 
 def _end(spot: Spot, fd: int, name: str) -> bool:
     """Of one hierarchy: kill what is in it, remove it."""
-    for _ in ending.waits(0.1):
+    for _ in ending.waits(SWEEP_AT_MOST):
         if ending.remove_tree(fd, name):
             return True
         if spot.version == 1 or not ending.kill_by_kernel(fd, name):
@@ -211,25 +205,23 @@ def find() -> Place:
     """
     key = os.geteuid(), os.getegid()
     place = _places.get(key)
-    if place is None or not place.still_there():
-        if place is not None:
-            forget()
+    if place is not None and not place.still_there():
+        _places.pop(key, None)  # somebody has removed a directory of it
+        place = None
+    if place is None:
         place = look()
-        kept = _places.setdefault(key, place)  # another thread may have been faster
-        if kept is not place:
-            place.close()
-            place = kept
+        place = _places.setdefault(key, place)  # another thread may have been faster
     if monotonic() - place.swept > SWEEP_EVERY:
         place.sweep()
     return place
 
 
 def forget() -> None:
-    """Forget every place that was found, for a caller that was moved, or to whom more was delegated."""
-    for key in list(_places):
-        place = _places.pop(key, None)
-        if place is not None:
-            place.close()
+    """Forget every place that was found, for a caller that was moved, or to whom more was delegated.
+
+    Groups that were made there go on, and keep it open until the last of them is dropped.
+    """
+    _places.clear()
 
 
 def sweep() -> list[str]:
@@ -249,19 +241,20 @@ def look(mountinfo: str | None = None, own_groups: str | None = None) -> Place:
     found: list[Spot] = []
     why: dict[str, tuple[str, str]] = {}
     keeper = None
+    bound_to_v1 = {name for one in known for name in one.controllers}
     for one in known:
         if one.version == 1 and not one.controllers & {*spots.CONTROLLERS, "cpuacct", "freezer"}:
             continue  # net_cls and the like limit nothing of ours
         try:
             if one.version == 2:
-                spot, keeper = _look_v2(one, {name for other in known for name in other.controllers})
+                spot, keeper = _look_v2(one, bound_to_v1)
                 why.update({name: reason for name, reason in spot.why.items() if name not in why})
             else:
                 spot = _first(one, lambda path, names=one.controllers: spots.try_v1(path, names))  # type: ignore[misc]
             found.append(spot)
         except spots.Refused as refused:
-            names = one.controllers or {*spots.CONTROLLERS, "unified"}
-            why.update({name: (refused.why, refused.hint or _delegate(one)) for name in names})
+            names = one.controllers or {*spots.CONTROLLERS, "unified"} - bound_to_v1
+            why.update({name: (refused.why, refused.hint or _delegate(one, known)) for name in names})
     place = Place(found, why)
     place.keeper = keeper
     return place
@@ -300,6 +293,7 @@ def candidates(one: Hierarchy) -> Iterator[str]:
         yield above
     if os.geteuid() != 0:
         yield from _owned_below(one.own)
+        yield from _owned_below(one.mount)
 
 
 def _owned_below(path: str) -> Iterator[str]:
@@ -352,7 +346,7 @@ def _look_v2(one: Hierarchy, bound_to_v1: set[str]) -> tuple[Spot, object]:
                 best.close()
             return spot, None
         if best is None or len(spot.controllers) > len(best.controllers):
-            best, spot = spot, best  # type: ignore[assignment]
+            best, spot = spot, best
             if best is not None and spot is not None:
                 best.why = spot.why | best.why
         if spot is not None:
@@ -391,7 +385,7 @@ def _scope(one: Hierarchy, wanted: tuple[str, ...]) -> tuple[Spot, object]:
         raise
 
 
-def _delegate(one: Hierarchy) -> str:
+def _delegate(one: Hierarchy, known: list[Hierarchy]) -> str:
     """What an administrator, or the user, does so that the caller has a place in this hierarchy."""
     from ramet.cgroups import systemd
 
@@ -399,11 +393,13 @@ def _delegate(one: Hierarchy) -> str:
         return "systemd-run --user --scope -p Delegate=yes COMMAND (without --user as root)"
     who = os.geteuid()
     if one.version == 1:
-        return f"as root: mkdir {one.mount}/user-{who} && chown {who} {one.mount}/user-{who}"
+        useful = {*spots.CONTROLLERS, "cpuacct", "freezer"} - {"cpuset"}
+        mounts = " ".join(other.mount for other in known if other.controllers & useful)
+        return f"as root:\nfor d in {mounts}; do mkdir $d/user-{who} && chown {who} $d/user-{who}; done"
     group = f"{one.mount}/user-{who}"
     return (
-        f"as root: mkdir -p {group}/caller; cd {group}; echo +memory +pids +cpu >../cgroup.subtree_control;\n"
-        f"chown {who} . cgroup.procs cgroup.subtree_control caller caller/cgroup.procs; "
+        f"as root:\nmkdir -p {group}/caller; cd {group}; echo +memory +pids +cpu >../cgroup.subtree_control\n"
+        f"chown {who} . cgroup.procs cgroup.subtree_control caller caller/cgroup.procs\n"
         "echo PID-OF-THE-CALLER >caller/cgroup.procs"
     )
 
@@ -438,7 +434,7 @@ def make_room() -> str:
             "can't move the caller into a group below its own",
             fact=f"{one.own}: {errno_name(error.errno or 0)}",
             needs="a group that is the caller's",
-            hint=_delegate(one),
+            hint=_delegate(one, [one]),
         ) from None
     forget()
     return f"{one.own}/{name}"

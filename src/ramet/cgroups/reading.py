@@ -82,7 +82,7 @@ def events(group: Group) -> Events:
         kills, own, at_limit = found.get("oom_kill"), found.get("oom"), found.get("max")
     elif spot is not None:
         kills = files.flat(files.get(spot.fd, f"{group.name}/memory.oom_control")).get("oom_kill")
-        at_limit = _largest(spot, group.name, "memory.failcnt", "memory.memsw.failcnt")
+        at_limit = _at_limit_v1(spot, group.name)
         own = kills if at_limit else 0
     spot = group.spot_of("pids")
     if spot is not None:
@@ -96,8 +96,18 @@ def events(group: Group) -> Events:
     return Events(kills, own, at_limit, forks, throttled)
 
 
-def _largest(spot: Spot, name: str, *of: str) -> int:
-    return max(int(files.get_if_there(spot.fd, f"{name}/{file}") or 0) for file in of)
+NEAR = 64 << 10
+
+
+def _at_limit_v1(spot: Spot, name: str) -> int:
+    """memory.failcnt, or that of memory.memsw, which counts in its place where the two limits are equal. Kernels such as
+    6.18 count neither; there it is 1 if the highest use came to the limit."""
+
+    def number(file: str) -> int:
+        return int(files.get_if_there(spot.fd, f"{name}/{file}") or 0)
+
+    counted = max(number("memory.failcnt"), number("memory.memsw.failcnt"))
+    return counted or int(number("memory.max_usage_in_bytes") + NEAR >= number("memory.limit_in_bytes"))
 
 
 def cpu_usec(group: Group) -> int:

@@ -58,6 +58,7 @@ class Spot:
         self.enabled: list[str] = []
         self.into = self.notify = False
         self.entry = "cgroup.procs" if version == 2 else "tasks"
+        self.fd = -1
         try:
             self.fd = os.open(path, files.CLOEXEC_DIRECTORY)
         except OSError as error:
@@ -74,11 +75,32 @@ class Spot:
         except OSError:
             return False
 
+    def found_again(self) -> bool:
+        """`still_there`, or opened again by its path, if that is the same directory still."""
+        lost = self.fd
+        if self.still_there():
+            return True
+        try:
+            fd = os.open(self.path, files.CLOEXEC_DIRECTORY)
+        except OSError:
+            self.fd = -1  # the number is somebody else's now, or will be
+            return False
+        if _identity(fd) != self.identity or self.fd != lost:
+            os.close(fd)  # another directory, or another thread was faster
+            return self.still_there()
+        self.fd = fd
+        return True
+
     def close(self) -> None:
         """Close the descriptor, unless somebody else already has, and the number is theirs now."""
         if self.fd >= 0 and self.still_there():
             os.close(self.fd)
         self.fd = -1
+
+    def __del__(self) -> None:
+        """Groups outlive a place that is forgotten: the last that was made here closes it."""
+        if getattr(self, "fd", -1) >= 0:
+            self.close()
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -53,6 +53,10 @@ class Scope:
             fd, self.leash = self.leash, -1
             os.close(fd)
 
+    def __del__(self) -> None:
+        if getattr(self, "leash", -1) >= 0:
+            self.end()
+
 
 def scope(mount: str) -> Scope:
     """Ask systemd for a scope, and make it fit for groups. mount: of version 2. Raises spots.Refused."""
