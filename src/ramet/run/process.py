@@ -114,8 +114,13 @@ class Popen:
             self._make_group()
             theirs = self._streams.theirs
             self._launched = self._launch((theirs[0], theirs[1], theirs[2]))
+            if self._group is not None:
+                self._group.opened()
         except BaseException:
             self._streams.close_all()
+            if self._launched is not None:
+                launched, self._launched = self._launched, None
+                launched.close()
             self._close_group()
             raise
         self._streams.close_theirs()
