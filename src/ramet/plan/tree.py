@@ -55,9 +55,9 @@ def mount_attr(attributes: int) -> Block:
     return Block(mount_attr_bytes(attributes), text=f"{{attr_set={names}}}")
 
 
-def mount_attr_bytes(attributes: int, *, userns: int = 0) -> bytes:
+def mount_attr_bytes(attributes: int, *, propagation: int = 0, userns: int = 0) -> bytes:
     """struct mount_attr as bytes."""
-    return struct.pack("<QQQQ", attributes, 0, 0, userns)
+    return struct.pack("<QQQQ", attributes, 0, propagation, userns)
 
 
 class Tree:
