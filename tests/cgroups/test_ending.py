@@ -7,8 +7,8 @@ import sys
 import time
 
 import pytest
+from group_payloads import need_limits, ours, running, until
 
-from conftest import need_limits, ours, running, until
 from needs import as_root, only
 from ramet import cgroups
 from ramet.cgroups import ending, files, owners
