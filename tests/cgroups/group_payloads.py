@@ -8,6 +8,7 @@ import time
 
 from needs import only
 from ramet import cgroups, lowlevel
+from ramet.cgroups import owners
 from ramet.cgroups.limits import CONTROLLER
 
 MIB = 1 << 20
@@ -25,6 +26,20 @@ def ours():
             for directory, names, _ in os.walk(words[4]):
                 found.update(f"{directory}/{name}" for name in names if name.startswith("ramet-"))
     return found
+
+
+def somebody_elses(path):
+    """Is it the group of a caller that lives, and is neither this process nor begun by it?"""
+    owner = owners.parsed(os.path.basename(path))
+    if owner is None or owners.dead(owner, owners.own()):
+        return False
+    pid = owner.pid
+    while pid > 1 and pid != os.getpid():
+        try:
+            pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # has just ended; look again
+    return pid != os.getpid()
 
 
 def need_limits(*names):
