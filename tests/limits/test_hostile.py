@@ -36,7 +36,7 @@ def nothing_of_it():
 def hundred_times(code, number, status, *more, tame=None, tame_code=0, **fields):
     """The control, then the verdict every time; the last result."""
     if tame is not None:
-        control = run(code, tame, *more, **fields)
+        control = run(code, tame, *more, **fields | {"timeout": 60 * PATIENCE})
         assert (control.status, control.exit_code, control.limits_hit) == ("exited", tame_code, ()), control.stderr
     for turn in range(ROUNDS):
         result = run(code, number, *more, **fields)
