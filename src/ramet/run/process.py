@@ -338,11 +338,13 @@ class Popen:
         """What the group knows, which ends with it."""
         group, wall = self._group, monotonic() - self._started
         full = message is not None and bool(message.disk_full)
+        limit = self.sandbox.cpu_time
         if group is None:
-            return Evidence(self._guard.cause, disk_full=full), usage_of(message, None, wall)
+            # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
+            used_up = limit is not None and message is not None and message.user_usec + message.system_usec >= float(limit) * 1e6
+            return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
         try:
             events, used = group.events(), group.usage()
-            limit = self.sandbox.cpu_time
             evidence = Evidence(
                 self._guard.cause,
                 oom_kills=events.oom_kills or 0,
