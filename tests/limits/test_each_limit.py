@@ -5,9 +5,9 @@ import sys
 import time
 
 import pytest
+from limited import PATIENCE, may
 
 import ramet
-from conftest import PATIENCE, may
 from ramet.spec import IoLimit
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]

@@ -10,10 +10,10 @@ import tempfile
 
 import payloads
 import pytest
+from limited import PATIENCE, ROUNDS, groups_of, may, processes_with
 from payloads import MARK, argv
 
 import ramet
-from conftest import PATIENCE, ROUNDS, groups_of, may, processes_with
 from needs import SLOW
 
 pytestmark = pytest.mark.timeout(1800 if SLOW or PATIENCE > 1 else 120)

@@ -193,8 +193,7 @@ class _RichDrawer(Drawer):
         console.print(_title(found))
         console.print()
         console.print(shown)
-        self.put(written.getvalue().rstrip("
-").encode("utf-8", "backslashreplace"))
+        self.put(written.getvalue().rstrip("\n").encode("utf-8", "backslashreplace"))
 
 
 def _title(found: Sequence[Live]) -> str:
