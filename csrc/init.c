@@ -26,6 +26,7 @@
 #define USAGE_OF_CHILDREN -1
 #define SET_DUMPABLE 4
 #define SET_NAME 15
+#define TMPFS_MAGIC 0x01021994
 #define CAPABILITY_VERSION_3 0x20080522
 #define CAPABILITY_KILL (1u << 5)
 #define EXIT_CANNOT_START 125
@@ -57,6 +58,12 @@ struct capability_data {
     uint32_t effective, permitted, inheritable;
 };
 
+struct file_system { /* struct statfs of 64-bit kernels */
+    int64_t type, block_size;
+    uint64_t blocks, blocks_free, blocks_available, files, files_free;
+    int64_t rest[8];
+};
+
 static _Noreturn void leave(void) { sys_exit_group(EXIT_CANNOT_START); }
 
 /* Reap what has ended. 1 when the payload was among it, with its wait status. */
@@ -86,13 +93,24 @@ static void end_the_rest(void)
         ;
 }
 
+/* Is / full, where it is a tmpfs with a limit? What has been deleted and is still open counts, so look before those end. */
+static int disk_full(void)
+{
+    struct file_system at_root;
+    if (sys2(__NR_statfs, "/", &at_root) || at_root.type != TMPFS_MAGIC || !at_root.blocks)
+        return 0;
+    return !at_root.blocks_free || (at_root.files && !at_root.files_free);
+}
+
 static _Noreturn void report_exit(int status)
 {
     struct usage usage;
+    int full = disk_full();
     end_the_rest();
     sys2(__NR_getrusage, USAGE_OF_CHILDREN, &usage);
     struct init_message message = {
         .status = status,
+        .disk_full = full,
         .user_usec = usage.user_sec * 1000000 + usage.user_usec,
         .system_usec = usage.system_sec * 1000000 + usage.system_usec,
         .max_rss_kib = usage.max_rss,
@@ -127,7 +145,7 @@ static _Noreturn void supervise(long payload)
     enum { SIGNALS, CONTROL, CALLER, COUNT };
     struct poll_fd polled[COUNT] = {{INIT_SIGNALS, POLL_IN, 0}, {INIT_CONTROL, POLL_IN, 0}, {INIT_CALLER, POLL_IN, 0}};
     for (;;) {
-        int status;
+        int status = 0;
         if (reap(payload, &status))
             report_exit(status);
         sys5(__NR_ppoll, polled, COUNT, 0, 0, 0);

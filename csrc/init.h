@@ -14,7 +14,7 @@ enum {
 /* To the caller: the payload ended, and all else in its pid namespace with it. */
 struct init_message {
     int32_t status; /* as wait4 gives it */
-    int32_t reserved;
+    int32_t disk_full; /* / is a file system in memory, the sandbox's own, and had no room left */
     int64_t user_usec, system_usec, max_rss_kib, minor_faults, major_faults, voluntary_switches,
         involuntary_switches; /* of all that init reaped */
 };

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from ramet.run.guard import Guard
     from ramet.run.process import Argv
     from ramet.spec import Sandbox
 
@@ -88,21 +89,33 @@ def _end_started(starting: asyncio.Future[Popen]) -> None:
 async def _finish(process: Popen, input: bytes | str | None) -> Result:
     pump = process._pump(input)
     limit = process.sandbox.timeout
-    timed_out = False
+    guarding = asyncio.ensure_future(_guard(process._guard))
     try:
         async with asyncio.timeout(None if limit is None else max(0, process._started + limit - monotonic())):
-            await _drain(pump, process._ended_fd())
+            await _drain(pump, process._ended_fd(), process._guard)
     except TimeoutError:
-        timed_out = True
-        process.kill()
+        process._guard.stop("timed-out")
         process.wait()
         pump.drain()
     else:
         process.wait()
-    return process._result(pump, timed_out=timed_out)
+    finally:
+        guarding.cancel()
+    return process._result(pump)
 
 
-async def _drain(pump: Pump, ended: int) -> None:
+GUARD_EVERY = 0.05
+
+
+async def _guard(guard: Guard) -> None:
+    """Look when the guard wants to; what rings meanwhile may make that sooner."""
+    while True:
+        at = guard.next_look()
+        await asyncio.sleep(GUARD_EVERY if at is None else min(max(0, at - monotonic()), GUARD_EVERY))
+        guard.look()
+
+
+async def _drain(pump: Pump, ended: int, guard: Guard) -> None:
     """What Pump.run does with poll(2), with the loop's readers and writers."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
@@ -117,6 +130,9 @@ async def _drain(pump: Pump, ended: int) -> None:
             done.set_result(None)
 
     def ready(fd: int) -> None:
+        if fd == guarded:
+            guard.look()
+            return
         number = watched[fd]
         try:
             if number is None:
@@ -135,6 +151,10 @@ async def _drain(pump: Pump, ended: int) -> None:
                 unwatch(fd)
                 pump.streams.close_ours(0)
 
+    guarded = guard.watched
+    if guarded is not None:
+        loop.add_reader(guarded, ready, guarded)
+    pump.guard_with(guard)
     watched[ended] = None
     loop.add_reader(ended, ready, ended)
     for number, fd in enumerate(pump.streams.ours):
@@ -144,6 +164,8 @@ async def _drain(pump: Pump, ended: int) -> None:
     try:
         await done
     finally:
+        if guarded is not None:
+            loop.remove_reader(guarded)
         for fd in list(watched):
             unwatch(fd)
 

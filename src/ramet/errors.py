@@ -58,6 +58,10 @@ class SpecError(Error, ValueError):
         self.message, self.field, self.hint = message, field, hint
         super().__init__(with_hint(f"{field}: {message}", hint))
 
+    def of(self, field: str) -> SpecError:
+        """The same error about another field, which holds the one at fault."""
+        return type(self)(self.message, field=field, hint=self.hint)
+
 
 class SpecTypeError(SpecError, TypeError):
     """A `SpecError` about the type of a value, or the name of a field; also a TypeError."""

@@ -9,14 +9,13 @@ import sys
 
 import pytest
 
+from ramet.cgroups.place import Fact
 from ramet.cli.doctor import report_json, report_text
 from ramet.errors import StepError
 from ramet.host import doctor
 from ramet.host.doctor import DEGRADED, MISSING, OK, Refusal, examine
 
 ROOT_MOUNT = "21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
-CGROUP2 = "30 21 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n"
-OWN_GROUP = "/sys/fs/cgroup/user.slice"
 
 
 class FakeHost:
@@ -32,13 +31,11 @@ class FakeHost:
         self.abi = 7
         self.modes = {f"/usr/bin/{name}": stat.S_IFREG | 0o4755 for name in ("newuidmap", "newgidmap")}
         self.files = {
-            "/proc/self/mountinfo": ROOT_MOUNT + CGROUP2,
-            "/proc/self/cgroup": "0::/user.slice\n",
-            f"{OWN_GROUP}/cgroup.controllers": "cpu memory pids\n",
+            "/proc/self/mountinfo": ROOT_MOUNT,
             "/etc/subuid": "ada:100000:65536\n",
             "/etc/subgid": "ada:100000:65536\n",
         } | dict(files)
-        self.unwritable = ()
+        self.can = [Fact("memory", True, "version 2, /sys/fs/cgroup", ""), Fact("cpu_time", True, "", "")]
         vars(self).update(changes)
 
     def read(self, path):
@@ -50,9 +47,6 @@ class FakeHost:
     def mode(self, path):
         return self.modes.get(path)
 
-    def writable(self, path):
-        return path not in self.unwritable
-
     def user(self):
         return self.name
 
@@ -61,6 +55,9 @@ class FakeHost:
 
     def landlock(self):
         return self.abi
+
+    def limits(self):
+        return self.can
 
 
 def find(name, *args, **changes):
@@ -212,16 +209,15 @@ def test_subordinate_ids_need_lines_and_helpers():
     assert find("subordinate ids", modes={}, uid=0).state == OK  # root needs no helper
 
 
-def test_cgroups_by_version_and_delegation():
-    """Version 2 that is not ours: delegation. Version 1: the boot parameter. None: what to mount."""
-    found = find("cgroups v2", unwritable=(OWN_GROUP,))
-    assert found.state == DEGRADED and "systemd-run --user --scope -p Delegate=yes" in found.fix
-    found = find("cgroups v2", files={f"{OWN_GROUP}/cgroup.controllers": "cpu\n"})
-    assert found.needed_by == "limits by memory, pids"
-    v1 = "31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-    found = find("cgroups v1", files={"/proc/self/mountinfo": ROOT_MOUNT + v1})
-    assert found.fact == "controllers bound to version 1: memory"
-    assert "mount -t cgroup2" in find("cgroups", files={"/proc/self/mountinfo": ROOT_MOUNT}).fix
+def test_limits_that_can_be_had_and_that_cannot():
+    """One line for all that works; those that fail for the same reason in one, with the reason and the fix."""
+    assert find("limits").fact == "by control groups: memory, cpu time"
+    why, fix = "mkdir in /sys/fs/cgroup: EACCES", "systemd-run --user --scope -p Delegate=yes COMMAND"
+    refused = [Fact("memory", False, why, fix), Fact("cpus", False, why, fix), Fact("kill", True, "", "")]
+    found = find("no limit of", can=refused)
+    assert (found.state, found.fact, found.fix) == (DEGRADED, f"memory, cpus: {why}", fix)
+    assert find("limits", can=refused).fact == "by control groups: kill"
+    assert "limits" not in {check.name for check in examine(FakeHost(can=refused[:2]))}
 
 
 def test_kernel_and_the_rest():
@@ -262,7 +258,9 @@ WORST = FakeHost(
     {"/.dockerenv": "", "/etc/subuid": "", "/proc/sys/vm/memfd_noexec": "2"},
     abi=0,
     modes={},
-    unwritable=(OWN_GROUP,),
+    can=[
+        Fact("memory", False, "mkdir in /sys/fs/cgroup/user.slice: EACCES (Permission denied)", "systemd-run --scope X")
+    ],
 )
 
 

@@ -20,11 +20,12 @@ ALLOWED = {
     "spec": LOW,
     "host": LOW | {"spec", "lowlevel", "_core"},
     "plan": LOW | {"spec"},
-    "run": LOW | {"spec", "plan", "host", "lowlevel", "_core"},
-    "call": LOW | {"spec", "plan", "host", "run", "rules", "lowlevel", "_core"},
+    "cgroups": LOW | {"spec", "lowlevel"},
+    "run": LOW | {"spec", "plan", "host", "cgroups", "lowlevel", "_core"},
+    "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
     "trace": LOW | {"rules", "_core"},
-    "aio": LOW | {"spec", "plan", "host", "run"},
-    "lab": LOW | {"", "spec", "plan", "host", "run", "rules", "lowlevel", "call", "_core"},
+    "aio": LOW | {"spec", "plan", "host", "cgroups", "run"},
+    "lab": LOW | {"", "spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "call", "_core"},
 }
 #: Against the arrow, each with its reason; only inside a function, so that importing the module does not load it.
 EXCEPTIONS = {

@@ -30,6 +30,7 @@ COMMANDS = {
     "ps": "list namespaces, who is in them, and who owns them",
     "tree": "show processes as a tree, with the namespaces that are new at each",
     "trace": "show the processes, threads and namespaces that a command makes",
+    "top": "show the sandboxes that are alive, and what they use",
     "doctor": "say what this host can do, and how to fix what it can't",
     "lab": "run experiments about clone and show what they prove",
 }
@@ -57,7 +58,7 @@ def _debugging(args: list[str]) -> bool:
     """Is --debug among ramet's own options? Asked of the bare words: reading them may be what failed."""
     from ramet.cli import box
 
-    known = (*box.ALL, box.OUTPUT)
+    known = (*box.ALL, *box.OUTPUT)
     with_value = {name for option in known if option.metavar for name in option.names.split()}
     operands: list[str] = []
     words = iter(args)

@@ -24,9 +24,11 @@ def command(args: Sequence[str]) -> int:
         return 0
     from ramet.host.facts import facts_for
     from ramet.plan.compile import compile
+    from ramet.run.groups import groups_for
 
     try:
-        plan = compile(wanted.sandbox, facts_for(wanted.sandbox), wanted.command)
+        facts = facts_for(wanted.sandbox)
+        plan = compile(wanted.sandbox, facts, wanted.command, groups=groups_for(wanted.sandbox))
     except SpecError as error:
         raise wanted.draft.renamed(error) from None
     if wanted.json:

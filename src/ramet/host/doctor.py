@@ -13,7 +13,7 @@ from ramet.errors import errno_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NamedTuple, Protocol
 
     class Refusal(NamedTuple):
@@ -31,6 +31,18 @@ if TYPE_CHECKING:
         needed_by: str = ""
         fix: str = ""
 
+    class Limit(Protocol):
+        """A `ramet.cgroups.place.Fact`."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def ok(self) -> bool: ...
+        @property
+        def found(self) -> str: ...
+        @property
+        def hint(self) -> str: ...
+
     class Host(Protocol):
         """What a check may ask; `ramet.run.probes.Host` is the real one."""
 
@@ -44,10 +56,10 @@ if TYPE_CHECKING:
         def read(self, path: str) -> str | None: ...
         def exists(self, path: str) -> bool: ...
         def mode(self, path: str) -> int | None: ...
-        def writable(self, path: str) -> bool: ...
         def user(self) -> str: ...
         def attempt(self, name: str) -> Refusal | None: ...
         def landlock(self) -> int: ...
+        def limits(self) -> Sequence[Limit]: ...
 else:
 
     class Refusal(namedtuple("Refusal", "call errno")):
@@ -404,56 +416,19 @@ def _lsm(host: Host) -> str:
     return f"(now: lsm={content.strip()})" if content else "(`cat /sys/kernel/security/lsm` shows it)"
 
 
-def cgroups(host: Host) -> list[Check]:
-    """Which version, which controllers, and may the caller make groups of its own? Nothing is made."""
-    mounts = [line.split() for line in (host.read("/proc/self/mountinfo") or "").splitlines()]
-    v2 = next((words[4] for words in mounts if "cgroup2" in _fs_types(words)), None)
-    v1 = sorted({words[4].rpartition("/")[2] for words in mounts if "cgroup" in _fs_types(words)})
-    found = []
-    if v2 is not None:
-        found.append(_cgroup2(host, v2, v1))
-    if v1:
-        fact = f"controllers bound to version 1: {', '.join(v1)}"
-        fix = "boot with systemd.unified_cgroup_hierarchy=1 to have them in version 2"
-        found.append(Check("cgroups v1", DEGRADED, fact, "limits of a whole sandbox", fix))
-    if not found:
-        found.append(
-            Check(
-                "cgroups",
-                DEGRADED,
-                "none is mounted",
-                "limits of a whole sandbox",
-                "mount -t cgroup2 none /sys/fs/cgroup",
-            )
-        )
+def limits(host: Host) -> list[Check]:
+    """What control groups can limit and count here. Each was tried, in a group that was made and removed again."""
+    facts = host.limits()
+    had = [fact.name.replace("_", " ") for fact in facts if fact.ok]
+    found = [Check("limits", OK, f"by control groups: {', '.join(had)}")] if had else []
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for fact in facts:
+        if not fact.ok:
+            reasons.setdefault((fact.found, fact.hint), []).append(fact.name.replace("_", " "))
+    for (why, fix), names in reasons.items():
+        fix = fix or "there is none from here"
+        found.append(Check("no limit of", DEGRADED, f"{', '.join(names)}: {why}", "limits of a whole sandbox", fix))
     return found
-
-
-def _fs_types(words: list[str]) -> list[str]:
-    """The type of a mountinfo line: the word after the dash."""
-    return words[words.index("-") + 1 :][:1] if "-" in words else []
-
-
-def _cgroup2(host: Host, root: str, v1: list[str]) -> Check:
-    own = next(
-        (line[3:] for line in (host.read("/proc/self/cgroup") or "").splitlines() if line.startswith("0::")),
-        "/",
-    )
-    place = root + own.rstrip("/")
-    controllers = (host.read(f"{place}/cgroup.controllers") or "").split()
-    fact = f"{place}: {' '.join(controllers) if controllers else 'no controllers'}"
-    if not (host.writable(place) and host.writable(f"{place}/cgroup.procs")):
-        fix = "systemd-run --user --scope -p Delegate=yes COMMAND"
-        return Check("cgroups v2", DEGRADED, f"{fact}; not the caller's to divide", "limits of a whole sandbox", fix)
-    missing = [name for name in ("memory", "pids", "cpu") if name not in controllers]
-    if missing:
-        fix = (
-            "version 1 has them: see below"
-            if v1
-            else f"as root: echo +{' +'.join(missing)} >{root}/cgroup.subtree_control"
-        )
-        return Check("cgroups v2", DEGRADED, fact, f"limits by {', '.join(missing)}", fix)
-    return Check("cgroups v2", OK, fact)
 
 
 CHECKS: tuple[Callable[[Host], list[Check]], ...] = (
@@ -468,6 +443,6 @@ CHECKS: tuple[Callable[[Host], list[Check]], ...] = (
     subordinate_ids,
     seccomp,
     landlock,
-    cgroups,
+    limits,
     new_flags,
 )

@@ -6,6 +6,7 @@ The rules are those of `ramet.plan.compile`, as far as they can be read off the 
 from __future__ import annotations
 
 from ramet.plan.ahead import NET_NS, USER_NS
+from ramet.plan.limits import entry_slot
 from ramet.plan.steps import Block, Ptr, Slot
 from ramet.spec import Namespace
 
@@ -51,6 +52,7 @@ def check(plan: Plan) -> list[str]:
     inputs |= {f"ns_{join.kind.value}" for join in plan.spec.join}
     inputs |= {str(mount.slot) for mount in plan.prepared}
     inputs |= {USER_NS, NET_NS} if plan.ahead else set()
+    inputs |= {entry_slot(number) for number in range(plan.groups.entries)} if plan.groups else set()
     for stage in plan.stages.values():
         for rule in (_named, _slots, _mounts_before_rights, _inside_after_pivot, _signals):
             found += [f"{stage.name}: {line}" for line in rule(stage, inputs)]

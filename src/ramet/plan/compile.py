@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.errors import SpecError, UnsupportedError
-from ramet.plan import finish, idmap, rights, surroundings
+from ramet.plan import finish, idmap, limits, rights, surroundings
 from ramet.plan.ahead import FLAGS, entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
@@ -33,9 +33,10 @@ from ramet.spec.mounts import hidden_by_later
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.host.facts import Facts
+    from ramet.plan.limits import Groups, Held
     from ramet.spec import Command, Join, Sandbox
 
-CLONE_CLEAR_SIGHAND = 1 << 32
+CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP = 1 << 32, 1 << 33
 CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 35, 1 << 36
 CAP_SYS_ADMIN = 21
 
@@ -45,10 +46,13 @@ PR_SET_DUMPABLE = 4
 
 
 @lru_cache(maxsize=256)
-def compile(spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = False) -> Plan:
+def compile(
+    spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = False, groups: Groups | None = None
+) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
-    ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`).
+    ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
+    with limits gets on this host.
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
@@ -63,25 +67,28 @@ def compile(spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = Fals
     elif spec.join:
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
     gated = shape.init and _gated(spec, facts, shape)
+    held = limits.hold(spec, groups, shape)
     child = Builder()
-    _begin(child, spec, facts, shape, ahead=ahead)
+    _begin(child, spec, facts, shape, ahead=ahead, groups=groups)
     if shape.init:
         if not gated:
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
-        stages["payload"] = _payload(Builder(), spec, facts, command, shape, gated=gated, ahead=ahead)
+        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, gated=gated, ahead=ahead)
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, gated=False, ahead=ahead)
+        stages["child"] = _payload(child, spec, facts, command, shape, held, gated=False, ahead=ahead)
     return Plan(
         spec=spec,
         facts=facts,
         command=command,
-        clone_flags=_clone_flags(spec, facts, shape) & ~(FLAGS if ahead else 0),
+        clone_flags=_clone_flags(spec, facts, shape, groups) & ~(FLAGS if ahead else 0),
         stages=stages,
         sync=idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else (),
         kit=kit,
         ahead=ahead,
+        groups=groups,
+        protections=held.protections,
         init=shape.init,
         gated=gated,
         tty=spec.tty,
@@ -119,10 +126,13 @@ def _check_time(spec: Sandbox, facts: Facts, shape: Shape) -> None:
         )
 
 
-def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape) -> int:
+def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None) -> int:
     flags = CLONE_CLEAR_SIGHAND
     for kind in spec.namespaces - {Namespace.TIME}:
         flags |= kind.clone_flag
+    if groups is not None and groups.made:
+        flags &= ~Namespace.CGROUP.clone_flag  # made by a step, in the group
+        flags |= CLONE_INTO_CGROUP if groups.into else 0
     if facts.autokill and shape.init and spec.no_new_privs and not spec.join:
         # The kernel's own answer to a dead caller: it kills the child when the pidfd's last copy is closed. An
         # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins are made, excludes it.
@@ -172,11 +182,12 @@ def _time_before_clone(spec: Sandbox, facts: Facts, shape: Shape) -> bool:
     return Namespace.TIME in spec.namespaces and shape.init and facts.kernel < (6, 3)
 
 
-def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: bool) -> None:
+def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: bool, groups: Groups | None) -> None:
     """What both init and the payload need."""
     die_with_caller(b)
     if shape.maps and not ahead:
         idmap.map_ids(b, shape.maps)
+    limits.enter_groups(b, spec, groups)
     if Namespace.TIME in spec.namespaces:
         # before credentials change: with the shared memory not dumpable, /proc/self is the host's root's
         surroundings.new_time_namespace(b, spec.time_offsets)
@@ -212,7 +223,7 @@ def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 
 def _payload(
-    b: Builder, spec: Sandbox, facts: Facts, command: Command, shape: Shape, *, gated: bool, ahead: bool
+    b: Builder, spec: Sandbox, facts: Facts, command: Command, shape: Shape, held: Held, *, gated: bool, ahead: bool
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
@@ -231,7 +242,8 @@ def _payload(
     finish.enter_directory(b, spec, shape)
     b.about("Sandbox.umask", "set the umask")
     b.call("umask", spec.umask)
-    rights.limit_resources(b, spec)
+    limits.limit_scheduling(b, spec, held)
+    rights.limit_resources(b, spec, limits.rlimits_of(spec, held))
     finish.exec_payload(b, command, finish.environment(spec, shape), gated=gated)
     return Stage("payload" if shape.init else "child", tuple(b.steps))
 

@@ -45,6 +45,7 @@ CLONE = _bits(
     ("CLONE_PIDFD", 0x1000),
     ("CLONE_CHILD_CLEARTID", 0x200000),
     ("CLONE_CLEAR_SIGHAND", 1 << 32),
+    ("CLONE_INTO_CGROUP", 1 << 33),
     ("CLONE_AUTOREAP", 1 << 34),
     ("CLONE_NNP", 1 << 35),
     ("CLONE_PIDFD_AUTOKILL", 1 << 36),

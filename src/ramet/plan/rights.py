@@ -11,6 +11,8 @@ from ramet.spec.limits import RLIM_INFINITY, RLIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ramet.host.facts import Facts
     from ramet.spec import Sandbox
 
@@ -53,10 +55,22 @@ def no_new_privs(b: Builder) -> None:
     b.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def limit_resources(b: Builder, spec: Sandbox) -> None:
+#: Which field sets a limit that rlimits= does not name.
+FIELDS = {
+    "FSIZE": "Sandbox.file_size",
+    "NOFILE": "Sandbox.open_files",
+    "CPU": "Sandbox.cpu_time",
+    "AS": "Sandbox.memory",
+}
+
+
+def limit_resources(b: Builder, spec: Sandbox, rlimits: Mapping[str, tuple[int, int]]) -> None:
     """prlimit64(2) on itself."""
-    for name, (soft, hard) in spec.rlimits.items():
-        b.about(f"Sandbox.rlimits[{name!r}]", f"limit RLIMIT_{name}")
+    for name, (soft, hard) in rlimits.items():
+        origin = f"Sandbox.rlimits[{name!r}]"
+        if (soft, hard) != spec.rlimits.get(name):
+            origin = FIELDS.get(name, "Sandbox.processes")
+        b.about(origin, f"limit RLIMIT_{name}")
         shown = ["RLIM_INFINITY" if one == RLIM_INFINITY else str(one) for one in (soft, hard)]
         limit = Block(struct.pack("<QQ", soft, hard), text=f"{{{shown[0]}, {shown[1]}}}")
         b.call("prlimit64", 0, RLIMITS[name], limit, 0)

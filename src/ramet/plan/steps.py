@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ramet.host.facts import Facts
     from ramet.plan.ahead import Kit
     from ramet.plan.encode import Encodings
+    from ramet.plan.limits import Groups, Protection
     from ramet.plan.prepared import PreparedMount
     from ramet.spec import Command, Sandbox
 
@@ -102,7 +103,7 @@ class Plan:
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? gated: does the payload's process share its memory until both exec, and wait
     for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
-    one enters such a pair.
+    one enters such a pair. groups: the control group it gets; protections: how its limits are held.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
     """
@@ -114,11 +115,13 @@ class Plan:
         "encoded",
         "facts",
         "gated",
+        "groups",
         "init",
         "kit",
         "notes",
         "owner",
         "prepared",
+        "protections",
         "spec",
         "stages",
         "sync",
@@ -143,12 +146,15 @@ class Plan:
         owner: tuple[int, int] | None = None,
         kit: Kit | None = None,
         ahead: bool = False,
+        groups: Groups | None = None,
+        protections: tuple[Protection, ...] = (),
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
         self.clone_flags, self.stages, self.sync = clone_flags, stages, sync
         self.init, self.gated, self.tty, self.notes = init, gated, tty, notes
         self.owner = owner
         self.kit, self.ahead = kit, ahead
+        self.groups, self.protections = groups, protections
         self.prepared = prepared
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 

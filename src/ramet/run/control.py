@@ -21,9 +21,9 @@ COMMAND = struct.Struct("<i")
 
 Message = namedtuple(
     "Message",
-    "status reserved user_usec system_usec max_rss_kib minor_faults major_faults voluntary involuntary",
+    "status disk_full user_usec system_usec max_rss_kib minor_faults major_faults voluntary involuntary",
 )
-"""How the payload ended. status: as wait4(2) gives it; the rest: of everything that init reaped."""
+"""How the payload ended. status: as wait4(2) gives it; disk_full: the sandbox's own file system had no room left; the rest: of everything that init reaped."""
 
 
 def pair() -> tuple[int, int]:

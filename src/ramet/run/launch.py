@@ -102,11 +102,13 @@ def launch(
     *,
     encoded: Encodings | None = None,
     given: Mapping[Slot, int] | None = None,
+    into: int | None = None,
     signals: Signals | None = None,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
-    given: more inputs; the descriptors of namespaces made ahead. signals: who holds them already; let go when the child is known.
+    given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. signals: who holds
+    them already; let go when the child is known.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -126,9 +128,9 @@ def launch(
         _give_inputs(made, plan, stdio)
         encoded = encoded or encodings(plan)
         if plan.init:
-            _spawn(plan, made, launched, encoded, signals)
+            _spawn(plan, made, launched, encoded, signals, into)
         else:
-            in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals))
+            in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals, into))
         made.close()
         signals.release()
         _settle(plan, launched)
@@ -234,6 +236,7 @@ def _spawn(
     launched: Launched,
     encoded: Encodings,
     signals: Signals,
+    into: int | None,
 ) -> None:
     inputs = made.inputs
     try:
@@ -248,6 +251,7 @@ def _spawn(
             gate=encoded.payload.offsets[INIT_RUNNING] if encoded.payload and plan.gated else -1,
             pid_text=encoded.init.offsets[PAYLOAD_PID] if encoded.init else -1,
             sync=_sync(plan, launched, signals),
+            cgroup=-1 if into is None else into,
             into=launched,
         )
     except OSError as error:

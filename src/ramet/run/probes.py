@@ -19,7 +19,9 @@ from ramet.run.launch import reap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ramet.cgroups.place import Fact
 
 CLEAR_SIGHAND = 1 << 32
 USER, MOUNT, PID = 0x10000000, 0x20000, 0x20000000
@@ -74,10 +76,6 @@ class Host:
         except OSError:
             return None
 
-    def writable(self, path: str) -> bool:
-        """May the caller write there?"""
-        return os.access(path, os.W_OK)
-
     def user(self) -> str:
         """The caller's name, or the number where it has none."""
         import pwd
@@ -97,6 +95,12 @@ class Host:
             return _core.syscall("landlock_create_ruleset", _number("landlock_create_ruleset"), 0, 0, LANDLOCK_VERSION)
         except OSError:
             return 0
+
+    def limits(self) -> Sequence[Fact]:
+        """What control groups can limit and count here."""
+        from ramet.cgroups import find
+
+        return tuple(find().facts.values())
 
     def sandbox(self) -> tuple[float, Error | None]:
         """Run /bin/true in the default sandbox: how long the second time took, and why it failed."""

@@ -12,11 +12,15 @@ from time import monotonic
 from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, TimeoutExpired
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
-from ramet.run import ahead, control
+from ramet.run import ahead, control, groups
+from ramet.run.groups import groups_for
+from ramet.run.guard import Guard
 from ramet.run.hold import Signals
 from ramet.run.launch import SIGKILL, kill, launch, reap
-from ramet.run.result import Ending, Result
-from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, milliseconds, readable
+from ramet.run.living import living
+from ramet.run.result import Ending, Result, usage_of
+from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
+from ramet.run.verdict import Evidence, decide
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -25,12 +29,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import IO, Any, Self
 
+    from ramet.cgroups import Group
     from ramet.plan.steps import Plan
     from ramet.run.launch import Launched
+    from ramet.run.result import Usage
 
     Argv = Sequence[str | bytes | os.PathLike[str]]
 
 DEFAULT = Sandbox()
+CLONE_NEWPID = 0x20000000
 
 
 def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
@@ -51,7 +58,7 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
         command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
-    return compile(sandbox, facts_for(sandbox), command)
+    return compile(sandbox, facts_for(sandbox), command, groups=groups_for(sandbox))
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -89,6 +96,8 @@ class Popen:
         **fields: Any,
     ) -> None:
         self._launched: Launched | None = None
+        self._group: Group | None = None
+        self._evidence: tuple[Evidence, Usage] | None = None
         self._ending: Ending | None = None
         self._lock = allocate_lock()
         self.sandbox = sandbox_with(sandbox, fields)
@@ -103,36 +112,53 @@ class Popen:
         signals = Signals()
         try:
             self._streams = Streams(stdin, stdout, stderr, self.plan.owner, signals=signals)
+            self._make_group(signals)
             theirs = self._streams.theirs
             self._launched = self._launch((theirs[0], theirs[1], theirs[2]), signals)
+            if self._group is not None:
+                self._group.opened()
         except BaseException:
             if hasattr(self, "_streams"):
                 self._streams.close_all()
+            if self._launched is not None:
+                launched, self._launched = self._launched, None
+                launched.close()
+            self._close_group()
             raise
         finally:
             signals.release()
         self._streams.close_theirs()
+        self._guard = Guard(self.sandbox, self._group, self._kill)
 
     def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
         own, kit = self.plan, self.plan.kit
-        if kit is None:
-            return launch(own, stdio, signals=signals)
-        pair = ahead.take(kit)
-        if pair is None:
-            return launch(own, stdio, signals=signals)
-        self.plan = compile(own.spec, own.facts, own.command, ahead=True)
+        given, into = groups.inputs(self._group), self._group.into if self._group is not None else None
+        pair = ahead.take(kit) if kit is not None else None
+        if kit is None or pair is None:
+            return launch(own, stdio, given=given, into=into, signals=signals)
+        self.plan = compile(own.spec, own.facts, own.command, ahead=True, groups=own.groups)
         try:
-            return launch(self.plan, stdio, given=pair.inputs, signals=signals)
+            return launch(self.plan, stdio, given={**given, **pair.inputs}, into=into, signals=signals)
         except StepError as error:
             if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
             ahead.refuse(kit)
             self.plan = own
-            return launch(own, stdio, signals=signals)
+            return launch(own, stdio, given=given, into=into, signals=signals)
         finally:
             pair.close()
+
+    def _make_group(self, signals: Signals) -> None:
+        if self.plan.groups is not None and self.plan.groups.made:
+            signals.hold()  # a group that nobody knows would stay until this process ends
+            self._group = groups.make(self.plan)
+
+    def _close_group(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.close()
 
     # What it is
 
@@ -193,8 +219,10 @@ class Popen:
 
     def poll(self) -> int | None:
         """The return code if it has ended, else None."""
-        if self._ending is None and self._launched is not None and readable(self._ended_fd(), 0):
-            self._settle()
+        if self._ending is None and self._launched is not None:
+            self._guard.look()
+            if readable(self._ended_fd(), 0):
+                self._settle()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -205,9 +233,10 @@ class Popen:
         deadline = None if timeout is None else monotonic() + timeout
         try:
             while self._ending is None:
-                if not readable(self._ended_fd(), milliseconds(deadline)):
+                if wait_guarded(self._ended_fd(), self._guard, deadline):
+                    self._settle()
+                elif deadline is not None and monotonic() >= deadline:
                     raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0)
-                self._settle()
         except KeyboardInterrupt:
             self.kill()
             raise
@@ -228,7 +257,7 @@ class Popen:
         try:
             if self.plan.kit is not None:
                 ahead.prepare(self.plan.kit)  # while the payload works
-            pump.run(self._ended_fd(), deadline)
+            pump.run(self._ended_fd(), deadline, self._guard)
             self._settle()
         except KeyboardInterrupt:
             self.kill()
@@ -301,16 +330,58 @@ class Popen:
             found = reap(launched.pidfd)
             launched.over = True
             ended = Ending.from_wait(found, init=self.plan.init)
+            self._evidence = self._take_evidence(message)
             self._ending = ended if message is None else Ending.from_init(message)
 
-    def _result(self, pump: Pump, *, timed_out: bool) -> Result:
-        out, err, truncated = self._captured(pump)
-        ending = self._ending
-        assert ending is not None
+    def _take_evidence(self, message: control.Message | None) -> tuple[Evidence, Usage]:
+        """What the group knows, which ends with it."""
+        group, wall = self._group, monotonic() - self._started
+        full = message is not None and bool(message.disk_full)
+        limit = self.sandbox.cpu_time
+        if group is None:
+            # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
+            used_up = (
+                limit is not None
+                and message is not None
+                and message.user_usec + message.system_usec >= float(limit) * 1e6
+            )
+            return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
+        try:
+            events, used = group.events(), group.usage()
+            evidence = Evidence(
+                self._guard.cause,
+                oom_kills=events.oom_kills or 0,
+                forks_refused=events.forks_refused or 0,
+                disk_full=full,
+                cpu_used_up=limit is not None and used.cpu is not None and used.cpu >= float(limit),
+            )
+        finally:
+            self._guard.ended()
+            self._close_group()
+        return evidence, usage_of(message, used, wall)
+
+    def usage(self) -> Usage:
+        """What it has used until now; after the end, in all. Without a control group only what /proc tells of init's children."""
+        if self._evidence is not None:
+            return self._evidence[1]
+        wall = monotonic() - self._started
+        if self._group is not None:
+            return usage_of(None, self._group.usage(), wall)
+        return living(self.pid, wall)
+
+    def _result(self, pump: Pump) -> Result:
+        return self._result_with(*self._captured(pump))
+
+    def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
+        assert self._ending is not None
+        assert self._evidence is not None
+        evidence, usage = self._evidence
         return Result(
             argv=self.args,
-            ending=ending,
-            timed_out=timed_out,
+            ending=self._ending,
+            verdict=decide(self._ending, evidence),
+            usage=usage,
+            protections=self.plan.protections,
             stdout=out,
             stderr=err,
             truncated=truncated,
@@ -341,7 +412,14 @@ class Popen:
     def kill(self) -> None:
         """End everything in the sandbox, at once."""
         if self._ending is None and self._launched is not None:
+            self._kill()
+
+    def _kill(self) -> None:
+        """Init's end is everybody's; without a pid namespace of its own the group knows who belongs to it."""
+        if self._launched is not None and not self._launched.over:
             kill(self._launched.pidfd)
+            if self._group is not None and not self.plan.clone_flags & CLONE_NEWPID:
+                self._group.kill()
 
     # Letting go
 
@@ -352,6 +430,7 @@ class Popen:
             return
         if self._ending is None:
             self._ending = Ending.from_wait(launched.end(), init=self.plan.init)
+            self._evidence = self._take_evidence(None)
         for file in self._files.values():
             _close_file(file)
         self._streams.close_all()
@@ -474,12 +553,10 @@ def start_run(
 
 def _finish(process: Popen, input: bytes | str | None) -> Result:
     limit = process.sandbox.timeout
-    timed_out = False
     try:
         process._communicate(input, None if limit is None else process._started + limit, limit)
     except TimeoutExpired:
-        timed_out = True
-        process.kill()
+        process._guard.stop("timed-out")
         process.wait()
         process._pump(None).drain()
-    return process._result(process._pump(None), timed_out=timed_out)
+    return process._result(process._pump(None))

@@ -8,11 +8,14 @@ import select
 from time import monotonic
 
 from ramet.errors import SpecError, SpecTypeError, TimeoutExpired
+from ramet.run.guard import sooner
 from ramet.run.hold import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ramet.run.guard import Guard
 
 #: As subprocess has them.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -164,6 +167,7 @@ class Pump:
         self, streams: Streams, data: bytes | memoryview, limit: int, already: Mapping[int, bytes] | None = None
     ) -> None:
         self.streams = streams
+        self._guard: Guard | None = None
         self.input = memoryview(data)
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
         for number, found in (already or {}).items():
@@ -171,10 +175,13 @@ class Pump:
         if streams.ours[0] is not None and not self.input:
             streams.close_ours(0)
 
-    def run(self, ended: int, deadline: float | None) -> None:
+    def run(self, ended: int, deadline: float | None, guard: Guard) -> None:
         """Until the descriptor `ended` is readable and every stream at its end. TimeoutExpired at the deadline."""
         poller = select.poll()
         poller.register(ended, select.POLLIN)
+        if guard.watched is not None:
+            poller.register(guard.watched, select.POLLIN)
+        self.guard_with(guard)
         by_fd = {}
         for number, fd in enumerate(self.streams.ours):
             if fd is not None:
@@ -182,14 +189,15 @@ class Pump:
                 poller.register(fd, select.POLLOUT if number == 0 else select.POLLIN)
         over = False
         while by_fd or not over:
-            ready = poller.poll(milliseconds(deadline))
-            if not ready:
+            ready = poller.poll(milliseconds(sooner(deadline, guard.next_look())))
+            guard.look()
+            if not ready and deadline is not None and monotonic() >= deadline:
                 raise TimeoutExpired("the sandbox still ran", seconds=0)
             for fd, _ in ready:
                 if fd == ended:
                     over = True
                     poller.unregister(ended)
-                elif self.move(by_fd[fd], fd):
+                elif fd in by_fd and self.move(by_fd[fd], fd):
                     poller.unregister(fd)
                     self.streams.close_ours(by_fd.pop(fd))
             if over and 0 in by_fd.values():
@@ -197,6 +205,10 @@ class Pump:
                 fd = next(fd for fd, number in by_fd.items() if number == 0)
                 poller.unregister(fd)
                 self.streams.close_ours(by_fd.pop(fd))
+
+    def guard_with(self, guard: Guard) -> None:
+        """Who ends a payload that writes too much, if that is wanted."""
+        self._guard = guard
 
     def drain(self) -> None:
         """Take what is there now, and wait for no more: who was killed without a pid namespace of its own may have
@@ -220,7 +232,10 @@ class Pump:
             return False
         except BrokenPipeError:
             return True  # the payload has closed its stdin; that is its right
-        self.captures[number].add(data)
+        capture = self.captures[number]
+        capture.add(data)
+        if capture.truncated and self._guard is not None and self._guard.output_kills:
+            self._guard.stop("output-limit")
         return not data
 
 
@@ -229,6 +244,17 @@ def milliseconds(deadline: float | None) -> int | None:
     if deadline is None:
         return None
     return max(0, int(min((deadline - monotonic()) * 1000 + 1, 2**31 - 1)))
+
+
+def wait_guarded(fd: int, guard: Guard, deadline: float | None) -> bool:
+    """Wait for an end, or for the guard to look; is there something to read?"""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    if guard.watched is not None:
+        poller.register(guard.watched, select.POLLIN)
+    ready = poller.poll(milliseconds(sooner(deadline, guard.next_look())))
+    guard.look()
+    return any(found == fd for found, _ in ready)
 
 
 def readable(fd: int, timeout: int | None) -> bool:

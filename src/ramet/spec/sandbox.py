@@ -7,6 +7,7 @@ import os
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
 from ramet.spec.capabilities import capability_set
+from ramet.spec.group_limits import GroupLimits, IoLimit, degradable
 from ramet.spec.ids import ID_MAX, IdMapping, check_mappings
 from ramet.spec.limits import DEFAULT_RLIMITS, check_rlimits
 from ramet.spec.mounts import Mount, check_mounts
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ramet.run.result import Result
 
 HOST_NAME_MAX = 64
+OUTPUT_ACTIONS = ("truncate", "kill")
 DEFAULT_ID = 1000
 DEFAULT_HOSTNAME = "ramet"
 HOME = "/home/user"
@@ -55,7 +57,17 @@ class Sandbox(Record):
         namespaces of its own; rlimits: name to (soft, hard).
     Life
         as_pid1: the payload is pid 1 itself, without ramet's init (then it dies with the thread that started it); timeout: seconds, or "1m30s"; output: bytes of
-        stdout and stderr, each, that are captured; what comes after is thrown away and marked.
+        stdout and stderr, each, that are captured; output_action: what happens to a payload that writes more: "truncate"
+        (the rest is thrown away, and marked) or "kill".
+    Limits, of everything in the sandbox together; see cgroups(7)
+        memory: bytes, page cache and tmpfs among them, swap besides (default 0); memory_high: bytes from which it is slowed down
+        and reclaimed from. processes: how many at once, threads count. cpu_time: seconds of CPU; cpus: how many CPUs' worth of
+        time, 0.5 say; cpuset, cpuset_mems: which CPUs and memory nodes, as "0-3"; cpu_weight, io_weight: 1 to 10000 against others; io: IoLimit of devices.
+    Limits of each process
+        file_size: bytes of a file it writes (RLIMIT_FSIZE); open_files: descriptors (RLIMIT_NOFILE). nice: -20 to 19;
+        idle: it runs only when nobody else wants to (SCHED_IDLE).
+    allow_degraded: limits that may be held less well than asked, or not at all, where this host can't; by name. All others
+    that can't be had are errors.
     """
 
     namespaces: frozenset[Namespace] = DEFAULT_NAMESPACES
@@ -87,6 +99,23 @@ class Sandbox(Record):
     as_pid1: bool = False
     timeout: float | None = None
     output: int = 64 << 20
+    output_action: str = "truncate"
+    memory: int | str | None = None
+    memory_high: int | str | None = None
+    swap: int | str = 0
+    processes: int | None = None
+    cpu_time: float | str | None = None
+    cpus: float | None = None
+    cpuset: str | None = None
+    cpu_weight: int | None = None
+    io: tuple[IoLimit, ...] = ()
+    io_weight: int | None = None
+    file_size: int | str | None = None
+    open_files: int | None = None
+    nice: int | None = None
+    idle: bool = False
+    cpuset_mems: str | None = None
+    allow_degraded: frozenset[str] = frozenset()
 
     def _settle(self) -> None:
         if len(self.__dict__) == len(self._fields) and all(
@@ -98,6 +127,7 @@ class Sandbox(Record):
         self._settle_files()
         self._settle_surroundings()
         self._settle_rights()
+        self._settle_limits()
 
     def _settle_namespaces(self) -> None:
         self._put("namespaces", namespace_set(self.namespaces, "Sandbox.namespaces"))
@@ -218,6 +248,38 @@ class Sandbox(Record):
         if self.timeout is not None:
             self._put("timeout", values.duration(self.timeout, "Sandbox.timeout"))
         self._put("output", values.size(self.output, "Sandbox.output"))
+
+    def _settle_limits(self) -> None:
+        if self.output_action not in OUTPUT_ACTIONS:
+            raise self._bad("output_action", f"must be one of {', '.join(OUTPUT_ACTIONS)}, not {self.output_action!r}")
+        if self.cpu_time is not None:
+            self._put("cpu_time", values.duration(self.cpu_time, "Sandbox.cpu_time"))
+        if self.file_size is not None:
+            self._put("file_size", values.size(self.file_size, "Sandbox.file_size"))
+        if self.open_files is not None:
+            values.integer(self.open_files, "Sandbox.open_files", least=3, most=2**20)
+        if self.nice is not None:
+            values.integer(self.nice, "Sandbox.nice", least=-20, most=19)
+        values.flag(self.idle, "Sandbox.idle")
+        try:
+            limits = self.group_limits
+        except SpecError as error:
+            raise error.of(error.field.replace("GroupLimits.", "Sandbox.")) from None
+        for name in GroupLimits._fields:
+            self._put(name, getattr(limits, name))
+        self._put("allow_degraded", degradable(self.allow_degraded, "Sandbox.allow_degraded"))
+        self._put("_limited", bool(limits.asked()) or self.cpu_time is not None)
+
+    @property
+    def is_limited(self) -> bool:
+        """Is there a limit for a control group to hold?"""
+        found: bool = self.__dict__.get("_limited", False)
+        return found
+
+    @property
+    def group_limits(self) -> GroupLimits:
+        """The limits that hold for everything in the sandbox together."""
+        return GroupLimits(**{name: getattr(self, name) for name in GroupLimits._fields})
 
     # The two arrows that point back to run, for convenience; loaded when called.
 

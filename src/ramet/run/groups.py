@@ -1,0 +1,72 @@
+"""The control group of a sandbox with limits: what this host has for it, and making it."""
+
+from __future__ import annotations
+
+from ramet.plan.limits import Groups, entry_slot
+from ramet.spec.group_limits import GroupLimits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.cgroups import Group, Place
+    from ramet.plan.steps import Plan, Slot
+    from ramet.spec import Sandbox
+
+NONE = GroupLimits()
+
+
+def groups_for(spec: Sandbox) -> Groups | None:
+    """The group that a sandbox of these limits would get here; None where it needs none.
+
+    What can be had is found by trying, once for the process.
+    """
+    if not spec.is_limited:
+        return None
+    from ramet import cgroups
+
+    place = cgroups.find()
+    known: Groups | None = place.programs.get(("groups", spec.group_limits, spec.cpu_time is None))
+    if known is None:
+        known = place.programs["groups", spec.group_limits, spec.cpu_time is None] = _groups(place, spec)
+    return known
+
+
+def _groups(place: Place, spec: Sandbox) -> Groups:
+    facts = [place.facts[name] for name in _asked(spec)]
+    found = tuple((fact.name, fact.found) for fact in facts if fact.ok)
+    missing = tuple((fact.name, fact.found, fact.hint) for fact in facts if not fact.ok)
+    if not found:
+        return Groups(0, False, found, missing)
+    from ramet import cgroups
+
+    entries, into = cgroups.ways_in(_held(spec, [name for name, *_ in missing], 0), place)
+    return Groups(entries, into, found, missing)
+
+
+def _asked(spec: Sandbox) -> list[str]:
+    names = [name for name in spec.group_limits.asked() if name not in ("swap", "idle")]
+    return [*names, "cpu_time"] if spec.cpu_time is not None else names
+
+
+def _held(spec: Sandbox, missing: list[str], more: int) -> GroupLimits:
+    """The limits without those that no group can hold here. more: processes of ours in it."""
+    changes: dict[str, object] = {name: getattr(NONE, name) for name in (*missing, "idle") if name != "cpu_time"}
+    if "memory" in missing:
+        changes["swap"] = 0
+    if spec.processes is not None and "processes" not in missing:
+        changes["processes"] = spec.processes + more
+    return spec.group_limits.replace(**changes)
+
+
+def make(plan: Plan) -> Group | None:
+    """The group of a plan that has one. Raises UnsupportedError, StepError; then nothing is left."""
+    if plan.groups is None or not plan.groups.made:
+        return None
+    from ramet import cgroups
+
+    # Init is in it too; the payload must not find one process less than it may have.
+    return cgroups.make(_held(plan.spec, [name for name, *_ in plan.groups.missing], int(plan.init)), building=True)
+
+
+def inputs(group: Group | None) -> dict[Slot, int]:
+    """Its descriptors under their names in a plan."""
+    return {entry_slot(number): fd for number, fd in enumerate(group.entries)} if group is not None else {}
