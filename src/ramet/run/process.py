@@ -347,11 +347,11 @@ class Popen:
             )
             return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
         try:
-            events, used = group.events(), group.usage()
+            kills, refused, used = group.account()
             evidence = Evidence(
                 self._guard.cause,
-                oom_kills=events.oom_kills or 0,
-                forks_refused=events.forks_refused or 0,
+                oom_kills=kills,
+                forks_refused=refused,
                 disk_full=full,
                 cpu_used_up=limit is not None and used.cpu is not None and used.cpu >= float(limit),
             )
