@@ -38,6 +38,7 @@ CALLS: Mapping[str, tuple[int, int, str]] = {
     "prlimit64": (302, 261, "int rlimit struct int"),
     "read": (0, 63, "fd struct int"),
     "rt_sigprocmask": (14, 135, "sigmask struct int int"),
+    "seccomp": (317, 277, "seccomp int struct"),
     "sched_setaffinity": (203, 122, "int int struct"),
     "sched_setscheduler": (144, 119, "int int struct"),
     "sendmsg": (46, 211, "fd struct int"),

@@ -47,12 +47,18 @@ PR_SET_DUMPABLE = 4
 
 @lru_cache(maxsize=256)
 def compile(
-    spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = False, groups: Groups | None = None
+    spec: Sandbox,
+    facts: Facts,
+    command: Command,
+    *,
+    ahead: bool = False,
+    groups: Groups | None = None,
+    filters: tuple[bytes, ...] = (),
 ) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
     ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
-    with limits gets on this host.
+    with limits gets on this host. filters: its policy for system calls, compiled.
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
@@ -74,9 +80,9 @@ def compile(
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
-        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, gated=gated, ahead=ahead)
+        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, filters, gated=gated, ahead=ahead)
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, held, gated=False, ahead=ahead)
+        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, gated=False, ahead=ahead)
     return Plan(
         spec=spec,
         facts=facts,
@@ -87,6 +93,7 @@ def compile(
         kit=kit,
         ahead=ahead,
         groups=groups,
+        filters=filters,
         protections=held.protections,
         init=shape.init,
         gated=gated,
@@ -217,7 +224,16 @@ def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 
 def _payload(
-    b: Builder, spec: Sandbox, facts: Facts, command: Command, shape: Shape, held: Held, *, gated: bool, ahead: bool
+    b: Builder,
+    spec: Sandbox,
+    facts: Facts,
+    command: Command,
+    shape: Shape,
+    held: Held,
+    filters: tuple[bytes, ...],
+    *,
+    gated: bool,
+    ahead: bool,
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
@@ -229,6 +245,8 @@ def _payload(
         build_root(b, spec, facts, shape)
     if spec.tty:
         open_terminal(b, spec, shape)
+    if not spec.no_new_privs:
+        rights.filter_calls(b, filters)  # it takes no_new_privs, or CAP_SYS_ADMIN, which goes now
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
@@ -240,7 +258,11 @@ def _payload(
     b.call("umask", spec.umask)
     limits.limit_scheduling(b, spec, held)
     rights.limit_resources(b, spec, limits.rlimits_of(spec, held))
-    finish.exec_payload(b, command, finish.environment(spec, shape), gated=gated)
+    if gated:
+        finish.wait_for_init(b)
+    if spec.no_new_privs:
+        rights.filter_calls(b, filters)
+    finish.exec_payload(b, command, finish.environment(spec, shape))
     return Stage("payload" if shape.init else "child", tuple(b.steps))
 
 

@@ -68,6 +68,7 @@ PRCTL = {
     47: "PR_CAP_AMBIENT",
 }
 AMBIENT = {2: "PR_CAP_AMBIENT_RAISE", 4: "PR_CAP_AMBIENT_CLEAR_ALL"}
+SECCOMP = {0: "SECCOMP_SET_MODE_STRICT", 1: "SECCOMP_SET_MODE_FILTER"}
 FUTEX = {0: "FUTEX_WAIT", 1: "FUTEX_WAKE"}
 IOCTL = {
     0x8914: "SIOCSIFFLAGS",
@@ -132,6 +133,7 @@ _ENUM_KINDS = {
     "ioctl": IOCTL,
     "fsconfig": FSCONFIG,
     "futex": FUTEX,
+    "seccomp": SECCOMP,
     "rlimit": RLIMIT_NAMES,
     "sigmask": {2: "SIG_SETMASK"},
 }

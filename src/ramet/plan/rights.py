@@ -5,18 +5,19 @@ from __future__ import annotations
 import struct
 
 from ramet.plan.idmap import capability_blocks
-from ramet.plan.steps import Block, Builder
+from ramet.plan.steps import Block, Builder, Ptr
 from ramet.spec.capabilities import NAMES, NUMBERS, mask
 from ramet.spec.limits import RLIM_INFINITY, RLIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ramet.host.facts import Facts
     from ramet.spec import Sandbox
 
 PR_CAPBSET_DROP = 24
+SECCOMP_SET_MODE_FILTER = 1
 CAP_KILL = 5
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
@@ -42,6 +43,20 @@ def keep_kill(b: Builder) -> None:
     b.about("init", "leave init the right to signal")
     b.call("capset", *capability_blocks(kill, kill, kill))
     b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0)
+
+
+def filter_calls(b: Builder, programs: Sequence[bytes]) -> None:
+    """seccomp(2). The last thing before the payload: whatever comes after must be in the filter too."""
+    for program in programs:
+        b.about("Sandbox.seccomp", "filter system calls")
+        length = len(program) // 8
+        text = f"{{len={length}, filter=...}}"
+        b.call(
+            "seccomp",
+            SECCOMP_SET_MODE_FILTER,
+            0,
+            Block(struct.pack("<Hxxxxxx", length), Ptr(Block(program)), text=text),
+        )
 
 
 def no_new_privs(b: Builder) -> None:

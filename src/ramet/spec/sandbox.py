@@ -14,6 +14,7 @@ from ramet.spec.mounts import Mount, check_mounts
 from ramet.spec.namespaces import DEFAULT_NAMESPACES, Join, Namespace, TimeOffsets, namespace_set
 from ramet.spec.record import FrozenMap, Record
 from ramet.spec.rootfs import Rootfs, check_rootfs
+from ramet.spec.seccomp import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ramet.run.result import Result
 
 HOST_NAME_MAX = 64
+SECCOMP = ("default", "kill", "none")
 OUTPUT_ACTIONS = ("truncate", "kill")
 DEFAULT_ID = 1000
 DEFAULT_HOSTNAME = "ramet"
@@ -54,7 +56,8 @@ class Sandbox(Record):
         (rows, columns), set before the payload could look; new_session.
     Rights
         capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
-        namespaces of its own; rlimits: name to (soft, hard).
+        namespaces of its own; seccomp: which system calls it may make: "default" (others fail with EPERM), "kill" (others end it),
+        "none", or a Seccomp; rlimits: name to (soft, hard).
     Life
         as_pid1: the payload is pid 1 itself, without ramet's init (then it dies with the thread that started it); timeout: seconds, or "1m30s"; output: bytes of
         stdout and stderr, each, that are captured; output_action: what happens to a payload that writes more: "truncate"
@@ -95,6 +98,7 @@ class Sandbox(Record):
     capabilities: frozenset[str] = frozenset()
     no_new_privs: bool = True
     nested_namespaces: bool | None = None
+    seccomp: str | Seccomp = "default"
     rlimits: Mapping[str, tuple[int, int]] = DEFAULT_RLIMITS
     as_pid1: bool = False
     timeout: float | None = None
@@ -242,6 +246,8 @@ class Sandbox(Record):
 
     def _settle_rights(self) -> None:
         self._put("capabilities", capability_set(self.capabilities, "Sandbox.capabilities"))
+        if not isinstance(self.seccomp, Seccomp) and self.seccomp not in SECCOMP:
+            raise self._bad("seccomp", f"must be one of {', '.join(SECCOMP)}, or a Seccomp, not {self.seccomp!r}")
         self._put("rlimits", check_rlimits(self.rlimits, "Sandbox.rlimits"))
         if self.as_pid1 and Namespace.PID not in self.namespaces:
             raise self._bad("as_pid1", "needs Namespace.PID in Sandbox.namespaces")

@@ -1,0 +1,115 @@
+"""Seccomp: which system calls a payload may make, as a value. What the kernel runs is compiled from it in ramet.seccomp."""
+
+from __future__ import annotations
+
+import errno as _errno
+
+from ramet.errors import SpecError, SpecTypeError
+from ramet.spec import values
+from ramet.spec.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+#: How an argument is compared: seccomp_rule_add(3).
+OPERATORS = ("==", "!=", "<", "<=", ">", ">=", "&")
+ARGUMENTS = 6
+ACTIONS = ("allow", "errno", "kill", "log")
+
+
+class Condition(Record):
+    """One argument of a call compared with a value. argument: 0 to 5; operator: "==", "!=", "<", "<=", ">", ">=", or "&": the
+    argument masked with `mask` equals value."""
+
+    argument: int
+    operator: str
+    value: int
+    mask: int = 2**64 - 1
+
+    def _settle(self) -> None:
+        values.integer(self.argument, "Condition.argument", most=ARGUMENTS - 1)
+        if self.operator not in OPERATORS:
+            raise self._bad("operator", f"must be one of {' '.join(OPERATORS)}, not {self.operator!r}")
+        for name in ("value", "mask"):
+            values.integer(getattr(self, name), f"Condition.{name}", most=2**64 - 1)
+
+    def __str__(self) -> str:
+        if self.operator == "&":
+            return f"(arg{self.argument} & {self.mask:#x}) == {self.value:#x}"
+        return f"arg{self.argument} {self.operator} {self.value:#x}"
+
+
+class Rule(Record):
+    """What happens when one of these calls is made. names: of system calls; action: "allow", "errno", "kill" (the whole process) or
+    "log" (allow, and write to the audit log); errno: with "errno", its name or number; when: all must hold; why: for `explain`.
+    """
+
+    names: tuple[str, ...]
+    action: str = "allow"
+    errno: int | str = "EPERM"
+    when: tuple[Condition, ...] = ()
+    why: str = ""
+
+    def _settle(self) -> None:
+        given = (self.names,) if isinstance(self.names, str) else values.several(self.names, "Rule.names", "names")
+        names = tuple(values.text(name, f"Rule.names[{n}]") for n, name in enumerate(given))
+        if not names:
+            raise self._bad("names", "is empty")
+        self._put("names", names)
+        if self.action not in ACTIONS:
+            raise self._bad("action", f"must be one of {', '.join(ACTIONS)}, not {self.action!r}")
+        self._put("errno", errno_number(self.errno, "Rule.errno"))
+        when = values.several(self.when, "Rule.when", "Condition")
+        for n, condition in enumerate(when):
+            if not isinstance(condition, Condition):
+                raise SpecTypeError(f"must be a Condition, not {type(condition).__name__}", field=f"Rule.when[{n}]")
+        self._put("when", when)
+
+
+class Seccomp(Record):
+    """A policy for system calls: seccomp(2), since Linux 3.17.
+
+    rules: several may name one call; a rule of `vetoes` wins over all of them. otherwise: what calls that no rule names
+    get, the errno; unknown: the same for calls that the compiler has not heard of, so that programs fall back to what they did
+    before there was such a call.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    vetoes: tuple[Rule, ...] = ()
+    action: str = "errno"
+    errno: int | str = "EPERM"
+    unknown: int | str = "ENOSYS"
+
+    def _settle(self) -> None:
+        for name in ("rules", "vetoes"):
+            rules = values.several(getattr(self, name), f"Seccomp.{name}", "Rule")
+            for n, rule in enumerate(rules):
+                if not isinstance(rule, Rule):
+                    raise SpecTypeError(f"must be a Rule, not {type(rule).__name__}", field=f"Seccomp.{name}[{n}]")
+            self._put(name, rules)
+        if self.action not in ("allow", "errno", "kill"):
+            raise self._bad("action", f"must be allow, errno or kill, not {self.action!r}")
+        self._put("errno", errno_number(self.errno, "Seccomp.errno"))
+        self._put("unknown", errno_number(self.unknown, "Seccomp.unknown"))
+
+    def allow(self, *names: str, when: Iterable[Condition] = (), why: str = "asked for") -> Self:
+        """The same with these calls allowed."""
+        left = tuple(rule for rule in self.vetoes if not set(rule.names) & set(names))
+        return self.replace(rules=(*self.rules, Rule(names, when=tuple(when), why=why)), vetoes=left)
+
+    def deny(self, *names: str, errno: int | str = "EPERM", kill: bool = False, why: str = "asked for") -> Self:
+        """The same with these calls refused, whatever else is said of them."""
+        rule = Rule(names, action="kill" if kill else "errno", errno=errno, why=why)
+        return self.replace(vetoes=(*self.vetoes, rule))
+
+
+def errno_number(value: object, field: str) -> int:
+    """EPERM or 1."""
+    if isinstance(value, str):
+        found = getattr(_errno, value, None)
+        if not isinstance(found, int):
+            raise SpecError(f"{value!r} is no errno", field=field)
+        return found
+    return values.integer(value, field, most=4095)
