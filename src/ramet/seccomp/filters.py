@@ -1,9 +1,9 @@
 """From a policy to the programs that the kernel runs for each system call.
 
-Two programs: the first allows, the second takes away what an allow-list can't except (one value of an argument) and tells calls
-that are younger than the policy from those it refuses. The kernel asks both, and the stricter answer counts; where both answer with
-an errno, that of the program which was installed last. A call that both allow without looking at its arguments is not
-asked about again (since Linux 5.11), so most calls cost nothing.
+Two programs: the first allows, and tells calls that are younger than the policy from those it refuses; the second, where there are
+vetoes, takes away what an allow-list can't except: one value of an argument. The kernel asks both, and the stricter answer counts;
+where both answer with an errno, that of the program which was installed last. A call that both allow without looking
+at its arguments is not asked about again (since Linux 5.11), so most calls cost nothing.
 """
 
 from __future__ import annotations
@@ -83,22 +83,23 @@ def compiled(policy: Seccomp) -> tuple[bytes, ...]:
         for rule in policy.rules:
             for name, number in _numbers(rule):
                 first.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
-        allowing = first.bytes()
-    with Program(ALLOW) as second:
-        for rule in policy.vetoes:
-            for name, number in _numbers(rule):
-                second.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
         if refusal != ALLOW:
             for number in range(max(known().values()) + 1, NUMBERS_END):
-                second.add(number, ERRNO | int(policy.unknown))
-        vetoing = second.bytes()
-    for program in (allowing, vetoing):
+                first.add(number, ERRNO | int(policy.unknown))
+        programs = [first.bytes()]
+    if policy.vetoes:
+        with Program(ALLOW) as second:
+            for rule in policy.vetoes:
+                for name, number in _numbers(rule):
+                    second.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
+            programs.append(second.bytes())
+    for program in programs:
         if len(program) > INSTRUCTIONS_MOST * INSTRUCTION_SIZE:
             raise SpecError(
                 f"makes a filter of {len(program) // INSTRUCTION_SIZE} instructions; the kernel takes {INSTRUCTIONS_MOST}",
                 field="Sandbox.seccomp",
             )
-    return (allowing, vetoing)
+    return tuple(programs)
 
 
 def _numbers(rule: Rule) -> Iterator[tuple[str, int]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: By subject. Names that a machine does not have are passed over.
 ALLOWED: Mapping[str, str] = {
     "files": """
-        access chdir chmod chown chroot close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
+        access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64
         fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr
         fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr getxattrat lchown lgetxattr link
         linkat listxattr listxattrat llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat open
@@ -54,7 +54,7 @@ ALLOWED: Mapping[str, str] = {
         semget semop semtimedop shmat shmctl shmdt shmget""",
     "sockets": """
         accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto
-        setsockopt shutdown socketpair""",
+        setsockopt shutdown""",
     "confining oneself": "landlock_add_rule landlock_create_ruleset landlock_restrict_self seccomp",
     "the machine": "getcpu getrandom sysinfo uname",
 }
@@ -79,13 +79,16 @@ REFUSED: Mapping[str, str] = {
     "personality": "but for asking and for PER_LINUX: turns address randomisation off, and old behaviours on",
     "mbind set_mempolicy get_mempolicy migrate_pages move_pages set_mempolicy_home_node": "where memory lies is the host's",
     "fanotify_init": "watches whole file systems",
+    "chroot": "takes CAP_SYS_CHROOT",
     "ustat sysfs uselib _sysctl modify_ldt vm86 vm86old": "obsolete, and little tested",
     "lsm_set_self_attr lsm_get_self_attr lsm_list_modules": "security modules are the host's",
     "listmount statmount listns": "mounts and namespaces of others",
+    "socket": "other families than unix, IPv4, IPv6 and NETLINK_ROUTE: AF_VSOCK is in no namespace, others are little tested",
+    "socketpair": "other families than unix",
 }
 
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 NETLINK_ROUTE = 0
 CLONE_NEW = 0x7E020000  # every CLONE_NEW flag that clone(2) can say
 INT = 2**32 - 1  # an int is 32 bits; what is above them in the register, the kernel does not look at (CVE-2019-7303)
@@ -126,7 +129,7 @@ def default(capabilities: frozenset[str] = frozenset(), *, nested: bool = False,
         for capability, names in WITH_CAPABILITY.items()
         if capability in capabilities
     ]
-    rules += _sockets()
+    rules += _sockets(capabilities, nested=nested)
     rules += [
         Rule(("personality",), when=(_masked(0, persona),), why=f"allowed: {what}")
         for persona, what in ((0, "PER_LINUX"), (INT, "asking which there is"))
@@ -144,11 +147,19 @@ def default(capabilities: frozenset[str] = frozenset(), *, nested: bool = False,
     return Seccomp(tuple(rules), vetoes=_vetoes(), action="kill" if kill else "errno")
 
 
-def _sockets() -> Iterable[Rule]:
+def _sockets(capabilities: frozenset[str], *, nested: bool) -> Iterable[Rule]:
+    """By family: each is a driver of its own in the kernel, loaded when first asked for, and several reach around namespaces."""
     for name, family in (("unix", AF_UNIX), ("IPv4", AF_INET), ("IPv6", AF_INET6)):
         yield Rule(("socket",), when=(_masked(0, family),), why=f"allowed: {name} sockets")
-    route = (_masked(0, AF_NETLINK), _masked(2, NETLINK_ROUTE))
-    yield Rule(("socket",), when=route, why="allowed: NETLINK_ROUTE, which libc asks for addresses")
+    yield Rule(("socketpair",), when=(_masked(0, AF_UNIX),), why="allowed: pairs of unix sockets")
+    if "CAP_NET_ADMIN" in capabilities or nested:
+        reason = "CAP_NET_ADMIN is kept" if "CAP_NET_ADMIN" in capabilities else "nested_namespaces"
+        yield Rule(("socket",), when=(_masked(0, AF_NETLINK),), why=f"allowed: {reason}")
+    else:
+        route = (_masked(0, AF_NETLINK), _masked(2, NETLINK_ROUTE))
+        yield Rule(("socket",), when=route, why="allowed: NETLINK_ROUTE, which libc asks for addresses")
+    if "CAP_NET_RAW" in capabilities:
+        yield Rule(("socket",), when=(_masked(0, AF_PACKET),), why="allowed: CAP_NET_RAW is kept")
 
 
 def _vetoes() -> tuple[Rule, ...]:
