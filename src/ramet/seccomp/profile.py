@@ -85,6 +85,7 @@ REFUSED: Mapping[str, str] = {
     "listmount statmount listns": "mounts and namespaces of others",
     "socket": "other families than unix, IPv4, IPv6 and NETLINK_ROUTE: AF_VSOCK is in no namespace, others are little tested",
     "socketpair": "other families than unix",
+    "clone": "namespaces are made before the payload starts",
 }
 
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
@@ -122,44 +123,53 @@ def _masked(argument: int, value: int, mask: int = INT) -> Condition:
 @lru_cache(maxsize=64)
 def default(capabilities: frozenset[str] = frozenset(), *, nested: bool = False, kill: bool = False) -> Seccomp:
     """The default profile for a payload that keeps these capabilities. nested: it may make user namespaces. kill: a call that
-    is refused ends the process (SIGSYS) instead of failing with EPERM."""
-    rules = [Rule(tuple(names.split()), why=f"allowed: {subject}") for subject, names in ALLOWED.items()]
+    is refused ends the process (SIGSYS) instead of failing with EPERM.
+
+    What is refused has rules too: they say why, and change nothing.
+    """
+    refusal = "kill" if kill else "errno"
+    rules = [Rule(tuple(names.split()), why=subject) for subject, names in ALLOWED.items()]
     rules += [
-        Rule(tuple(names.split()), why=f"allowed: {capability} is kept")
+        Rule(tuple(names.split()), why=f"{capability} is kept")
         for capability, names in WITH_CAPABILITY.items()
         if capability in capabilities
     ]
     rules += _sockets(capabilities, nested=nested)
     rules += [
-        Rule(("personality",), when=(_masked(0, persona),), why=f"allowed: {what}")
+        Rule(("personality",), when=(_masked(0, persona),), why=what)
         for persona, what in ((0, "PER_LINUX"), (INT, "asking which there is"))
     ]
-    rules.append(Rule(("ioctl",), why="allowed, but for what puts input into a terminal"))
+    rules.append(Rule(("ioctl",), why="but for what puts input into a terminal"))
     if nested:
-        rules.append(Rule(("clone", "clone3", "unshare", "setns"), why="allowed: nested_namespaces"))
+        rules.append(Rule(("clone", "clone3", "unshare", "setns"), why="nested_namespaces"))
         names = "mount umount2 pivot_root move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr sethostname"
-        rules.append(Rule(tuple(names.split()), why="allowed: nested_namespaces, where such namespaces need it"))
+        rules.append(Rule(tuple(names.split()), why="nested_namespaces, where such namespaces need it"))
     elif "CAP_SYS_ADMIN" in capabilities:
-        rules.append(Rule(("clone",), why="allowed: CAP_SYS_ADMIN is kept"))
+        rules.append(Rule(("clone",), why="CAP_SYS_ADMIN is kept"))
     else:
-        rules.append(Rule(("clone",), when=(_masked(0, 0, CLONE_NEW),), why="allowed, but no new namespaces"))
-        rules.append(Rule(("clone3",), action="errno", errno="ENOSYS", why=_why("clone3")))
-    return Seccomp(tuple(rules), vetoes=_vetoes(), action="kill" if kill else "errno")
+        rules.append(
+            Rule(("clone",), when=(_masked(0, 0, CLONE_NEW),), why="for processes and threads, in no new namespaces")
+        )
+        rules.append(Rule(("clone3",), action="errno", errno="ENOSYS", why=REFUSED["clone3"]))
+    rules += [
+        Rule(tuple(names.split()), action=refusal, why=why) for names, why in REFUSED.items() if names != "clone3"
+    ]
+    return Seccomp(tuple(rules), vetoes=_vetoes(), action=refusal)
 
 
 def _sockets(capabilities: frozenset[str], *, nested: bool) -> Iterable[Rule]:
     """By family: each is a driver of its own in the kernel, loaded when first asked for, and several reach around namespaces."""
     for name, family in (("unix", AF_UNIX), ("IPv4", AF_INET), ("IPv6", AF_INET6)):
-        yield Rule(("socket",), when=(_masked(0, family),), why=f"allowed: {name} sockets")
-    yield Rule(("socketpair",), when=(_masked(0, AF_UNIX),), why="allowed: pairs of unix sockets")
+        yield Rule(("socket",), when=(_masked(0, family),), why=f"{name} sockets")
+    yield Rule(("socketpair",), when=(_masked(0, AF_UNIX),), why="unix sockets")
     if "CAP_NET_ADMIN" in capabilities or nested:
         reason = "CAP_NET_ADMIN is kept" if "CAP_NET_ADMIN" in capabilities else "nested_namespaces"
-        yield Rule(("socket",), when=(_masked(0, AF_NETLINK),), why=f"allowed: {reason}")
+        yield Rule(("socket",), when=(_masked(0, AF_NETLINK),), why=reason)
     else:
         route = (_masked(0, AF_NETLINK), _masked(2, NETLINK_ROUTE))
-        yield Rule(("socket",), when=route, why="allowed: NETLINK_ROUTE, which libc asks for addresses")
+        yield Rule(("socket",), when=route, why="NETLINK_ROUTE, which libc asks for addresses")
     if "CAP_NET_RAW" in capabilities:
-        yield Rule(("socket",), when=(_masked(0, AF_PACKET),), why="allowed: CAP_NET_RAW is kept")
+        yield Rule(("socket",), when=(_masked(0, AF_PACKET),), why="CAP_NET_RAW is kept")
 
 
 def _vetoes() -> tuple[Rule, ...]:
@@ -168,12 +178,3 @@ def _vetoes() -> tuple[Rule, ...]:
         Rule(("ioctl",), action="errno", when=(_masked(1, request),), why=f"{name} types into a terminal")
         for name, request in (("TIOCSTI", TIOCSTI), ("TIOCLINUX", TIOCLINUX))
     )
-
-
-def _why(name: str) -> str:
-    return next((why for names, why in REFUSED.items() if name in names.split()), "no program is known to need it")
-
-
-def why_refused(name: str) -> str:
-    """Why the default profile does not have this call."""
-    return _why(name)

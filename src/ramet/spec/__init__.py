@@ -5,10 +5,12 @@ from ramet.spec.mounts import Bind, Dev, Directory, File, Mount, Mqueue, Overlay
 from ramet.spec.namespaces import Join, Namespace, TimeOffsets
 from ramet.spec.rootfs import Rootfs
 from ramet.spec.sandbox import Command, Sandbox
+from ramet.spec.seccomp import Condition, Rule, Seccomp
 
 __all__ = [
     "Bind",
     "Command",
+    "Condition",
     "Dev",
     "Directory",
     "File",
@@ -20,7 +22,9 @@ __all__ = [
     "Overlay",
     "Proc",
     "Rootfs",
+    "Rule",
     "Sandbox",
+    "Seccomp",
     "Symlink",
     "TimeOffsets",
     "Tmpfs",

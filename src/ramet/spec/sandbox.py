@@ -247,7 +247,11 @@ class Sandbox(Record):
     def _settle_rights(self) -> None:
         self._put("capabilities", capability_set(self.capabilities, "Sandbox.capabilities"))
         if not isinstance(self.seccomp, Seccomp) and self.seccomp not in SECCOMP:
-            raise self._bad("seccomp", f"must be one of {', '.join(SECCOMP)}, or a Seccomp, not {self.seccomp!r}")
+            raise self._bad(
+                "seccomp",
+                f"must be one of {', '.join(SECCOMP)}, or a Seccomp, not {self.seccomp!r}",
+                hint="Seccomp.from_oci(path) reads a profile",
+            )
         self._put("rlimits", check_rlimits(self.rlimits, "Sandbox.rlimits"))
         if self.as_pid1 and Namespace.PID not in self.namespaces:
             raise self._bad("as_pid1", "needs Namespace.PID in Sandbox.namespaces")
@@ -300,6 +304,13 @@ class Sandbox(Record):
         from ramet.run.process import run
 
         return run(argv, self, **options)
+
+    def explain_call(self, name: str) -> str:
+        """What happens in this sandbox with a system call, and why. Raises SpecError where there is no such call."""
+        from ramet.seccomp.filters import policy_of
+
+        policy = policy_of(self)
+        return policy.explain(name) if policy is not None else f"{name}: allowed: there is no filter"
 
     def joined(self, kind: Namespace) -> bool:
         """Is this kind entered rather than new or shared?"""

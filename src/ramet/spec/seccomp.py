@@ -6,6 +6,7 @@ import errno as _errno
 
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
+from ramet.spec.capabilities import capability_set
 from ramet.spec.record import Record
 
 TYPE_CHECKING = False
@@ -71,9 +72,9 @@ class Rule(Record):
 class Seccomp(Record):
     """A policy for system calls: seccomp(2), since Linux 3.17.
 
-    rules: several may name one call; a rule of `vetoes` wins over all of them. otherwise: what calls that no rule names
-    get, the errno; unknown: the same for calls that the compiler has not heard of, so that programs fall back to what they did
-    before there was such a call.
+    rules: several may name one call; a rule of `vetoes` wins over all of them. action: what calls that no rule names get: "errno",
+    "kill" or "allow"; errno: which; unknown: the errno of calls that the compiler has not heard of, so that programs fall back to
+    what they did before there was such a call.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -93,6 +94,31 @@ class Seccomp(Record):
             raise self._bad("action", f"must be allow, errno or kill, not {self.action!r}")
         self._put("errno", errno_number(self.errno, "Seccomp.errno"))
         self._put("unknown", errno_number(self.unknown, "Seccomp.unknown"))
+
+    @classmethod
+    def default(cls, capabilities: Iterable[str] = (), *, nested: bool = False, kill: bool = False) -> Seccomp:
+        """The policy of `Sandbox(seccomp="default")`, to build upon. capabilities: that the payload keeps, which open the calls they
+        are for; nested: it may make namespaces; kill: as "kill"."""
+        from ramet.seccomp.profile import default
+
+        return default(capability_set(capabilities, "capabilities"), nested=nested, kill=kill)
+
+    @classmethod
+    def from_oci(cls, profile: object, capabilities: Iterable[str] = ()) -> Seccomp:
+        """A profile in the form of Docker, or of the OCI runtime specification: the path of a JSON file, or what is in it.
+
+        capabilities: that the payload keeps: Docker's profiles say more with some of them. Raises SpecError for what is no such
+        profile, naming the key.
+        """
+        from ramet.seccomp.oci import read
+
+        return read(profile, capability_set(capabilities, "capabilities"))
+
+    def explain(self, name: str) -> str:
+        """What happens with this system call, and why; a line for each rule that has a say. Raises SpecError where there is no such call."""
+        from ramet.seccomp.explain import explain
+
+        return str(explain(self, name))
 
     def allow(self, *names: str, when: Iterable[Condition] = (), why: str = "asked for") -> Self:
         """The same with these calls allowed."""
