@@ -6,7 +6,7 @@ export PYTHON
 help: ## this text
 	@echo "ramet: new processes that share exactly what you say"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-20s %s\n", $$1, $$2 }'
 
 dev: ## set up everything that development needs
 	@scripts/setup run test check bench
@@ -18,6 +18,10 @@ demo: ## an untrusted program analyses a data file in a sandbox
 test: ## all tests; started by root, as root and as an ordinary user
 	@scripts/setup run test
 	@scripts/test $(ARGS)
+
+test-cgroup2: ## the tests of control groups on version 2, in virtual machines
+	@scripts/setup run test vm
+	@scripts/test-cgroup2 $(ARGS)
 
 check: ## style, types, C warnings under gcc, clang and for aarch64
 	@scripts/setup run test check
@@ -31,4 +35,4 @@ clean: ## remove what was built, and the virtual environment
 	rm -rf .venv build dist src/ramet/_init src/ramet/_core*.so .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help dev demo test check bench clean
+.PHONY: help dev demo test test-cgroup2 check bench clean

@@ -165,7 +165,8 @@ static void write_number(char *text, long number)
 /* The child becomes init, and the process it clones the payload. That one builds the sandbox while we exec init. */
 static void become_init(struct child *child)
 {
-    child->payload_running = 1;
+    /* With a memory of its own it does not leave ours, and nothing would clear the word. */
+    child->payload_running = (child->payload_clone.flags & CLONE_CHILD_CLEARTID) != 0;
     long pid = clone_on_stack(&child->payload_clone, child->no_clone3, payload_main, child);
     if (sys_failed(pid)) {
         child->payload_running = 0;

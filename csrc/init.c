@@ -24,7 +24,6 @@
 #define SIGNAL_CHILD 17
 #define USAGE_OF_CHILDREN -1
 #define SET_DUMPABLE 4
-#define SET_PARENT_DEATH_SIGNAL 1
 #define SET_NAME 15
 #define TMPFS_MAGIC 0x01021994
 #define CAPABILITY_VERSION_3 0x20080522
@@ -185,8 +184,6 @@ static _Noreturn __attribute__((used)) void init_main(const uint64_t *stack)
     sys2(__NR_prctl, SET_DUMPABLE, 0);
     sys2(__NR_prctl, SET_NAME, "ramet-init");
     keep_one_capability();
-    /* Tied to the thread that cloned us, which may end before we should. From here the pidfd watches. */
-    sys2(__NR_prctl, SET_PARENT_DEATH_SIGNAL, 0);
     supervise(payload);
 }
 

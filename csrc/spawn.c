@@ -256,6 +256,14 @@ static void start_joined(struct child *child, unsigned char *stack)
     int status;
     while (waitpid((pid_t)pid, &status, __WALL) < 0 && errno == EINTR)
         ;
+    if (child->pid > 0 || child->failed.stage != STAGE_NONE)
+        return;
+    /* Somebody has killed it. The child may be there all the same, and in our memory. */
+    if (child->pidfd >= 0) {
+        sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
+        reap(child->pidfd);
+    }
+    fail_clone(child, -EINTR);
 }
 
 /* The caller's side of the sync steps, with its own signal mask: Ctrl-C must work while newuidmap hangs. On an
@@ -367,6 +375,10 @@ static int parse_program(PyObject *given, struct programs *programs, int which)
 {
     if (given == Py_None)
         return 0;
+    if (!PyTuple_Check(given)) {
+        PyErr_SetString(PyExc_TypeError, "a program is a tuple (bytes, inputs)");
+        return -1;
+    }
     return PyArg_ParseTuple(given, "y*O", &programs->blob[which], &programs->inputs[which]) ? 0 : -1;
 }
 
@@ -379,10 +391,12 @@ static int programs_check(const struct programs *programs)
             return -1;
         }
     }
-    long long gate_end = programs->gate + (long long)sizeof(uint32_t), text_end = programs->pid_text + PID_TEXT_SIZE;
+    /* subtracted, since the sum may overflow */
+    long long last_gate = (long long)data_size(programs, PAYLOAD) - (long long)sizeof(uint32_t);
+    long long last_text = (long long)data_size(programs, INIT) - PID_TEXT_SIZE;
     int fits = (programs->gate < 0 || (programs->gate % (long long)sizeof(uint32_t) == 0 && programs->shares &&
-                                       gate_end <= data_size(programs, PAYLOAD))) &&
-               (programs->pid_text < 0 || text_end <= data_size(programs, INIT));
+                                       programs->gate <= last_gate)) &&
+               (programs->pid_text < 0 || programs->pid_text <= last_text);
     if (has(programs, PAYLOAD) != has(programs, INIT) || has(programs, PAYLOAD) != (programs->pid_text >= 0) || !fits) {
         PyErr_SetString(PyExc_ValueError, "payload, init, gate and pid_text do not fit each other");
         return -1;

@@ -1,4 +1,4 @@
-/* The plan interpreter. Runs in the CLONE_VM child and in init: no libc, no allocation, raw calls only. */
+/* The plan interpreter. Runs in the CLONE_VM child and in the payload's process: no libc, no allocation, raw calls only. */
 #include "steps.h"
 
 static const struct step *program_steps(const void *blob)

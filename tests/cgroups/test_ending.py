@@ -7,8 +7,8 @@ import sys
 import time
 
 import pytest
+from group_payloads import need_limits, ours, running, until
 
-from conftest import need_limits, ours, running, until
 from needs import as_root, only
 from ramet import cgroups
 from ramet.cgroups import ending, files, owners
@@ -171,8 +171,7 @@ def test_sweep_removes_what_a_dead_caller_left(kind):
         process.kill()
         process.wait()
         process.stdout.close()
-    assert mine <= ours()  # nothing but a sweep removes it
-    assert mine <= set(cgroups.sweep())
+    cgroups.sweep()  # or that of another caller on this machine was faster
     assert not mine & ours()
     assert kind == "empty" or until(lambda: not running(pid))
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from group_payloads import PATIENCE, running, until
 
-from conftest import PATIENCE, running, until
 from needs import need, only
 from ramet import cgroups
 from ramet.cgroups import ending, files, systemd

@@ -188,6 +188,8 @@ def test_debug_shows_the_traceback_and_its_absence_does_not(ramet):
     assert "Traceback" in ramet("run", "--debug", "--bind", "/nonexistent", "true").stderr
     assert "Traceback" in ramet("--debug", "run", "--bind", "/nonexistent", "true").stderr
     assert "Traceback" in ramet("run", "--debug", "--bnd", "/x", "true").stderr
+    assert "Traceback" in ramet("ps", "-t", "net", "nobody", "--debug").stderr
+    assert "Traceback" not in ramet("ps", "-t", "net", "nobody").stderr
     for words in (["true", "--debug"], ["--", "true", "--debug"]):
         assert "Traceback" not in ramet("run", "--bind", "/nonexistent", *words).stderr
 
@@ -198,8 +200,19 @@ def test_debug_shows_the_traceback_and_its_absence_does_not(ramet):
         (["rnu"], "rnu: no such subcommand\n\nhint: did you mean run?"),
         (["python3"], "python3: no such subcommand\n\nhint: ramet run -- python3 ... runs a command"),
         (["--verson"], "--verson: no such option\n\nhint: did you mean --version?"),
-        (["explain"], "explain: takes one subject, not 0"),
-        (["explain", "CLONE_VM", "CLONE_FS"], "explain: takes one subject, not 2"),
+        (["explain"], "explain: takes flags, a call, a process or two, or a file"),
+        (["explain", "CLONE_VM", "1"], "explain: can't be explained together: 'CLONE_VM' is flags and '1' is a pid"),
+        (["explain", "--as", "flasg", "1"], "--as: there is no kind of subject 'flasg'\n\nhint: did you mean 'flags'?"),
+        (["explain", "1", "2", "3"], "explain: takes one process or two, not 3"),
+        (["ps", "-t", "nte"], "-t: there is no namespace 'nte'\n\nhint: did you mean 'net'?"),
+        (["ps", "bash"], "ps: 'bash' is neither a pid nor the number of a namespace"),
+        (["ps", "1", "2"], "ps: takes one process or namespace, not 2"),
+        (["ps", "4194305"], "ps: there is no process 4194305"),
+        (["ps", "4294967295"], "ps: there is no namespace 4294967295 to be seen"),
+        (["tree", "x"], "tree: 'x' is no pid"),
+        (["tree", "1", "2"], "tree: takes one process, not 2"),
+        (["tree", "--namespace"], "--namespace: no such option\n\nhint: did you mean --namespaces?"),
+        (["tree", "--namespaces", "1"], "--namespaces: goes with neither a process nor --new or --all"),
         (["doctor", "who"], "doctor who: takes no argument"),
         (["plan", "--output", "1K", "true"], "--output: no such option"),
     ],

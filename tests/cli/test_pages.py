@@ -8,7 +8,17 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["--help"], ["run", "-h"], ["plan", "--help"], ["explain", "--help"], ["doctor", "--help"]]
+    "args",
+    [
+        [],
+        ["--help"],
+        ["run", "-h"],
+        ["plan", "--help"],
+        ["explain", "--help"],
+        ["doctor", "--help"],
+        ["ps", "--help"],
+        ["tree", "--help"],
+    ],
 )
 def test_help_fits_80_columns_and_goes_to_stdout(ramet, args):
     """Help was asked for, so it is data: stdout, exit code 0."""

@@ -7,6 +7,7 @@ from ramet import _core
 from ramet.plan.calls import numbers
 from ramet.plan.encode import encode
 from ramet.plan.steps import Stage, Step
+from ramet.run import ahead
 
 MACHINE = os.uname().machine
 NUMBERS = numbers(MACHINE)
@@ -36,7 +37,7 @@ def spawn(*steps, inputs=None, flags=CLEAR_SIGHAND, fail=None, join=None, **more
     encoded = encode(Stage("child", steps), MACHINE, fail=fail)
     given = [(encoded.offsets[slot], fd) for slot, fd in (inputs or {}).items() if slot in encoded.offsets]
     if join is not None:
-        more["join"] = encode(Stage("join", tuple(join)), MACHINE).blob
+        more["join"] = encode(Stage("join", tuple(join)), MACHINE).blob, []
     found = _core.spawn(encoded.blob, given, flags, **more)
     if found[0] > 0:
         end(found[1])
@@ -88,7 +89,8 @@ def children():
 
 
 def descriptors():
-    """Open descriptors of this process, with what each is."""
+    """Open descriptors of this process, with what each is; without the namespaces made ahead, which are let go."""
+    ahead.forget()
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:

@@ -179,10 +179,10 @@ def test_names_of_processes_may_hold_anything(tmp_path: object) -> None:
     root = str(tmp_path)
     os.makedirs(f"{root}/7")
     with open(f"{root}/7/stat", "w") as file:
-        file.write("7 (a b) S) (x) S 42 7 7 0 -1\n")
+        file.write("7 (a b) S) (x) S 42 7 7 0 -1 4194304 0\n")
     found = read_process(7, proc=root)
     assert (found.parent, found.command) == (42, "a b) S) (x")
-    assert set(found.ids.values()) == {None}
+    assert set(found.ids.values()) == {0}
     with pytest.raises(SpecError, match="no process 8"):
         read_process(8, proc=root)
 

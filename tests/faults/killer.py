@@ -10,7 +10,10 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
+from collections import deque
+from threading import Thread
 from time import monotonic, sleep
 
 import ramet
@@ -26,10 +29,6 @@ LONGEST = float(os.environ.get("LONGEST", "0.012"))  # a start takes 1 to 4 ms; 
 
 def start_for_ever(mode):
     """The caller: starts sandboxes until it is killed; a few of them live at a time."""
-    import subprocess
-    from collections import deque
-    from threading import Thread
-
     alive = deque()
 
     def loop():

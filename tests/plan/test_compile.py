@@ -1,7 +1,10 @@
 """compile: pure, deterministic, and what it decides by the facts."""
 
+import struct
+
 import pytest
 from plan_facts import (
+    ARM_USER,
     CONTAINER_ROOT,
     HOSTS,
     NEW_USER,
@@ -14,6 +17,7 @@ from plan_facts import (
 )
 
 from ramet.errors import SpecError, UnsupportedError
+from ramet.plan.check import check
 from ramet.plan.compile import compile
 from ramet.plan.steps import Block
 from ramet.spec import Bind, Command, Directory, IdMapping, Join, Namespace, Rootfs, Sandbox, Tmpfs
@@ -41,8 +45,8 @@ def test_compile_is_deterministic(name):
     first, second = (compile.__wrapped__(Sandbox(), HOSTS[name], TRUE) for _ in range(2))
     assert first is not second
     assert str(first) == str(second)
-    assert encodings(first).child.blob == encodings(second).child.blob
-    assert encodings(first).tail(quiet=False) == encodings(second).tail(quiet=False)
+    for stage in first.stages:
+        assert getattr(encodings(first), stage).blob == getattr(encodings(second), stage).blob
 
 
 def test_compile_does_not_ask_the_machine(monkeypatch):
@@ -157,12 +161,13 @@ def test_kernel_kills_with_the_pidfd_where_it_can():
 
 
 def test_as_pid1_leaves_init_out():
-    """as_pid1=True has one stage, ending in the payload's exec; the default has init between."""
+    """as_pid1=True has one stage, ending in the payload's exec; the default has one for init beside."""
     alone, default = compile(Sandbox(as_pid1=True), USER, TRUE), compile(Sandbox(), USER, TRUE)
     assert set(alone.stages) == {"child"}
     assert not alone.init
-    assert set(default.stages) == {"child", "payload"}
-    assert steps(default)[-1].call == "execveat"
+    assert list(default.stages) == ["child", "init", "payload"]
+    assert steps(alone)[-1].call == steps(default, "payload")[-1].call == "execve"
+    assert steps(default, "init")[-1].call == "execveat"
 
 
 def test_bare_name_is_tried_along_path():
@@ -174,20 +179,96 @@ def test_bare_name_is_tried_along_path():
 
 
 def test_passed_descriptors_keep_their_numbers_and_init_gets_others():
-    """pass_fds are placed under their own numbers, init's own under ones that are free."""
+    """pass_fds are placed under their own numbers, and init has its own and no others, each in a process of its own."""
     plan = compile(Sandbox(), USER, Command(("/bin/true",), pass_fds=(3, 5)))
-    placed = {step.args[1]: str(step.args[0]) for step in calls(plan, "dup3")}
-    assert placed == {
-        0: "stdin",
-        1: "stdout",
-        2: "stderr",
-        3: "fd3",
-        5: "fd5",
-        4: "control",
-        6: "tail",
-        7: "caller",
-        8: "init",
+    placed = {
+        stage: {step.args[1]: str(step.args[0]) for step in steps(plan, stage) if step.call == "dup3"}
+        for stage in ("init", "payload")
     }
+    assert placed["payload"] == {0: "stdin", 1: "stdout", 2: "stderr", 3: "fd3", 5: "fd5"}
+    assert placed["init"] == {0: "control", 1: "caller", 3: "init"}
+    (signals,) = calls(plan, "signalfd4")
+    assert signals.expect == 2
+    closed = {s: [step.args[:2] for step in steps(plan, s) if step.call == "close_range"] for s in placed}
+    assert closed == {"init": [(2, 2), (4, 2**32 - 1)], "payload": [(4, 4), (6, 2**32 - 1)]}
+
+
+GATED, ENTERED_BY_FORK = {}, {"namespaces": set(Namespace)}
+
+
+@pytest.mark.parametrize(
+    ("host", "fields", "gated"),
+    [
+        (USER, GATED, True),
+        (ROOT, GATED, True),
+        (ROOT, ENTERED_BY_FORK, True),
+        (OLD_ROOT, GATED, True),
+        (OLD_ROOT, ENTERED_BY_FORK, False),
+        (USER, {"namespaces": {Namespace.PID}, "join": [Join(Namespace.USER, pid=5)]}, False),
+        (ROOT, {"namespaces": {Namespace.PID}, "join": [Join(Namespace.NET, pid=5)]}, False),
+        (ROOT, {"namespaces": {Namespace.PID, Namespace.USER}, "join": [Join(Namespace.NET, pid=5)]}, True),
+    ],
+)
+def test_payload_waits_for_init_where_they_share_memory(host, fields, gated):
+    """The payload's exec waits for init's where both have the caller's memory. Where they have a copy of it, or where the
+    child must make a time namespace before it clones, it does not, and the memory is hidden before the clone."""
+    plan = compile(Sandbox(**fields), host, TRUE)
+    assert plan.gated == gated
+    assert [step.args[1] for step in calls(plan, "futex")] == ([0, 1] if gated else [])
+    assert (steps(plan)[-1].args[:2] == (4, 0)) != gated
+    assert check(plan) == []
+
+
+@pytest.mark.parametrize("host", [USER, ROOT, OLD_ROOT, ARM_USER])
+def test_namespaces_made_ahead_are_entered_and_not_made(host):
+    """With a pair ready the clone makes neither of the two, nobody maps ids or brings up lo, and the rest of the plan is
+    the same."""
+    own = compile(Sandbox(), host, TRUE)
+    entering = compile(Sandbox(), host, TRUE, ahead=True)
+    assert own.clone_flags ^ entering.clone_flags == 0x10000000 | 0x40000000
+    assert [(step.call, str(step.args[0])) for step in steps(entering, "join")] == [
+        ("setns", "ahead_user"),
+        ("setns", "ahead_net"),
+    ]
+    assert entering.sync == () and "uid_map" not in str(entering)
+    assert calls(own, "ioctl") and not calls(entering, "ioctl")
+    left_out = {step.doing for step in own} - {step.doing for step in entering}
+    assert all(doing in ("bring lo up", "forbid user namespaces inside") or " ids" in doing for doing in left_out)
+    order = [step.doing for step in own if step.doing not in left_out]
+    assert [step.doing for step in entering if step.origin == "Sandbox.namespaces" or step.doing in order][2:] == order
+    assert check(own) == check(entering) == []
+
+
+def test_what_can_be_made_ahead():
+    """Equal kits stand for each other: what differs in the ids, lo or user namespaces inside has another; and none is there
+    without both namespaces, with a join, with a helper that maps ids, or where the kernel ends the child by itself."""
+
+    def kit(host=USER, **fields):
+        return compile(Sandbox(**fields), host, TRUE).kit
+
+    assert kit() == kit(hostname="other", mounts=[Tmpfs("/x")]) != None  # noqa: E711
+    assert len({kit(), kit(loopback=False), kit(uid=7), kit(nested_namespaces=True), kit(ROOT), kit(ARM_USER)}) == 6
+    assert kit(namespaces={Namespace.USER}) is None
+    assert kit(namespaces={Namespace.PID}, join=[Join(Namespace.USER, pid=5)]) is None
+    assert kit(USER_WITH_RANGES, uid_mappings="subordinate", gid_mappings="subordinate") is None
+    assert kit(NEW_USER) is None
+
+
+def test_init_keeps_the_right_to_signal_and_no_other():
+    """Before its exec init drops all rights but CAP_KILL, which is ambient; without that right it drops them all; and it
+    is tied to no thread any more."""
+    for host, fields, ambient in (
+        (USER, {}, 1),
+        (ROOT, {"namespaces": {Namespace.PID}}, 1),
+        (USER, {"namespaces": {Namespace.PID}, "join": [Join(Namespace.USER, pid=5)]}, 1),
+        (ROOT.replace(capabilities=ROOT.capabilities & ~(1 << 5)), {"namespaces": {Namespace.PID}}, 0),
+    ):
+        own = steps(compile(Sandbox(**fields), host, TRUE), "init")
+        (dropped,) = (step for step in own if step.call == "capset")
+        assert struct.unpack("<6I", b"".join(dropped.args[1]))[:3] == (0x20 * ambient,) * 3
+        raised = [step.args[2] for step in own if step.call == "prctl" and step.args[:2] == (47, 2)]
+        assert raised == [5] * ambient
+        assert any(step.call == "prctl" and step.args[:2] == (1, 0) for step in own)
 
 
 def test_join_hides_memory_first_and_user_namespace_goes_first():

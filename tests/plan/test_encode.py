@@ -1,6 +1,7 @@
 """encode: the layout of csrc/steps.h, byte for byte where it matters."""
 
 import struct
+from pathlib import Path
 
 import pytest
 from plan_facts import ROOT, USER
@@ -11,7 +12,6 @@ from ramet.plan.encode import (
     ADDRESS,
     EXPECT,
     HEADER,
-    INIT_HEAD,
     MAGIC,
     NR_INJECT,
     SAVE,
@@ -21,8 +21,11 @@ from ramet.plan.encode import (
     encodings,
     failing,
 )
+from ramet.plan.finish import INIT_RUNNING, PAYLOAD_PID, PID_TEXT_SIZE
 from ramet.plan.steps import Block, Ptr, Slot, Stage, Step
-from ramet.spec import Command, Sandbox
+from ramet.spec import Command, Join, Sandbox
+
+CSRC = Path(__file__).parents[2] / "csrc"
 
 
 def step(call, *args, result=None, allow=(), expect=None, retries=False):
@@ -140,14 +143,35 @@ def test_encodings_are_made_once_and_failing_ones_apart():
     assert encodings(plan) is kept
 
 
-def test_tail_is_laid_as_init_reads_it():
-    """Head, then two programs, each at a multiple of 16; the sizes add up."""
-    plan = compile(Sandbox(), ROOT, Command(("/bin/true",)))
-    tail = encodings(plan).tail(quiet=False)
-    magic, control, watch, own, payload, quiet = INIT_HEAD.unpack_from(tail)
-    assert (magic, control, watch, quiet) == (0x31494D52, plan.control, plan.watch, 0)
-    assert INIT_HEAD.unpack_from(encodings(plan).tail(quiet=True))[-1] == 1
-    assert INIT_HEAD.size == 32 and own % 16 == 0
-    assert len(tail) == INIT_HEAD.size + own + payload
-    assert HEADER.unpack_from(tail, INIT_HEAD.size)[1] == 0
-    assert HEADER.unpack_from(tail, INIT_HEAD.size + own)[1] == len(plan.stages["payload"].steps)
+def test_every_stage_of_a_plan_has_its_program():
+    """With init there are three programs, and one more where something is joined; without it there is the child's alone."""
+    shapes = {
+        ("child", "init", "payload"): Sandbox(),
+        ("child", "init", "join", "payload"): Sandbox(namespaces={"pid"}, join=[Join("net", pid=5)]),
+        ("child",): Sandbox(as_pid1=True),
+    }
+    for names, spec in shapes.items():
+        plan = compile(spec, ROOT, Command(("/bin/true",)))
+        made = {name: getattr(encodings(plan), name) for name in ("child", "init", "join", "payload")}
+        assert {name for name, program in made.items() if program is not None} == set(names)
+        for name in names:
+            assert HEADER.unpack_from(made[name].blob)[1] == len(plan.stages[name].steps)
+
+
+def test_places_that_init_is_started_with():
+    """The word that the payload's process waits for is aligned and holds no 0 that would open it; the pid's digits have
+    PID_TEXT_SIZE bytes of their own, which init's second argument points to."""
+    plan = compile(Sandbox(), USER, Command(("/bin/true",)))
+    whole = encodings(plan)
+    gate, text = whole.payload.offsets[INIT_RUNNING], whole.init.offsets[PAYLOAD_PID]
+    assert gate % 4 == 0
+    _, count, relocs, size = HEADER.unpack_from(whole.init.blob)
+    data = whole.init.blob[-size:]
+    assert data[text : text + PID_TEXT_SIZE] == b"\xff" * 4 + bytes(PID_TEXT_SIZE - 4)
+    argv = STEP.unpack_from(whole.init.blob, HEADER.size + (count - 1) * STEP.size)[8]
+    places = struct.unpack_from(f"<{relocs}I", whole.init.blob, HEADER.size + count * STEP.size)
+    assert argv + 8 in places and struct.unpack_from("<Q", data, argv + 8)[0] == text
+    others = [place for slot, place in whole.init.offsets.items() if slot != PAYLOAD_PID]
+    assert not any(text <= place < text + PID_TEXT_SIZE for place in others)
+    with open(CSRC / "child.h") as header:
+        assert f"#define PID_TEXT_SIZE {PID_TEXT_SIZE}\n" in header.read()

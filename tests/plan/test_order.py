@@ -4,7 +4,7 @@ ramet.plan.check."""
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plan_facts import HOSTS, PATHS, ROOT, USER, for_spec
+from plan_facts import HOSTS, OLD_ROOT, PATHS, ROOT, USER, for_spec
 from plan_specs import commands, sandboxes
 
 from ramet import _core
@@ -13,7 +13,7 @@ from ramet.plan.check import check
 from ramet.plan.compile import compile
 from ramet.plan.encode import encodings, failing
 from ramet.plan.steps import Plan, Stage
-from ramet.spec import Command, Sandbox
+from ramet.spec import Command, Namespace, Sandbox
 
 TRUE = Command(("/bin/true",))
 hosts = st.sampled_from(list(HOSTS.values()))
@@ -36,6 +36,7 @@ def test_every_plan_is_in_order(spec, host, command):
     plan = plan_or_refusal(spec, host, command)
     if plan is not None:
         assert check(plan) == []
+        assert plan.kit is None or check(compile(plan.spec, plan.facts, plan.command, ahead=True)) == []
 
 
 @settings(quickly, max_examples=100)
@@ -48,7 +49,7 @@ def test_every_plan_can_be_shown_and_encoded(spec, host, command):
     assert str(plan).startswith("clone3({flags=CLONE_VM|")
     assert set(plan.to_json()["stages"]) == set(plan.stages)
     whole = encodings(plan)
-    for stage in ("join", "child"):
+    for stage in ("join", "child", "init", "payload"):
         encoded = getattr(whole, stage)
         if encoded is None:
             continue
@@ -62,8 +63,11 @@ def test_every_plan_can_be_shown_and_encoded(spec, host, command):
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_default_plan_is_in_order_on_every_host(name):
-    """The default sandbox can be planned on each kind of host, in order."""
-    assert check(compile(Sandbox(), HOSTS[name], TRUE)) == []
+    """The default sandbox can be planned on each kind of host, in order; so can one that enters namespaces made ahead."""
+    plan = compile(Sandbox(), HOSTS[name], TRUE)
+    assert check(plan) == []
+    if plan.kit:
+        assert check(compile(Sandbox(), HOSTS[name], TRUE, ahead=True)) == []
 
 
 def broken(plan, stage, change):
@@ -79,10 +83,6 @@ def position(steps, call, **wanted):
     return next(
         n for n, step in enumerate(steps) if step.call == call and all(getattr(step, k) == v for k, v in wanted.items())
     )
-
-
-def move(steps, call, to):
-    steps.insert(to, steps.pop(position(steps, call)))
 
 
 def swap_first(steps):
@@ -116,12 +116,17 @@ def lose_origin(steps):
 
 
 def leave_open(steps):
-    del steps[position(steps, "close_range")]
+    del steps[-1 - position(steps[::-1], "close_range")]
 
 
 def close_passed(steps):
     at = position(steps, "close_range")
-    steps[at] = steps[at]._replace(args=(5, 2**32 - 1, 0))
+    steps[at] = steps[at]._replace(args=(2, 2**32 - 1, 0))
+
+
+def close_own(steps):
+    at = position(steps, "close_range")
+    steps[at] = steps[at]._replace(args=(1, 2, 0))
 
 
 def exec_early(steps):
@@ -129,7 +134,7 @@ def exec_early(steps):
 
 
 def wait_late(steps):
-    steps.insert(14, steps.pop(position(steps, "read")))
+    steps.append(steps.pop(position(steps, "read")))
 
 
 def wait_for_nothing(steps):
@@ -141,22 +146,70 @@ def unblock_early(steps):
     steps.insert(0, steps[-2])
 
 
+def unblock_signals(steps):
+    steps.insert(-1, PAYLOADS[-2])
+
+
+def open_the_gate(steps):
+    del steps[position(steps, "futex")]
+
+
+def shut_the_gate_early(steps):
+    gate = [steps.pop(position(steps, "futex")) for _ in range(2)]
+    steps[3:3] = gate
+
+
+def wake_nobody(steps):
+    at = position(steps, "futex") + 1
+    steps[at] = steps[at]._replace(args=(steps[at].args[0], 0, 1, 0, 0, 0))
+
+
+def keep_rights(steps):
+    del steps[position(steps, "capset")]
+
+
+def stay_tied(steps):
+    del steps[next(n for n, step in enumerate(steps) if step.args[:2] == (1, 0))]
+
+
+def show_memory(steps):
+    steps.pop()
+
+
+def make_twice(steps):
+    steps.insert(-3, steps[position(steps, "setsid")]._replace(call="execve", retries=True))
+
+
+PAYLOADS = compile(Sandbox(), ROOT, TRUE).stages["payload"].steps
+BY_FORK = Sandbox(namespaces=set(Namespace))  # before Linux 6.3: init and payload share no memory
+
+
 @pytest.mark.parametrize(
     ("stage", "change", "said"),
     [
         ("child", swap_first, "begin by tying its life"),
         ("child", forget_life, "parent-death signal"),
-        ("child", bind_late, "after pivot_root"),
-        ("child", drop_early, "gives up rights"),
-        ("child", use_early, "before anything is in it"),
-        ("child", use_closed, "after it was closed"),
         ("child", lose_origin, "does not say where it comes from"),
-        ("child", leave_open, "not closed"),
-        ("child", close_passed, "which are passed on"),
-        ("child", exec_early, "does not end in exec"),
         ("child", wait_late, "after something else was done"),
         ("child", wait_for_nothing, "has let go"),
+        ("init", leave_open, "not closed"),
+        ("init", close_own, "which are passed on"),
+        ("init", exec_early, "does not end in exec"),
+        ("init", unblock_signals, "unblocks signals too early"),
+        ("init", keep_rights, "execs with the rights"),
+        ("init", stay_tied, "still tied to the thread"),
+        ("payload", bind_late, "after pivot_root"),
+        ("payload", drop_early, "gives up rights"),
+        ("payload", use_early, "before anything is in it"),
+        ("payload", use_closed, "after it was closed"),
+        ("payload", leave_open, "not closed"),
+        ("payload", close_passed, "which are passed on"),
+        ("payload", exec_early, "does not end in exec"),
+        ("payload", make_twice, "does not end in exec"),
         ("payload", unblock_early, "just before the exec"),
+        ("payload", open_the_gate, "must wait for init"),
+        ("payload", shut_the_gate_early, "must wait for init"),
+        ("payload", wake_nobody, "must wait for init"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -165,6 +218,29 @@ def test_check_notices(stage, change, said):
     plan = compile(Sandbox(), ROOT, TRUE)
     assert check(plan) == []
     assert any(said in line for line in check(broken(plan, stage, change))), check(broken(plan, stage, change))
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "said"),
+    [
+        ("child", show_memory, "not hidden"),
+        ("payload", lambda steps: steps[-2:-2] + list(PAYLOADS[-4:-2]) + steps, "a word that nobody clears"),
+    ],
+    ids=["show_memory", "wait_for_nobody"],
+)
+def test_check_notices_where_nothing_is_shared(stage, change, said):
+    """Where payload and init share no memory, waiting for it and showing it are noticed."""
+    plan = compile(BY_FORK, OLD_ROOT, TRUE)
+    assert check(plan) == []
+    assert any(said in line for line in check(broken(plan, stage, change))), check(broken(plan, stage, change))
+
+
+def test_check_notices_a_stage_too_few():
+    """A plan with an init and no stage in which the child becomes it is noticed."""
+    plan = compile(Sandbox(), ROOT, TRUE)
+    missing = broken(plan, "child", lambda steps: steps)
+    missing.init = False
+    assert any(line.startswith("its stages are") for line in check(missing))
 
 
 def test_hand_made_paths_are_those_of_the_specs():

@@ -15,11 +15,13 @@ TRUE = Command(("/bin/true",))
 def test_every_step_is_shown_under_the_number_that_errors_use():
     """The numbers of a stage cover its steps without gap, runs of the same call included."""
     plan = compile(Sandbox(), ROOT, TRUE)
-    shown = str(plan).split("the child, sharing")[1].split("\n\n")[0]
-    covered = []
-    for first, last in re.findall(r"^ *(\d+)(?:-(\d+))?  ", shown, re.M):
-        covered += range(int(first), int(last or first) + 1)
-    assert covered == list(range(len(plan.stages["child"].steps)))
+    titles = {"child": "the child, sharing", "init": "then the child clones", "payload": "the payload's process, meanwhile"}
+    for stage, title in titles.items():
+        shown = str(plan).split(title)[1].split("\n\n")[0]
+        covered = []
+        for first, last in re.findall(r"^ *(\d+)(?:-(\d+))?  ", shown, re.M):
+            covered += range(int(first), int(last or first) + 1)
+        assert covered == list(range(len(plan.stages[stage].steps)))
 
 
 def test_runs_of_dropped_capabilities_are_one_line():
@@ -71,9 +73,22 @@ def test_flags_have_their_kernel_names():
 
 def test_plan_says_whether_the_caller_is_stopped():
     """What is said of the clone tells vfork-style from waiting, and agrees with the flags."""
-    root, user = (str(compile(Sandbox(), host, TRUE)).split("\n\n")[0] for host in (ROOT, USER))
-    assert "CLONE_VFORK" in user and user.endswith("no sync: vfork-style")
-    assert "CLONE_VFORK" not in root and root.endswith("the caller maps ids while the child waits")
+
+    def first(host, *, ahead=False, **fields):
+        return str(compile(Sandbox(**fields), host, TRUE, ahead=ahead)).split("\n\n")[0]
+
+    alone, user, root, ahead = (
+        first(USER, as_pid1=True),
+        first(USER),
+        first(ROOT),
+        first(USER, ahead=True),
+    )
+    assert "CLONE_VFORK" in alone and alone.endswith("no sync: vfork-style")
+    assert user.endswith("the caller goes on when it has left our memory")
+    assert root.endswith("the caller maps ids while the child waits")
+    assert ahead.endswith("in a user and a network namespace that were made ahead of need")
+    for text in (user, root, ahead):
+        assert "CLONE_VFORK" not in text and "CLONE_CHILD_CLEARTID" in text
 
 
 def test_json_is_plain_data_with_every_step():

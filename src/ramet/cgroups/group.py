@@ -24,7 +24,7 @@ STALE = (errno.ENOENT, errno.EBADF, errno.ENOTDIR, errno.ENODEV)
 class _Program:
     """What is done for some limits at some place: worked out once."""
 
-    __slots__ = ("cpuset", "spots", "unified", "writes")
+    __slots__ = ("arming", "cpuset", "disarming", "spots", "unified", "writes")
 
     def __init__(self, place: Place, limits: Limits) -> None:
         place.require(limits)
@@ -47,8 +47,28 @@ class _Program:
             (place.by_controller[write.controller], write)
             for write in limit_files.writes(limits, version_of, has, devices)
         ]
+        self.disarming, self.arming = _held_back(limits, place.by_controller.get("memory"))
         # Version 1 lets nobody in before both are set; asked for or not.
         self.cpuset = [spot for spot in self.spots if spot.version == 1 and "cpuset" in spot.controllers]
+
+
+def _held_back(limits: Limits, spot: Spot | None) -> tuple[list[tuple[Spot, Write]], list[tuple[Spot, Write]]]:
+    """(what is written instead of, or after, the memory limit, so that it kills nobody; what makes it kill).
+
+    Version 1 can be told not to kill: then a system call fails (ENOMEM), and who touches a page waits. Version 2 has no such
+    file, so there its soft limit holds until the hard one is written; who grows beyond that is stopped for a while.
+    """
+    if limits.memory is None or spot is None:
+        return [], []
+    memory = str(limits.memory)
+    if spot.version == 1:
+        first, then = [("memory.oom_control", "1")], [("memory.oom_control", "0")]
+    else:
+        first, then = [], [("memory.max", memory)]
+        if limits.memory_high is None:
+            first, then = [("memory.high", memory)], [*then, ("memory.high", "max")]
+    as_writes = [[(spot, limit_files.Write("memory", "memory", *one)) for one in each] for each in (first, then)]
+    return as_writes[0], as_writes[1]
 
 
 def _why(place: Place) -> str:
@@ -61,9 +81,13 @@ def ways_in(limits: Limits, place: Place) -> tuple[int, bool]:
     return sum(not spot.into for spot in spots_of), any(spot.into for spot in spots_of)
 
 
-def make(limits: Limits, place: Place | None = None) -> Group:
+def make(limits: Limits, place: Place | None = None, *, building: bool = False) -> Group:
     """A group with these limits, empty. Raises UnsupportedError for one that can't be had here, StepError where the kernel
-    refuses a value; then nothing is left. place: default the caller's (`find`)."""
+    refuses a value; then nothing is left. place: default the caller's (`find`).
+
+    building: a child that shares the caller's memory comes in first, and it is not killed for lack of memory until `Group.opened`: the
+    kernel kills everybody who shares the memory of the one that it chooses (__oom_kill_process() in mm/oom_kill.c), so the caller.
+    """
     for again in (False, True):
         where = place or places.find()
         program = where.programs.get(limits)
@@ -71,7 +95,7 @@ def make(limits: Limits, place: Place | None = None) -> Group:
             program = _Program(where, limits)
             if not limits.io and len(where.programs) < 256:  # a path may be another device's tomorrow
                 where.programs[limits] = program
-        group = Group(where, program, limits)
+        group = Group(where, program, limits, building=building)
         try:
             group._make()
             return group
@@ -93,10 +117,10 @@ class Group:
     the child writes "0" as its first steps, and so enters; none on a host with version 2 alone. limits: what it was made with.
     """
 
-    __slots__ = ("_made", "_owner", "_place", "_program", "_watch", "entries", "into", "limits", "name")
+    __slots__ = ("_building", "_made", "_owner", "_place", "_program", "_watch", "entries", "into", "limits", "name")
 
-    def __init__(self, place: Place, program: _Program, limits: Limits) -> None:
-        self._place, self._program, self.limits = place, program, limits
+    def __init__(self, place: Place, program: _Program, limits: Limits, *, building: bool) -> None:
+        self._place, self._program, self.limits, self._building = place, program, limits, building
         self.name = owners.new_name()
         self._owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the group
         self._made: list[Spot] = []
@@ -117,10 +141,10 @@ class Group:
         for spot in program.cpuset:
             spots.fill_cpuset(spot, name, tuple(write.file for where, write in program.writes if where is spot))
         for spot, write in program.writes:
-            try:
-                files.put(spot.fd, f"{name}/{write.file}", write.value)
-            except OSError as error:
-                raise _refused(spot, write, self.limits, error.errno or 0) from None
+            if not (self._building and write.file == "memory.max"):
+                self._write(spot, write)
+        for spot, write in program.disarming if self._building else ():
+            self._write(spot, write)
         for spot in program.spots:
             if spot.into:
                 self.into = os.open(name, files.CLOEXEC_DIRECTORY, dir_fd=spot.fd)
@@ -128,8 +152,21 @@ class Group:
                 entry = os.open(f"{name}/{spot.entry}", os.O_WRONLY | os.O_CLOEXEC, dir_fd=spot.fd)
                 self.entries = (*self.entries, entry)
 
+    def _write(self, spot: Spot, write: Write) -> None:
+        try:
+            files.put(spot.fd, f"{self.name}/{write.file}", write.value)
+        except OSError as error:
+            raise _refused(spot, write, self.limits, error.errno or 0) from None
+
     def opened(self) -> None:
-        """The child is inside: close the descriptors by which it came in."""
+        """The child is inside, and has exec'd: close the descriptors by which it came in; the memory limit may kill from now on."""
+        self._close_ways_in()
+        if self._building:
+            self._building = False
+            for spot, write in self._program.arming:
+                self._write(spot, write)
+
+    def _close_ways_in(self) -> None:
         fds = self.entries if self.into is None else (*self.entries, self.into)
         self.entries, self.into = (), None
         for fd in fds:
@@ -225,7 +262,7 @@ class Group:
     def close(self, seconds: float = ending.REMOVE_AT_MOST) -> bool:
         """Close the descriptors; kill what is still in it; remove it. Is it gone? If not, a later sweep tries again,
         once this process has ended. Does nothing in a fork of the process that made it but to close."""
-        self.opened()
+        self._close_ways_in()
         if self._watch is not None:
             fd, self._watch = self._watch, None
             os.close(fd)

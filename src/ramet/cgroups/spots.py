@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuset", "io")
+ROOM = "ramet.cgroups.make_room() moves the caller, if it is alone there, into a group below; or start it in one"
 
 
 class Refused(Exception):
@@ -64,6 +65,8 @@ class Spot:
         except OSError as error:
             raise Refused(f"{path}: {errno_name(error.errno or 0)}") from None
         self.identity = _identity(self.fd)
+        if not _there(self.fd, "cgroup.procs"):  # something is mounted over it: not ours to make directories in
+            raise Refused(f"{path}/cgroup.procs: {errno_name(errno.ENOENT)}; it is no control group")
 
     def __repr__(self) -> str:
         return f"<Spot {self.path} v{self.version}: {' '.join(sorted(self.limits))}>"
@@ -125,6 +128,9 @@ def try_v1(path: str, controllers: frozenset[str]) -> Spot:
             spot.limits = _writable(spot, name, controllers) | _abilities_v1(spot, name, controllers)
         finally:
             _unmake(spot, name)
+    except OSError as error:
+        spot.close()
+        raise _surprise(path, error) from None
     except BaseException:
         spot.close()
         raise
@@ -154,7 +160,7 @@ def try_v2(path: str, wanted: tuple[str, ...] = CONTROLLERS) -> Spot:
     try:
         _make(spot, name)
         try:
-            on = _enable(spot, wanted)
+            on = _enable(spot, name, wanted)
             _enter(spot, name)
             spot.controllers = frozenset(on)
             spot.limits = _writable(spot, name, spot.controllers) | _abilities_v2(spot, name)
@@ -163,14 +169,26 @@ def try_v2(path: str, wanted: tuple[str, ...] = CONTROLLERS) -> Spot:
             raise
         finally:
             _unmake(spot, name)
+    except OSError as error:
+        spot.close()
+        raise _surprise(path, error) from None
     except BaseException:
         spot.close()
         raise
     return spot
 
 
-def _enable(spot: Spot, wanted: tuple[str, ...]) -> list[str]:
-    """Which of the wanted controllers the groups below have, after an attempt to give them all."""
+def _surprise(path: str, error: OSError) -> Refused:
+    """A file that every group has can't be read or written: a security module, or the group was removed meanwhile."""
+    return Refused(f"{path}: {error.filename or 'write'}: {errno_name(error.errno or 0)}")
+
+
+def _enable(spot: Spot, name: str, wanted: tuple[str, ...]) -> list[str]:
+    """Which of the wanted controllers the groups below have, after an attempt to give them all.
+
+    All or none where there are processes in the group itself: memory and io are refused, while pids, cpu and cpuset are
+    not, but make it the root of a threaded tree, in which the groups below are "domain invalid" and let nobody in.
+    """
     known = files.get(spot.fd, "cgroup.controllers").split()
     on = files.get(spot.fd, "cgroup.subtree_control").split()
     for controller in wanted:
@@ -185,6 +203,10 @@ def _enable(spot: Spot, wanted: tuple[str, ...]) -> list[str]:
             spot.why[controller] = _not_enabled(spot.path, controller, error.errno or 0)
         else:
             spot.enabled.append(controller)
+    threaded = (files.get_if_there(spot.fd, f"{name}/cgroup.type") or "").strip() == "domain invalid"
+    if spot.enabled and (threaded or any("EBUSY" in why for why, _ in spot.why.values())):
+        spot.why.update({one: _not_enabled(spot.path, one, errno.EBUSY) for one in spot.enabled})
+        disable(spot)
     return [controller for controller in wanted if controller in on or controller in spot.enabled]
 
 
@@ -216,7 +238,7 @@ def _not_enabled(path: str, controller: str, number: int) -> tuple[str, str]:
     if number == errno.EBUSY:
         return (
             f"{why}: there are processes in that group itself",
-            "ramet.cgroups.make_room() moves the caller, if it is alone there, into a group below; or start it in one",
+            ROOM,
         )
     if number in (errno.EACCES, errno.EPERM):
         return why, f"as root: chown {os.geteuid()} {path}/cgroup.subtree_control"
@@ -288,6 +310,8 @@ def _enter(spot: Spot, name: str) -> None:
 
 def _not_entered(spot: Spot, call: str, number: int) -> tuple[str, str]:
     why = f"a child into a group below {spot.path}: {call}: {errno_name(number)}"
+    if number == errno.EOPNOTSUPP:
+        return f"{why}: it is threaded", ROOM
     if number == errno.EACCES and spot.version == 2:
         return (
             f"{why}: the caller's own group is not below one of which it may write cgroup.procs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ramet.cli import options
-from ramet.cli.output import error_mapping, error_text, put, put_json
+from ramet.cli.output import colours_wanted, error_mapping, error_text, paint, put, put_json
 from ramet.errors import Error, SpecError, UnsupportedError
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ last line is the default sandbox itself.
 
 exit codes: 0 the default sandbox works; 1 it does not."""
 TABLE = (options.JSON, options.DEBUG, options.HELP)
-COLOURS = {"ok": "32", "degraded": "33", "missing": "31"}
+COLOURS = {"ok": "green", "degraded": "yellow", "missing": "red"}
 INDENT = 31
 
 
@@ -43,7 +43,8 @@ def command(args: Sequence[str]) -> int:
     if options.JSON in wanted:
         put_json(report_json(checks, seconds, error))
     else:
-        put(report_text(checks, seconds, error, colour=_colour()))
+        colour = colours_wanted()
+        put(report_text(checks, seconds, error, colour=colour), colours=colour)
     return 0 if error is None else 1
 
 
@@ -78,17 +79,13 @@ def _core_check() -> Check:
     return Check("C core and init", "ok", "there")
 
 
-def _colour() -> bool:
-    return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
-
-
 def report_text(checks: Sequence[Check], seconds: float, error: Error | None, *, colour: bool = False) -> str:
     """The page; but for commands to paste, within 80 columns."""
     lines = []
     for check in checks:
         state = f"{check.state:<8}"
         if colour:
-            state = f"\033[{COLOURS[check.state]}m{state}\033[0m"
+            state = paint(state, COLOURS[check.state])
         fact = options.wrap(check.fact, options.WIDTH - INDENT)
         lines.append(f"{state}  {check.name:<19}  {fact[0]}")
         lines += [" " * INDENT + more for more in fact[1:]]

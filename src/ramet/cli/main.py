@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "run a command in a sandbox",
     "plan": "print the system calls that make a sandbox; run nothing",
-    "explain": "say what clone flags do together, or which namespaces a process has",
+    "explain": "say what a clone does, what a process has, what two share",
+    "ps": "list namespaces, who is in them, and who owns them",
+    "tree": "show processes as a tree, with the namespaces that are new at each",
     "doctor": "say what this host can do, and how to fix what it can't",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")
@@ -55,14 +57,14 @@ def _debugging(args: list[str]) -> bool:
 
     known = (*box.ALL, box.OUTPUT)
     with_value = {name for option in known if option.metavar for name in option.names.split()}
-    operands = 0
+    operands: list[str] = []
     words = iter(args)
     for word in words:
         if word == "--debug":
             return True
-        operands += not word.startswith("-")
-        if word == "--" or operands > 1:
-            return False
+        operands += [] if word.startswith("-") else [word]
+        if word == "--" or (len(operands) > 1 and operands[0] in ("run", "plan")):
+            return False  # from here on the words are the payload's
         if word in with_value:
             next(words, None)
     return False

@@ -54,10 +54,10 @@ def write_all(fd: int, data: bytes) -> None:
             waiter.poll()
 
 
-def put(text: str) -> None:
-    """Print data, with a newline at its end."""
+def put(text: str, *, colours: bool = False) -> None:
+    """Print data, with a newline at its end. colours: what `paint` has put around words goes through."""
     try:
-        write_all(1, visible(text if text.endswith("\n") else text + "\n"))
+        write_all(1, visible(text if text.endswith("\n") else text + "\n", colours=colours))
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise ReaderGone from None
@@ -79,11 +79,34 @@ def say(text: str) -> None:
         return
 
 
-def visible(text: str) -> bytes:
-    """UTF-8; what is no text, or would steer a terminal, is escaped."""
+def visible(text: str, *, colours: bool = False) -> bytes:
+    """UTF-8; what is no text, or would steer a terminal other than by the colours of `paint`, is escaped."""
+    if colours and "\033[" in text:
+        first, *parts = text.split("\033[")
+        return visible(first) + b"".join(_coloured(part) for part in parts)
     if not text.isprintable():
         text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
     return text.encode("utf-8", "backslashreplace")
+
+
+def _coloured(part: str) -> bytes:
+    code, end, rest = part.partition("m")
+    if end and code in COLOURS.values():
+        return f"\033[{code}m".encode() + visible(rest)
+    return visible("\033[" + part)
+
+
+COLOURS = {"plain": "0", "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def paint(text: str, colour: str) -> str:
+    """The text in a colour, by its name in COLOURS; for `put` with colours=True."""
+    return f"\033[{COLOURS[colour]}m{text}\033[0m"
+
+
+def colours_wanted() -> bool:
+    """Is stdout a terminal that shows colours, and is nobody against it? See no-color.org."""
+    return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _escaped(character: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ramet.plan.ahead import NET_NS, USER_NS
 from ramet.plan.limits import entry_slot
 from ramet.plan.steps import Block, Ptr, Slot
+from ramet.spec import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Plan, Stage, Step
 
 AT_FDCWD = -100
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+FUTEX_WAIT, FUTEX_WAKE = 0, 1
 LAST_FD = 2**32 - 1
 LAST_ID = 2**64 - 1
 
@@ -40,6 +42,7 @@ BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
 INPUTS = frozenset(
     {"stdin", "stdout", "stderr", "control", "control_caller_end", "caller", "init", "init_running", "payload_pid"}
 )
+NO_DESCRIPTORS = frozenset({"init_running", "payload_pid"})
 
 
 def check(plan: Plan) -> list[str]:
@@ -51,12 +54,16 @@ def check(plan: Plan) -> list[str]:
     inputs |= {USER_NS, NET_NS} if plan.ahead else set()
     inputs |= {entry_slot(number) for number in range(plan.groups.entries)} if plan.groups else set()
     for stage in plan.stages.values():
-        for rule in (_named, _slots, _exec_last, _mounts_before_rights, _inside_after_pivot, _signals):
+        for rule in (_named, _slots, _mounts_before_rights, _inside_after_pivot, _signals):
             found += [f"{stage.name}: {line}" for line in rule(stage, inputs)]
     child = plan.stages["child"]
-    for on_child in (_life_first, _life_again, _descriptors):
+    for on_child in (_life_first, _life_again):
         found += [f"child: {line}" for line in on_child(child)]
-    found += _sync(plan)
+    for stage in _executing(plan):
+        for on_it in (_exec_last, _descriptors):
+            found += [f"{stage.name}: {line}" for line in on_it(stage)]
+    for on_plan in (_stages, _sync, _gate, _becoming_init):
+        found += on_plan(plan)
     return found
 
 
@@ -94,9 +101,19 @@ def _slots(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
             ready.add(step.result)
 
 
-def _exec_last(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
-    if stage.name == "join":
-        return
+def _executing(plan: Plan) -> list[Stage]:
+    """The stages that end in another program."""
+    return [stage for name, stage in plan.stages.items() if name in (("init", "payload") if plan.init else ("child",))]
+
+
+def _stages(plan: Plan) -> Iterator[str]:
+    wanted = {"child"} | ({"init", "payload"} if plan.init else set())
+    wanted |= {"join"} if plan.ahead or plan.spec.join else set()
+    if set(plan.stages) != wanted:
+        yield f"its stages are {', '.join(sorted(plan.stages))}, not {', '.join(sorted(wanted))}"
+
+
+def _exec_last(stage: Stage) -> Iterator[str]:
     execs = [n for n, step in enumerate(stage.steps) if step.call in EXECS]
     if not execs or execs != list(range(execs[0], len(stage.steps))):
         yield "it does not end in exec"
@@ -135,7 +152,7 @@ def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
     """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit
     us."""
     places = [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"]
-    runs_payload = stage.steps[-1].call == "execve"
+    runs_payload = any(step.call == "execve" for step in stage.steps)
     if not runs_payload:
         if places:
             yield f"step {places[0]} unblocks signals too early"
@@ -146,6 +163,8 @@ def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
 
 
 def _is_life(steps: Sequence[Step], at: int) -> bool:
+    if len(steps) < at + 2:
+        return False
     signal, look = steps[at : at + 2]
     return (
         signal.call == "prctl"
@@ -167,7 +186,7 @@ def _life_again(child: Stage) -> Iterator[str]:
     if last < 0:
         return
     after = last + 1
-    while child.steps[after].call == "capset":
+    while after < len(child.steps) and child.steps[after].call == "capset":
         after += 1
     if not _is_life(child.steps, after):
         call = child.steps[last].call
@@ -190,7 +209,7 @@ def _descriptors(child: Stage) -> Iterator[str]:
         yield f"close_range closes {sorted(covered, key=str)}, which are passed on"
     opened: set[str] = set()
     for step in child.steps[closing[0] :]:
-        if any(slot not in opened for arg in step.args for slot in slots_of(arg)):
+        if any(slot not in opened | NO_DESCRIPTORS for arg in step.args for slot in slots_of(arg)):
             yield f"{step.call} uses a descriptor that close_range has closed"
         if step.result is not None:
             opened.add(step.result)
@@ -206,3 +225,36 @@ def _sync(plan: Plan) -> Iterator[str]:
             yield f"step {n} waits for the caller after something else was done"
         if steps[n].expect != 1:
             yield f"step {n} takes a caller that has let go for one that is done"
+
+
+def _gate(plan: Plan) -> Iterator[str]:
+    """The payload's process waits for init just before it execs, and hands the wake-up on; or the child hides the memory."""
+    if not plan.init:
+        return
+    steps = plan.stages["payload"].steps
+    waits = [n for n, step in enumerate(steps) if step.call == "futex" and step.args[1] == FUTEX_WAIT]
+    hidden = any(step.call == "prctl" and step.args[0] == PR_SET_DUMPABLE for step in plan.stages["child"].steps[-1:])
+    if not plan.gated:
+        if waits:
+            yield f"payload: step {waits[0]} waits for a word that nobody clears"
+        if not hidden:
+            yield "child: our memory is not hidden from a payload that may run before init does"
+        return
+    signals = next((n for n, step in enumerate(steps) if step.call == "rt_sigprocmask"), len(steps))
+    if waits != [signals - 2]:
+        yield "payload: it must wait for init just before it unblocks its signals and execs"
+    elif steps[signals - 1].call != "futex" or steps[signals - 1].args[1] != FUTEX_WAKE:
+        yield "payload: it does not wake the caller, who waits for the same word"
+
+
+def _becoming_init(plan: Plan) -> Iterator[str]:
+    """Init has no rights but one when it execs, lest it could read its program, and is no longer tied to a thread."""
+    if not plan.init:
+        return
+    steps = plan.stages["init"].steps
+    if not any(step.call == "prctl" and step.args[:2] == (PR_SET_PDEATHSIG, 0) for step in steps):
+        yield "init: it is still tied to the thread that started it"
+    if (plan.facts.capabilities or plan.spec.joined(Namespace.USER) or Namespace.USER in plan.spec.namespaces) and not any(
+        step.call == "capset" for step in steps
+    ):
+        yield "init: it execs with the rights that it has"

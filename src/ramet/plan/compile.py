@@ -191,7 +191,8 @@ def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: bool
     if shape.maps and not ahead:
         idmap.map_ids(b, shape.maps)
     limits.enter_groups(b, spec, groups)
-    if _time_before_clone(spec, facts, shape):
+    if Namespace.TIME in spec.namespaces:
+        # before credentials change: with the shared memory not dumpable, /proc/self is the host's root's
         surroundings.new_time_namespace(b, spec.time_offsets)
     _become(b, spec, facts, shape)
     if shape.init and spec.joined(Namespace.PID):
@@ -203,8 +204,9 @@ def _init(spec: Sandbox, facts: Facts) -> Stage:
     b = Builder()
     if spec.no_new_privs:
         rights.no_new_privs(b)
-    if Namespace.USER in spec.namespaces or facts.capable(rights.CAP_KILL):
-        rights.keep_kill(b)
+    inside = Namespace.USER in spec.namespaces or spec.joined(Namespace.USER)
+    if inside or facts.capabilities:
+        rights.keep_kill(b, has=bool(inside or facts.capable(rights.CAP_KILL)))
     finish.leave_group(b, spec)
     finish.exec_init(b)
     return Stage("init", tuple(b.steps))
@@ -238,8 +240,6 @@ def _payload(
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
         die_with_caller(b)  # with init, that is, and not by the end of the pid namespace
-    if Namespace.TIME in spec.namespaces and not _time_before_clone(spec, facts, shape):
-        surroundings.new_time_namespace(b, spec.time_offsets)
     surroundings.surround(b, spec, ahead=ahead)
     if Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)

@@ -7,7 +7,7 @@ import os
 import struct
 
 from ramet.plan.idmap import CONTROL
-from ramet.plan.life import CALLER
+from ramet.plan.life import CALLER, PR_SET_PDEATHSIG
 from ramet.plan.steps import Block, Builder, Ptr, Slot
 
 TYPE_CHECKING = False
@@ -94,6 +94,8 @@ def exec_init(b: Builder) -> None:
     close_others(b, [INIT_CONTROL, INIT_CALLER, INIT_SIGNALS + 1])
     b.about("init", "let init read its signals")
     b.call("signalfd4", -1, Block(b"\xff" * 8, text="~[]"), 8, 0, expect=INIT_SIGNALS)
+    b.about("init", "outlive the thread that started it")
+    b.call("prctl", PR_SET_PDEATHSIG, 0, 0, 0, 0)  # it may end as soon as we have exec'd; from there the pidfd watches
     b.about("init", "leave the host's directory")
     b.call("chdir", "/")  # so that pivot_root takes us along
     b.about("init", "start init")

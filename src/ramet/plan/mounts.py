@@ -63,7 +63,7 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
     b.about("Sandbox.umask", "set a neutral umask")
     b.call("umask", 0)
-    tree = Tree(b, str(spec.disk), detached=facts.detached_trees)
+    tree = Tree(b, int(spec.disk), detached=facts.detached_trees)
     b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
     _make_root(tree, spec, facts, shape)
     taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def _covered(path: str, taken: list[str]) -> bool:
 
 def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     if shape.root in ("minimal", "empty"):
-        tree.attach_root(tree.new_fs("tmpfs", NOSUID | NODEV, mode="0755", size=tree.disk), own=True)
+        tree.attach_root(tree.new_tmpfs(0o755, tree.disk), own=True)
         return
     rootfs = spec.rootfs if isinstance(spec.rootfs, Rootfs) else Rootfs("/")
     real = facts.paths[rootfs.path].real if rootfs.path in facts.paths else rootfs.path
@@ -208,8 +208,7 @@ def _attach_prepared(tree: Tree, slot: Slot, where: str, *, is_dir: bool) -> Non
 
 
 def _tmpfs(tree: Tree, mount: Tmpfs, facts: Facts, shape: Shape, key: str) -> None:
-    inodes = {} if mount.inodes is None else {"nr_inodes": str(mount.inodes)}
-    fd = tree.new_fs("tmpfs", NOSUID | NODEV, flags=(), mode=f"{mount.mode:04o}", size=str(mount.size), **inodes)
+    fd = tree.new_tmpfs(mount.mode, mount.size, inodes=mount.inodes)
     tree.attach(fd, mount.destination, is_dir=True, own=True)
     tree.b.close(fd)
 
@@ -257,7 +256,7 @@ def _dev_shm(tree: Tree, mount: Dev, dev: Slot, base: str) -> None:
         tree.b.call("mkdirat", store, "shm", 0o1777)
         shm = tree.b.open("mnt", "open_tree", store, "shm", OPEN_TREE_CLONE | O_CLOEXEC)
     else:
-        shm = tree.new_fs("tmpfs", NOSUID | NODEV, mode="1777", size=str(mount.shm_size))
+        shm = tree.new_tmpfs(0o1777, mount.shm_size)
     _mount_in(tree, dev, base + "shm", shm)
     tree.b.close(shm)
 

@@ -113,8 +113,8 @@ def _number(value: int, kind: str, step: Step) -> str:
         if first == 24:
             return NAMES[value] if value < len(NAMES) else str(value)
         if first == 47:
-            return AMBIENT.get(value, str(value))
-        return "SIGKILL" if first == 1 else str(value)
+            return AMBIENT.get(value, str(value)) if value is step.args[1] else NAMES[value]
+        return "SIGKILL" if first == 1 and value == 9 else str(value)
     return "NULL" if kind in ("text", "struct") else str(value)
 
 

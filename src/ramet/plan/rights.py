@@ -37,12 +37,17 @@ def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
             b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NUMBERS[name], 0, 0)
 
 
-def keep_kill(b: Builder) -> None:
-    """Init's own: it must be able to end processes that have taken another uid, and nothing else."""
-    kill = 1 << CAP_KILL
-    b.about("init", "leave init the right to signal")
+def keep_kill(b: Builder, *, has: bool) -> None:
+    """Init's own: it must be able to end processes that have taken another uid, and nothing else.
+
+    Before its exec: with CAP_DAC_OVERRIDE it could read its own program, and then others might trace it (would_dump()
+    in the kernel's fs/exec.c).
+    """
+    kill = 1 << CAP_KILL if has else 0
+    b.about("init", "leave init the right to signal" if has else "leave init no rights")
     b.call("capset", *capability_blocks(kill, kill, kill))
-    b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0)
+    if has:
+        b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0)
 
 
 def filter_calls(b: Builder, programs: Sequence[bytes]) -> None:

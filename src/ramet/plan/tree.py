@@ -26,6 +26,8 @@ RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 MNT_DETACH = 2
+#: The root's own files, links and mount points are some 150.
+PAGE, INODES_LEAST = 4096, 1024
 ATTR_NAMES = ((RDONLY, "RDONLY"), (NOSUID, "NOSUID"), (NODEV, "NODEV"), (NOEXEC, "NOEXEC"))
 
 
@@ -55,15 +57,15 @@ def mount_attr(attributes: int) -> Block:
     return Block(mount_attr_bytes(attributes), text=f"{{attr_set={names}}}")
 
 
-def mount_attr_bytes(attributes: int, *, userns: int = 0) -> bytes:
+def mount_attr_bytes(attributes: int, *, propagation: int = 0, userns: int = 0) -> bytes:
     """struct mount_attr as bytes."""
-    return struct.pack("<QQQQ", attributes, 0, 0, userns)
+    return struct.pack("<QQQQ", attributes, 0, propagation, userns)
 
 
 class Tree:
     """The file system being built: its root, and which parts of it are the sandbox's own making."""
 
-    def __init__(self, b: Builder, disk: str, *, detached: bool) -> None:
+    def __init__(self, b: Builder, disk: int, *, detached: bool) -> None:
         self.b = b
         self.disk = disk
         self.detached = detached
@@ -89,6 +91,15 @@ class Tree:
         mount = b.open("mnt", "fsmount", fs, FSMOUNT_CLOEXEC, attributes)
         b.close(fs)
         return mount
+
+    def new_tmpfs(self, mode: int, size: int | str, *, inodes: int | None = None) -> Slot:
+        """A file system in memory of so many bytes.
+
+        The kernel limits the number of files by the host's memory, not by this size; a file without content takes about
+        a KiB that size does not count. So one for each page of it.
+        """
+        number = max(int(size) // PAGE, INODES_LEAST) if inodes is None else inodes
+        return self.new_fs("tmpfs", NOSUID | NODEV, mode=f"{mode:04o}", size=str(size), nr_inodes=str(number))
 
     def clone_host(self, real: str) -> Slot:
         """A copy of the host's mounts at and below a resolved path; anything swapped for a link is refused."""
@@ -132,7 +143,7 @@ class Tree:
         if self._store is None:
             b = self.b
             begin = len(b.steps)
-            self._store = self.new_fs("tmpfs", NOSUID | NODEV, mode="0700", size=self.disk)
+            self._store = self.new_tmpfs(0o700, self.disk)
             if not self.detached:
                 b.call("move_mount", self._store, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
                 if self.root:

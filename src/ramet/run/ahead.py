@@ -33,32 +33,31 @@ MOST = 8
 class Pair:
     """A user and a network namespace that nobody has been in but their maker. Owns two descriptors."""
 
-    __slots__ = ("_identities", "net", "user")
+    __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self.user = self.net = -1
+        self._held: dict[Slot, tuple[int, tuple[int, int]]] = {}
 
     def take(self, pid: int) -> None:
         """Open what the process is in."""
-        self.user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        self.net = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._identities = image.identity(self.user), image.identity(self.net)
+        for slot, name in ((USER_NS, "user"), (NET_NS, "net")):
+            fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            self._held[slot] = fd, image.identity(fd)
 
     @property
     def inputs(self) -> dict[Slot, int]:
         """The descriptors under their names in a plan."""
-        return {USER_NS: self.user, NET_NS: self.net}
+        return {slot: fd for slot, (fd, _) in self._held.items()}
 
     def is_whole(self) -> bool:
         """Are the descriptors still ours? A caller that becomes a daemon closes those it does not know."""
-        return all(map(image.still, (self.user, self.net), self._identities))
+        return all(image.still(*held) for held in self._held.values())
 
     def close(self) -> None:
-        """Let go of the namespaces."""
-        for name in self.__slots__[1:]:
-            fd = getattr(self, name)
-            setattr(self, name, -1)
-            if fd >= 0:
+        """Let go of the namespaces. What has got one of the numbers meanwhile is not ours to close."""
+        while self._held:
+            _, (fd, identity) = self._held.popitem()
+            if image.still(fd, identity):
                 os.close(fd)
 
     def __del__(self) -> None:
@@ -107,10 +106,9 @@ def prepare(kit: Kit) -> None:
     pair = _make(kit)
     if pair is None:
         return
-    _kept.setdefault(kit, []).append(pair)
+    _kept[kit] = [*_kept.pop(kit, ()), pair]  # what another thread keeps in between is let go
     while sum(map(len, list(_kept.values()))) > MOST:
-        oldest = next(iter(_kept))
-        _kept.pop(oldest, None)
+        _kept.pop(list(_kept)[0], None)  # noqa: RUF015  atomic, unlike next(iter())
 
 
 def refuse(kit: Kit) -> None:
@@ -121,7 +119,8 @@ def refuse(kit: Kit) -> None:
 
 def forget() -> None:
     """Close all that is kept."""
-    _kept.clear()
+    if _owner == os.getpid():
+        _kept.clear()
 
 
 @lru_cache(maxsize=MOST)

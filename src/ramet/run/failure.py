@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import E2BIG, ENOMEM
+
 from ramet.errors import CommandError, Error, StepError
 from ramet.plan.render import clone_text, step_text
 from ramet.plan.steps import STAGE_CLONE, STAGE_NUMBERS, STAGE_PAYLOAD_CLONE
@@ -22,6 +24,13 @@ def _shortened(text: str) -> str:
 
 def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepError:
     """The error for {stage, step, errno} as the C core reports it."""
+    if _memory_is_little(plan, errno):
+        hint: str | None = f"Sandbox.memory = {plan.spec.memory}: the sandbox itself takes half a MiB of it, or more"
+    elif stage_number in (STAGE_CLONE, STAGE_PAYLOAD_CLONE):
+        hint = hint_for("clone3", errno, None, plan)
+    else:
+        step = plan.stages[STAGE_NUMBERS[stage_number]].steps[index]
+        hint = hint_for(step.call, errno, step, plan)
     if stage_number == STAGE_CLONE:
         return StepError(
             "clone the child",
@@ -29,7 +38,7 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
             call=clone_text(plan),
             origin="Sandbox.namespaces",
             stage="clone",
-            hint=hint_for("clone3", errno, None, plan),
+            hint=hint,
         )
     if stage_number == STAGE_PAYLOAD_CLONE:
         return StepError(
@@ -38,7 +47,7 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
             call="clone3({flags=CLONE_VM|CLONE_CHILD_CLEARTID, exit_signal=SIGCHLD})",
             origin="command",
             stage="clone",
-            hint=hint_for("clone3", errno, None, plan),
+            hint=hint,
         )
     stage = plan.stages[STAGE_NUMBERS[stage_number]]
     step = stage.steps[index]
@@ -51,8 +60,17 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
         stage=stage.name,
         index=index,
         total=len(stage.steps),
-        hint=hint_for(step.call, errno, step, plan),
+        hint=hint,
     )
+
+
+LITTLE = 4 << 20
+
+
+def _memory_is_little(plan: Plan, errno: int) -> bool:
+    """Did a step fail for the limit of memory? exec says E2BIG when it can't have a page for the arguments."""
+    memory = plan.spec.memory
+    return memory is not None and int(memory) < LITTLE and errno in (ENOMEM, E2BIG)
 
 
 def caller_failed(error: OSError) -> OSError:

@@ -64,7 +64,7 @@ def make(plan: Plan) -> Group | None:
     from ramet import cgroups
 
     # Init is in it too; the payload must not find one process less than it may have.
-    return cgroups.make(_held(plan.spec, [name for name, *_ in plan.groups.missing], int(plan.init)))
+    return cgroups.make(_held(plan.spec, [name for name, *_ in plan.groups.missing], int(plan.init)), building=True)
 
 
 def inputs(group: Group | None) -> dict[Slot, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -18,6 +19,7 @@ from ramet.run import control, image, prepared
 from ramet.run.failure import caller_failed, step_failed
 from ramet.run.hold import Signals
 from ramet.run.spawner import in_lasting_thread
+from ramet.run.streams import readable
 from ramet.run.sync import serve
 
 TYPE_CHECKING = False
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from ramet.plan.encode import Encoded, Encodings
     from ramet.plan.steps import Plan
+    from ramet.spec import Join
 
 
 class Launched:
@@ -164,20 +167,38 @@ def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int]) ->
     for bind in plan.prepared:
         made.give(bind.slot, made.own(prepared.make(bind)), lowest)
     for join in plan.spec.join:
-        if join.pidfd is not None:
-            made.inputs[join_slot(join)] = join.pidfd
-            continue
-        path = join.path or f"/proc/{join.pid}/ns/{join.kind.value}"
-        try:
-            made.inputs[join_slot(join)] = made.own(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            raise StepError(
-                f"open the {join.kind.value} namespace to join",
-                errno=error.errno or 0,
-                call=f"open({path!r})",
-                origin=f"Sandbox.join = {join!r}",
-                stage="caller",
-            ) from None
+        made.inputs[join_slot(join)] = made.own(_open_namespace(join))
+
+
+def _open_namespace(join: Join) -> int:
+    """The namespace's own descriptor, for a pidfd too: setns(2) with that asks anew for each kind whether the process may
+    be traced, and once we are in its user namespace we may not look at an init any more."""
+    path = join.path or f"/proc/{join.pid}/ns/{join.kind.value}"
+    try:
+        if join.pidfd is None:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        path = f"/proc/{_pid_of(join.pidfd)}/ns/{join.kind.value}"
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if readable(join.pidfd, 0):  # it has ended: the number may be another's by now
+            os.close(fd)
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return fd
+    except OSError as error:
+        raise StepError(
+            f"open the {join.kind.value} namespace to join",
+            errno=error.errno or 0,
+            call=f"open({path!r})",
+            origin=f"Sandbox.join = {join!r}",
+            stage="caller",
+        ) from None
+
+
+def _pid_of(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:") and int(line[4:]) > 0:
+                return int(line[4:])
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
 
 def _values(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
@@ -217,7 +238,7 @@ def _spawn(
 ) -> None:
     inputs = made.inputs
     try:
-        _, _, stage, step, errno = _core.spawn(
+        _, _, stage, step, number = _core.spawn(
             encoded.child.blob,
             _values(encoded.child, inputs),
             plan.clone_flags,
@@ -240,7 +261,7 @@ def _spawn(
             needs="256 KiB of address space (RLIMIT_AS, vm.max_map_count)",
         ) from None
     if stage:
-        raise step_failed(plan, stage, step, errno)
+        raise step_failed(plan, stage, step, number)
 
 
 def _settle(plan: Plan, launched: Launched) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OPEN_TREE_CLONE = 1
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 MOUNT_ATTR_IDMAP = 0x100000
+MS_PRIVATE = 1 << 18
 RESOLVE_NO_SYMLINKS = 0x04
 NR_OPEN_TREE, NR_OPENAT2, NR_MOUNT_SETATTR = 428, 437, 442
 
@@ -62,7 +63,8 @@ def _clone(real: str, attributes: int, namespace: int | None) -> int:
     finally:
         os.close(place)
     try:
-        attr = mount_attr_bytes(attributes, userns=namespace or 0)
+        # made among the caller's mounts, the copy has their peers: what is mounted there later would show inside
+        attr = mount_attr_bytes(attributes, propagation=MS_PRIVATE, userns=namespace or 0)
         _core.syscall("mount_setattr", NR_MOUNT_SETATTR, fd, b"\0", AT_EMPTY_PATH | AT_RECURSIVE, attr, len(attr))
     except BaseException:
         os.close(fd)

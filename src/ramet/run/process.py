@@ -115,8 +115,13 @@ class Popen:
             self._make_group()
             theirs = self._streams.theirs
             self._launched = self._launch((theirs[0], theirs[1], theirs[2]))
+            if self._group is not None:
+                self._group.opened()
         except BaseException:
             self._streams.close_all()
+            if self._launched is not None:
+                launched, self._launched = self._launched, None
+                launched.close()
             self._close_group()
             raise
         self._streams.close_theirs()
@@ -334,11 +339,13 @@ class Popen:
         """What the group knows, which ends with it."""
         group, wall = self._group, monotonic() - self._started
         full = message is not None and bool(message.disk_full)
+        limit = self.sandbox.cpu_time
         if group is None:
-            return Evidence(self._guard.cause, disk_full=full), usage_of(message, None, wall)
+            # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
+            used_up = limit is not None and message is not None and message.user_usec + message.system_usec >= float(limit) * 1e6
+            return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
         try:
             events, used = group.events(), group.usage()
-            limit = self.sandbox.cpu_time
             evidence = Evidence(
                 self._guard.cause,
                 oom_kills=events.oom_kills or 0,

@@ -1,5 +1,6 @@
 """What the user wants: frozen values, no I/O. One file a kernel object; `Sandbox` holds them together."""
 
+from ramet.spec.group_limits import IoLimit
 from ramet.spec.ids import IdMapping
 from ramet.spec.mounts import Bind, Dev, Directory, File, Mount, Mqueue, Overlay, Proc, Symlink, Tmpfs
 from ramet.spec.namespaces import Join, Namespace, TimeOffsets
@@ -15,6 +16,7 @@ __all__ = [
     "Directory",
     "File",
     "IdMapping",
+    "IoLimit",
     "Join",
     "Mount",
     "Mqueue",

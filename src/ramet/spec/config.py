@@ -9,6 +9,7 @@ tuple, a table where it takes a class, and
     source = "data"
     [env]                                   false, or JSON's null, leaves a variable out
     LANG = "de_DE.UTF-8"
+    [[io]]                                  each with a device, and read_bytes, write_bytes, read_ops, write_ops
     [rlimits]                               a number, a size as "512M", "unlimited", or [soft, hard] of these
     NOFILE = [256, 1024]
 
@@ -22,6 +23,7 @@ from collections import namedtuple
 
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
+from ramet.spec.group_limits import IoLimit
 from ramet.spec.ids import IdMapping
 from ramet.spec.mounts import KINDS, Mount, mount_from_mapping
 from ramet.spec.namespaces import Join, TimeOffsets
@@ -152,6 +154,11 @@ def _items(value: object, path: str, base: str | None) -> tuple[Any, ...]:
     return tuple(items)
 
 
+def _one_or_items(value: object, path: str, base: str | None) -> object:
+    """A cpuset: "0-3", 1, or [0, 2]."""
+    return _items(value, path, base) if isinstance(value, list) else _as_it_is(value, path, base)
+
+
 def _mode(value: object, path: str, base: str | None) -> object:
     """TOML writes 0o755; JSON has no octal numbers, so text as "0755" is taken too."""
     if isinstance(value, str):
@@ -224,6 +231,16 @@ def _join(value: object, path: str, base: str | None) -> tuple[Join, ...]:
     return tuple(found)
 
 
+def _io(value: object, path: str, base: str | None) -> tuple[IoLimit, ...]:
+    found = []
+    for n, item in enumerate(_list(value, path)):
+        table = dict(_table(item, f"{path}[{n}]"))
+        if "device" in table:
+            table["device"] = _located(table["device"], f"{path}[{n}].device", base)
+        found.append(_record(IoLimit, table, f"{path}[{n}]"))
+    return tuple(found)
+
+
 def _mappings(value: object, path: str, base: str | None) -> object:
     if isinstance(value, str):
         return value
@@ -278,4 +295,8 @@ _DECODERS: Mapping[str, Callable[[object, str, str | None], object]] = {
     "env": _env,
     "capabilities": _items,
     "rlimits": _rlimits,
+    "io": _io,
+    "cpuset": _one_or_items,
+    "cpuset_mems": _one_or_items,
+    "allow_degraded": _items,
 }
