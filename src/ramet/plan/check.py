@@ -254,7 +254,7 @@ def _becoming_init(plan: Plan) -> Iterator[str]:
     steps = plan.stages["init"].steps
     if not any(step.call == "prctl" and step.args[:2] == (PR_SET_PDEATHSIG, 0) for step in steps):
         yield "init: it is still tied to the thread that started it"
-    if (plan.facts.capabilities or plan.spec.joined(Namespace.USER) or Namespace.USER in plan.spec.namespaces) and not any(
-        step.call == "capset" for step in steps
-    ):
+    if (
+        plan.facts.capabilities or plan.spec.joined(Namespace.USER) or Namespace.USER in plan.spec.namespaces
+    ) and not any(step.call == "capset" for step in steps):
         yield "init: it execs with the rights that it has"

@@ -342,7 +342,11 @@ class Popen:
         limit = self.sandbox.cpu_time
         if group is None:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
-            used_up = limit is not None and message is not None and message.user_usec + message.system_usec >= float(limit) * 1e6
+            used_up = (
+                limit is not None
+                and message is not None
+                and message.user_usec + message.system_usec >= float(limit) * 1e6
+            )
             return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
         try:
             events, used = group.events(), group.usage()

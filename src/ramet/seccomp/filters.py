@@ -12,7 +12,6 @@ import os
 from functools import lru_cache
 
 from ramet.errors import SpecError
-from ramet.seccomp import profile
 from ramet.spec.seccomp import Seccomp
 
 TYPE_CHECKING = False
@@ -34,6 +33,8 @@ def policy_of(spec: Sandbox) -> Seccomp | None:
         return spec.seccomp
     if spec.seccomp == "none":
         return None
+    from ramet.seccomp import profile
+
     return profile.default(spec.capabilities, nested=bool(spec.nested_namespaces), kill=spec.seccomp == "kill")
 
 
