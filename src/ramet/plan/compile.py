@@ -7,7 +7,7 @@ The order of a plan, and what forces it:
 3. surroundings: they need the host's /proc, and capabilities;
 4. mounts, then pivot_root: needs the host's paths, so no host path may be used after it;
 5. capabilities and no_new_privs: everything before needs the former;
-6. descriptors: the mounts were built on them;
+6. descriptors: the mounts were built on them; then Landlock, which forbids to mount, and is to know what is passed on;
 7. what is the payload's alone: session, directory, limits, signal mask; exec.
 
 With an init the child does 1 and 2 and clones the payload's process, which does the rest; the child becomes init
@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.errors import SpecError, UnsupportedError
-from ramet.plan import finish, idmap, limits, rights, surroundings
+from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.ahead import FLAGS, entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
@@ -245,15 +245,20 @@ def _payload(
         build_root(b, spec, facts, shape)
     if spec.tty:
         open_terminal(b, spec, shape)
-    if not spec.no_new_privs:
-        rights.filter_calls(b, filters)  # it takes no_new_privs, or CAP_SYS_ADMIN, which goes now
+    wall = landlock.fence(spec, facts)
+    if not spec.no_new_privs:  # both walls take it, or CAP_SYS_ADMIN, which goes now
+        finish.place_descriptors(b, command, shape)
+        landlock.build_fence(b, spec, facts, command, shape, wall)
+        rights.filter_calls(b, filters)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
         rights.no_new_privs(b)
-    finish.place_descriptors(b, command, shape)
+        finish.place_descriptors(b, command, shape)
     finish.enter_session(b, spec)
     finish.enter_directory(b, spec, shape)
+    if spec.no_new_privs:
+        landlock.build_fence(b, spec, facts, command, shape, wall)
     b.about("Sandbox.umask", "set the umask")
     b.call("umask", spec.umask)
     limits.limit_scheduling(b, spec, held)

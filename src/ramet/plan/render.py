@@ -31,6 +31,7 @@ OPEN = _bits(
     ("O_EXCL", 0o200),
     ("O_NOCTTY", 0o400),
     ("O_NOFOLLOW", os.O_NOFOLLOW),
+    ("O_PATH", os.O_PATH),
     ("O_CLOEXEC", 0o2000000),
 )
 AT = _bits(("AT_SYMLINK_NOFOLLOW", 0x100), ("AT_EMPTY_PATH", 0x1000), ("AT_RECURSIVE", 0x8000))
@@ -134,6 +135,7 @@ _ENUM_KINDS = {
     "fsconfig": FSCONFIG,
     "futex": FUTEX,
     "seccomp": SECCOMP,
+    "landlock": {1: "LANDLOCK_RULE_PATH_BENEATH", 2: "LANDLOCK_RULE_NET_PORT"},
     "rlimit": RLIMIT_NAMES,
     "sigmask": {2: "SIG_SETMASK"},
 }
