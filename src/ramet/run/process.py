@@ -21,7 +21,7 @@ from ramet.run.living import living
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
-from ramet.seccomp.filters import programs_of
+from ramet.seccomp.filters import kills, programs_of
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -381,7 +381,7 @@ class Popen:
         return Result(
             argv=self.args,
             ending=self._ending,
-            verdict=decide(self._ending, evidence),
+            verdict=decide(self._ending, evidence._replace(filter_kills=kills(self.sandbox))),
             usage=usage,
             protections=self.plan.protections,
             stdout=out,

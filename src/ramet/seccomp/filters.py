@@ -38,6 +38,14 @@ def policy_of(spec: Sandbox) -> Seccomp | None:
     return profile.default(spec.capabilities, nested=bool(spec.nested_namespaces), kill=spec.seccomp == "kill")
 
 
+def kills(spec: Sandbox) -> bool:
+    """Is there a call that ends the payload?"""
+    policy = spec.seccomp
+    if not isinstance(policy, Seccomp):
+        return policy == "kill"
+    return policy.action == "kill" or any(rule.action == "kill" for rule in (*policy.rules, *policy.vetoes))
+
+
 def programs_of(spec: Sandbox) -> tuple[bytes, ...]:
     """What is installed for a sandbox, first to last."""
     if spec.seccomp == "default" and not spec.capabilities and not spec.nested_namespaces:
