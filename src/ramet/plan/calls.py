@@ -23,6 +23,7 @@ CALLS: Mapping[str, tuple[int, int, str]] = {
     "futex": (202, 98, "struct futex int int int int"),
     "getpid": (39, 172, ""),
     "ioctl": (16, 29, "fd ioctl struct"),
+    "keyctl": (250, 219, "keyctl text"),
     "kill": (62, 129, "int int"),
     "landlock_add_rule": (445, 445, "fd landlock struct int"),
     "landlock_create_ruleset": (444, 444, "struct int int"),

@@ -323,6 +323,34 @@ class Sandbox(Record):
 
         return run(argv, self, **options)
 
+    @classmethod
+    def without_namespaces(cls, scratch: str | os.PathLike[str], *, read: Iterable[str] = (), **fields: Any) -> Sandbox:
+        """For hosts that forbid user namespaces: no namespace at all; Landlock, the filter for system calls, resource limits and
+        no_new_privs are the only walls. Needs Linux 6.12.
+
+        scratch: an empty directory that the payload may write to, and nothing else; it is its working directory and home. read:
+        paths that it may read besides programs and libraries. It has no network, no sockets but pairs, no
+        System V IPC; it can signal and trace only what it has started, can't change modes, owners and times of files, and
+        sees the names of other files and processes. What it has started may live on after it, unless a limit gives it a control group.
+        fields: any other field of Sandbox.
+
+        Raises UnsupportedError when it is run, where the kernel's Landlock is too old, unless allow_degraded names "landlock".
+        """
+        from ramet.seccomp.profile import alone
+
+        place = values.host_path(scratch, "scratch")
+        written = {"HOME": place, "TMPDIR": place}
+        return cls(
+            **{
+                "namespaces": frozenset(),
+                "landlock": Landlock(connect=(), bind=(), read=tuple(read), write=(place,)),
+                "seccomp": alone(),
+                "workdir": place,
+                **fields,
+                "env": {**written, **fields.get("env", {})},
+            }
+        )
+
     def explain_call(self, name: str) -> str:
         """What happens in this sandbox with a system call, and why. Raises SpecError where there is no such call."""
         from ramet.seccomp.filters import policy_of
