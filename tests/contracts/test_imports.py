@@ -21,7 +21,8 @@ ALLOWED = {
     "host": LOW | {"spec", "lowlevel", "_core"},
     "plan": LOW | {"spec"},
     "cgroups": LOW | {"spec", "lowlevel"},
-    "run": LOW | {"spec", "plan", "host", "cgroups", "lowlevel", "_core"},
+    "seccomp": LOW | {"spec"},
+    "run": LOW | {"spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
     "trace": LOW | {"rules", "_core"},
     "aio": LOW | {"spec", "plan", "host", "cgroups", "run"},
@@ -29,7 +30,12 @@ ALLOWED = {
 }
 #: Against the arrow, each with its reason; only inside a function, so that importing the module does not load it.
 EXCEPTIONS = {
-    ("ramet.spec.sandbox", "ramet.run.process"): "Sandbox.run and Sandbox.plan are there for the reader's sake"
+    ("ramet.spec.sandbox", "ramet.run.process"): "Sandbox.run and Sandbox.plan are there for the reader's sake",
+    ("ramet.spec.sandbox", "ramet.seccomp.filters"): "so is Sandbox.explain_call",
+    ("ramet.spec.sandbox", "ramet.seccomp.profile"): "and Sandbox.without_namespaces",
+    ("ramet.spec.seccomp", "ramet.seccomp.profile"): "and Seccomp.default",
+    ("ramet.spec.seccomp", "ramet.seccomp.explain"): "and Seccomp.explain",
+    ("ramet.spec.seccomp", "ramet.seccomp.oci"): "and Seccomp.from_oci",
 }
 #: At the top: may import anything.
 TOP = {"", "cli", "explain", "__main__"}

@@ -21,6 +21,7 @@ from ramet.run.living import living
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
+from ramet.seccomp.filters import kills, programs_of
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -58,7 +59,7 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
         command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
-    return compile(sandbox, facts_for(sandbox), command, groups=groups_for(sandbox))
+    return compile(sandbox, facts_for(sandbox), command, groups=groups_for(sandbox), filters=programs_of(sandbox))
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -137,7 +138,7 @@ class Popen:
         pair = ahead.take(kit) if kit is not None else None
         if kit is None or pair is None:
             return launch(own, stdio, given=given, into=into, signals=signals)
-        self.plan = compile(own.spec, own.facts, own.command, ahead=True, groups=own.groups)
+        self.plan = compile(own.spec, own.facts, own.command, ahead=True, groups=own.groups, filters=own.filters)
         try:
             return launch(self.plan, stdio, given={**given, **pair.inputs}, into=into, signals=signals)
         except StepError as error:
@@ -379,7 +380,7 @@ class Popen:
         return Result(
             argv=self.args,
             ending=self._ending,
-            verdict=decide(self._ending, evidence),
+            verdict=decide(self._ending, evidence._replace(filter_kills=kills(self.sandbox))),
             usage=usage,
             protections=self.plan.protections,
             stdout=out,
