@@ -40,7 +40,14 @@ TABLE = [
     ("disk, and it did not mind", EXITED, {"disk_full": True}, "exited", ("disk-limit",), False),
     ("forks, and it failed", FAILED, {"forks_refused": 3}, "processes-limit", ("processes-limit",), False),
     ("forks, and it did not mind", EXITED, {"forks_refused": 3}, "exited", ("processes-limit",), False),
-    ("a denied call, with a full disk", DENIED, {"disk_full": True, "filter_kills": True}, "syscall-denied", ("disk-limit",), False),
+    (
+        "a denied call, with a full disk",
+        DENIED,
+        {"disk_full": True, "filter_kills": True},
+        "syscall-denied",
+        ("disk-limit",),
+        False,
+    ),
     # Several: the first cause wins, the others are listed.
     (
         "forks refused, then time",
