@@ -279,8 +279,11 @@ def say_stats(result: Result) -> None:
     if used.cpu_user is not None and used.cpu_system is not None:
         parts.append(f"{used.cpu_user:.3f} s user, {used.cpu_system:.3f} s system")
     if used.memory_peak is not None:
-        whose = "" if used.memory_peak_of == "group" else " in its largest process"
-        parts.append(f"{used.memory_peak / 2**20:.1f} MiB at most{whose}")
+        if used.memory_peak_of == "caller":
+            parts.append("no process larger than ramet itself")
+        else:
+            whose = "" if used.memory_peak_of == "group" else " in its largest process"
+            parts.append(f"{used.memory_peak / 2**20:.1f} MiB at most{whose}")
     if used.processes_peak is not None:
         parts.append(f"{used.processes_peak} processes at most")
     if used.read_bytes or used.written_bytes:

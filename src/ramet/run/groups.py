@@ -71,6 +71,6 @@ def make(plan: Plan) -> Group | None:
     return cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, int(plan.init)), building=True)
 
 
-def inputs(group: Group | None) -> dict[Slot, int]:
+def inputs(group: Group) -> dict[Slot, int]:
     """Its descriptors under their names in a plan."""
-    return {entry_slot(number): fd for number, fd in enumerate(group.entries)} if group is not None else {}
+    return {entry_slot(number): fd for number, fd in enumerate(group.entries)}
