@@ -110,7 +110,7 @@ class Popen:
         self._ending: Ending | None = None
         self._lock = allocate_lock()
         self.sandbox = sandbox_with(sandbox, fields)
-        self.plan = plan_for(argv, self.sandbox, pass_fds)
+        self.plan = self._compile(argv, pass_fds)
         self.args = self.plan.command.argv
         decoded = text or encoding or errors
         self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
@@ -134,6 +134,9 @@ class Popen:
             raise
         self._streams.close_theirs()
         self._guard = Guard(self.sandbox, self._group, self._kill)
+
+    def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
+        return plan_for(argv, self.sandbox, pass_fds)
 
     def _launch(self, stdio: tuple[int, int, int]) -> Launched:
         """In namespaces made ahead, if there are any."""

@@ -13,6 +13,7 @@ tuple, a table where it takes a class, and
     [rlimits]                               a number, a size as "512M", "unlimited", or [soft, hard] of these
     NOFILE = [256, 1024]
 
+    seccomp = "default+ptrace+kcmp"         the default profile and these calls; or
     seccomp = "profile.json"                a profile of Docker or the OCI, or such a profile as a table
 
 `command`, a list, is what to run where nothing else says so. An unknown key is an error, never ignored.
@@ -25,6 +26,7 @@ from collections import namedtuple
 
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
+from ramet.spec.capabilities import capability_set
 from ramet.spec.group_limits import IoLimit
 from ramet.spec.ids import IdMapping
 from ramet.spec.mounts import KINDS, Mount, mount_from_mapping
@@ -104,6 +106,12 @@ def with_policy(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     The one place that reads a file, since libseccomp's names are needed too.
     """
     given = fields.get("seccomp")
+    if isinstance(given, str) and given.startswith("default+"):
+        kept, nested = (
+            capability_set(fields.get("capabilities", ()), "Sandbox.capabilities"),
+            fields.get("nested_namespaces"),
+        )
+        return {**fields, "seccomp": Seccomp.default(kept, nested=bool(nested)).allow(*given.split("+")[1:])}
     if isinstance(given, dict) or (isinstance(given, str) and (given.endswith(".json") or "/" in given)):
         try:
             kept = fields.get("capabilities", ())
