@@ -81,10 +81,13 @@ class Draft:
 
 
 class Order:
-    """What `run` and `plan` are asked to do. json: print JSON; stats: a line at the end."""
+    """What `run` and `plan` are asked to do. json: print JSON; stats: a line at the end; learn: say what it lacked."""
 
-    def __init__(self, sandbox: Sandbox, command: Command, draft: Draft, *, json: bool, stats: bool) -> None:
+    def __init__(
+        self, sandbox: Sandbox, command: Command, draft: Draft, *, json: bool, stats: bool, learn: bool
+    ) -> None:
         self.sandbox, self.command, self.draft, self.json, self.stats = sandbox, command, draft, json, stats
+        self.learn = learn
 
 
 def order(args: Sequence[str], table: Iterable[Option]) -> Order | None:
@@ -112,7 +115,14 @@ def order(args: Sequence[str], table: Iterable[Option]) -> Order | None:
         if not argv:
             hint = "as in: ramet run -- python3 job.py"
             raise SpecError("there is nothing to run", field="COMMAND", hint=hint)
-        return Order(sandbox, Command(argv), draft, json=options.JSON.names in names, stats="--stats" in names)
+        return Order(
+            sandbox,
+            Command(argv),
+            draft,
+            json=options.JSON.names in names,
+            stats="--stats" in names,
+            learn="--learn" in names,
+        )
     except SpecError as error:
         raise draft.renamed(error) from None
 
@@ -420,7 +430,10 @@ RIGHTS = (
     Option("--cap-add", "NAME", "keep a capability, as NET_RAW; ALL is every one", _several("capabilities")),
     Option("--rlimit", "NAME=SOFT[:HARD]", "as NOFILE=256, AS=512M, CORE=unlimited", _rlimit),
     Option(
-        "--seccomp", "POLICY", "default, kill (a refused call ends it), none, or a profile's path", _field("seccomp")
+        "--seccomp",
+        "POLICY",
+        "default, default+CALL+..., kill (a refused call ends it), none, or a profile's path",
+        _field("seccomp"),
     ),
     Option("--allow-new-privs", "", "let set-uid programs work", _flag("no_new_privs", False)),
     Option("--allow-userns", "", "let it make user namespaces of its own", _flag("nested_namespaces", True)),

@@ -38,7 +38,8 @@ or 5 seconds, ends everything in the sandbox.
 {EXIT_CODES}"""
 JSON = options.JSON._replace(help="print the result, output included, as JSON")
 STATS = Option("--stats", "", "at the end, say on stderr how it ended and what it cost")
-GENERAL = (box.CONFIG, JSON, STATS, *box.OUTPUT, options.DEBUG, options.HELP)
+LEARN = Option("--learn", "", "for a program that you trust: say what it was refused, and which options let it run")
+GENERAL = (box.CONFIG, JSON, STATS, LEARN, *box.OUTPUT, options.DEBUG, options.HELP)
 TABLE = (*(option for _, group in box.GROUPS for option in group), *GENERAL)
 
 #: Verdicts that end with exit code 124.
@@ -57,6 +58,10 @@ def command(args: Sequence[str]) -> int:
         groups = [*box.GROUPS, ("general", GENERAL)]
         put(options.help_text("ramet run [OPTION...] [--] COMMAND [ARG...]", ABOUT, groups, AFTER))
         return 0
+    if wanted.learn:
+        from ramet.cli.learn import learn
+
+        return learn(wanted)
     if not wanted.json:
         return _run(wanted)
     if wanted.sandbox.tty:
@@ -78,7 +83,11 @@ def _start(wanted: box.Order, **streams: Any) -> Popen:
 def _run(wanted: box.Order) -> int:
     if wanted.sandbox.tty:
         return _run_in_terminal(wanted)
-    process = _start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    return relayed(_start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE), wanted)
+
+
+def relayed(process: Popen, wanted: box.Order) -> int:
+    """Our streams to and from the payload's until it ends; its exit code."""
     watch = Watch(process)
     for number, name in ((1, "stdout"), (2, "stderr")):
         sink = to_descriptor(number)

@@ -19,7 +19,6 @@ from ramet.run.launch import RUSAGE_SIZE, SIGKILL, kill, launch, reap
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
-from ramet.seccomp.filters import kills, programs_of
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -58,6 +57,8 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
         command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
+    from ramet.seccomp.filters import programs_of
+
     return compile(sandbox, facts_for(sandbox), command, groups=_groups_for(sandbox), filters=programs_of(sandbox))
 
 
@@ -110,7 +111,7 @@ class Popen:
         self._ending: Ending | None = None
         self._lock = allocate_lock()
         self.sandbox = sandbox_with(sandbox, fields)
-        self.plan = plan_for(argv, self.sandbox, pass_fds)
+        self.plan = self._compile(argv, pass_fds)
         self.args = self.plan.command.argv
         decoded = text or encoding or errors
         self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
@@ -138,6 +139,9 @@ class Popen:
             signals.release()
         self._streams.close_theirs()
         self._guard = Guard(self.sandbox, self._group, self._kill)
+
+    def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
+        return plan_for(argv, self.sandbox, pass_fds)
 
     def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
@@ -397,6 +401,8 @@ class Popen:
     def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
         assert self._ending is not None
         assert self._evidence is not None
+        from ramet.seccomp.filters import kills
+
         evidence, usage = self._evidence
         return Result(
             argv=self.args,
