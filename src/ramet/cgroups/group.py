@@ -115,13 +115,27 @@ class Group:
 
     name: of its directories. into: a descriptor for clone3's CLONE_INTO_CGROUP, or None. entries: descriptors to each of which
     the child writes "0" as its first steps, and so enters; none on a host with version 2 alone. limits: what it was made with.
+    starved: had it reached its memory limit before that could kill? Then it was refused memory in other ways.
     """
 
-    __slots__ = ("_building", "_made", "_owner", "_place", "_program", "_watch", "entries", "into", "limits", "name")
+    __slots__ = (
+        "_building",
+        "_made",
+        "_owner",
+        "_place",
+        "_program",
+        "_watch",
+        "entries",
+        "into",
+        "limits",
+        "name",
+        "starved",
+    )
 
     def __init__(self, place: Place, program: _Program, limits: Limits, *, building: bool) -> None:
         self._place, self._program, self.limits, self._building = place, program, limits, building
         self.name = owners.new_name()
+        self.starved = False
         self._owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the group
         self._made: list[Spot] = []
         self._watch: int | None = None
@@ -163,6 +177,7 @@ class Group:
         self._close_ways_in()
         if self._building:
             self._building = False
+            self.starved = reading.starved(self)
             for spot, write in self._program.arming:
                 self._write(spot, write)
 
