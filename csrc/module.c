@@ -19,6 +19,7 @@ static PyMethodDef core_methods[] = {
     {"call", WITH_KEYWORDS(core_call), METH_VARARGS | METH_KEYWORDS, core_call_doc},
     {"clone3", WITH_KEYWORDS(core_clone3), METH_VARARGS | METH_KEYWORDS, core_clone3_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
+    {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},
 };
 

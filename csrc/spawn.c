@@ -29,6 +29,9 @@
  *    sees nothing of it. exec makes it SIGCHLD, whatever it was (de_thread() in the kernel): a caller that ignores
  *    SIGCHLD or waits for any child may take the end away, so how it ended is asked of init, or of the pidfd. The plan begins with the parent-death signal and then looks whether the caller
  *    is still there, so there is no moment at which a dead caller leaves a waiting child.
+ * 9. The OOM killer ends everybody who has the victim's memory, so a child that dies for its group's memory would take us
+ *    along. Until it has left our memory, which is a moment after we are told so (shares.c), its group kills nobody for
+ *    that (ramet/cgroups/group.py).
  */
 #include "core.h"
 

@@ -1,6 +1,7 @@
 """Each limit alone: what it does to a payload, what the payload is without it, and what the result says of it."""
 
 import os
+import subprocess
 import sys
 import time
 
@@ -47,6 +48,19 @@ def outcome(memory):
         return str(error)
 
 
+def test_callers_survive_what_their_sandboxes_die_of():
+    """The kernel kills everybody who has the victim's memory, and until its exec a child has its caller's: a hundred starts within a
+    limit that they do not fit in leave the caller alive. It is another process, which would be killed."""
+    may("memory")
+    code = "import ramet\nfor n in range({}):\n try: ramet.run(['true'], memory=4096 + n * 7919)\n except ramet.StepError: pass\nprint('alive')"
+    rounds = 100 if PATIENCE == 1 else 10
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(rounds)], capture_output=True, text=True, timeout=100 * PATIENCE, check=False
+    )
+    assert (done.stdout, done.returncode) == ("alive\n", 0), done.stderr
+
+
+@pytest.mark.timeout(600)
 def test_memory_too_small_to_build_the_sandbox():
     """A limit that the sandbox itself is too big for is an error of a step, with the field to change, or the end for lack of memory;
     the caller, whose memory the child has until its exec, lives on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from time import sleep
 
 from ramet.cgroups import ending, files, owners, reading, spots
 from ramet.cgroups import limits as limit_files
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ramet.cgroups.spots import Spot
     from ramet.spec.group_limits import GroupLimits as Limits
 
+#: Processes of a group whose first has just exec'd: init, the payload, and a few that it may have made since.
+AT_START = 8
+EXEC_AT_MOST, BLIND_WAIT = 1.0, 0.002  # s
 STALE = (errno.ENOENT, errno.EBADF, errno.ENOTDIR, errno.ENODEV)
 
 
@@ -177,9 +181,26 @@ class Group:
         self._close_ways_in()
         if self._building:
             self._building = False
+            self._wait_for_exec()
             self.starved = reading.starved(self)
             for spot, write in self._program.arming:
                 self._write(spot, write)
+
+    def _wait_for_exec(self) -> None:
+        """Until nobody in it has our memory; see csrc/shares.c. Only the first two can have it: the others are their children."""
+        from ramet import _core
+
+        spot = self.spot_of("memory")
+        if spot is None or not self._program.arming:
+            return
+        for pid in ending.first_listed(spot.fd, f"{self.name}/cgroup.procs", AT_START):
+            for _ in ending.waits(EXEC_AT_MOST):
+                try:
+                    if not _core.shares_memory(pid):
+                        break
+                except OSError:
+                    sleep(BLIND_WAIT)  # it can't be asked here; the kernel takes microseconds
+                    break
 
     def _close_ways_in(self) -> None:
         fds = self.entries if self.into is None else (*self.entries, self.into)
