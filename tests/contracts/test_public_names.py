@@ -19,9 +19,9 @@ VALUES = {"DEVNULL", "PIPE", "STDOUT"}
 def test_the_public_names():
     """What ramet exports is this list: a change of it is a change of the interface, and is made here too."""
     core = {
-        "Bind", "ChildDied", "CommandError", "DEVNULL", "Dev", "Directory", "Error", "ExitError", "File", "HelperError",
-        "IdMapping", "IoLimit", "Join", "Mqueue", "Namespace", "Overlay", "PIPE", "Popen", "Proc", "Result", "Rootfs", "STDOUT",
-        "Sandbox", "SpecError", "SpecTypeError", "StepError", "Symlink", "TimeOffsets", "TimeoutExpired", "Tmpfs",
+        "Bind", "ChildDied", "CommandError", "Condition", "DEVNULL", "Dev", "Directory", "Error", "ExitError", "File", "HelperError",
+        "IdMapping", "IoLimit", "Join", "Landlock", "Mqueue", "Namespace", "Overlay", "PIPE", "Popen", "Proc", "Result", "Rootfs", "Rule", "STDOUT",
+        "Sandbox", "Seccomp", "SpecError", "SpecTypeError", "StepError", "Symlink", "TimeOffsets", "TimeoutExpired", "Tmpfs",
         "UnsupportedError", "Usage", "run",
     }  # fmt: skip
     assert core <= set(PUBLIC)

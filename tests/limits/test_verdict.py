@@ -20,7 +20,8 @@ TABLE = [
     ("its own SIGKILL", KILLED_INSIDE, {}, "signaled", (), False),
     ("somebody's kill of the whole", KILLED_BY_US, {}, "signaled", (), False),
     ("a crash", CRASHED, {}, "signaled", (), False),
-    ("a denied call", DENIED, {}, "syscall-denied", (), False),
+    ("a denied call", DENIED, {"filter_kills": True}, "syscall-denied", (), False),
+    ("a SIGSYS of its own making", DENIED, {}, "signaled", (), False),
     ("time", KILLED_BY_US, {"cause": "timed-out"}, "timed-out", ("timed-out",), True),
     ("time, a moment too late", EXITED, {"cause": "timed-out"}, "exited", (), False),
     ("time, while it killed itself", KILLED_INSIDE, {"cause": "timed-out"}, "signaled", (), False),
@@ -48,7 +49,14 @@ TABLE = [
     ("disk, and it did not mind", EXITED, {"disk_full": True}, "exited", ("disk-limit",), False),
     ("forks, and it failed", FAILED, {"forks_refused": 3}, "processes-limit", ("processes-limit",), False),
     ("forks, and it did not mind", EXITED, {"forks_refused": 3}, "exited", ("processes-limit",), False),
-    ("a denied call, with a full disk", DENIED, {"disk_full": True}, "syscall-denied", ("disk-limit",), False),
+    (
+        "a denied call, with a full disk",
+        DENIED,
+        {"disk_full": True, "filter_kills": True},
+        "syscall-denied",
+        ("disk-limit",),
+        False,
+    ),
     # Several: the first cause wins, the others are listed.
     (
         "forks refused, then time",

@@ -22,13 +22,10 @@ def command(args: Sequence[str]) -> int:
         groups = [*box.GROUPS, ("general", box.COMMON)]
         put(options.help_text("ramet plan [OPTION...] [--] COMMAND...", ABOUT, groups, box.DETAILS))
         return 0
-    from ramet.host.facts import facts_for
-    from ramet.plan.compile import compile
-    from ramet.run.groups import groups_for
+    from ramet.run.process import plan_for
 
     try:
-        facts = facts_for(wanted.sandbox)
-        plan = compile(wanted.sandbox, facts, wanted.command, groups=groups_for(wanted.sandbox))
+        plan = plan_for(wanted.command.argv, wanted.sandbox, wanted.command.pass_fds)
     except SpecError as error:
         raise wanted.draft.renamed(error) from None
     if wanted.json:

@@ -7,7 +7,7 @@ The order of a plan, and what forces it:
 3. surroundings: they need the host's /proc, and capabilities;
 4. mounts, then pivot_root: needs the host's paths, so no host path may be used after it;
 5. capabilities and no_new_privs: everything before needs the former;
-6. descriptors: the mounts were built on them;
+6. descriptors: the mounts were built on them; then Landlock, which forbids to mount, and is to know what is passed on;
 7. what is the payload's alone: session, directory, limits, signal mask; exec.
 
 With an init the child does 1 and 2 and clones the payload's process, which does the rest; the child becomes init
@@ -20,15 +20,17 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.errors import SpecError, UnsupportedError
-from ramet.plan import finish, idmap, limits, rights, surroundings
+from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.ahead import FLAGS, entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
+from ramet.plan.protections import protections
 from ramet.plan.shape import Shape
 from ramet.plan.steps import Builder, Plan, Slot, Stage
 from ramet.plan.terminal import open_terminal
 from ramet.spec import Namespace
 from ramet.spec.mounts import hidden_by_later
+from ramet.spec.seccomp import keeps_from_nesting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,17 +49,24 @@ PR_SET_DUMPABLE = 4
 
 @lru_cache(maxsize=256)
 def compile(
-    spec: Sandbox, facts: Facts, command: Command, *, ahead: bool = False, groups: Groups | None = None
+    spec: Sandbox,
+    facts: Facts,
+    command: Command,
+    *,
+    ahead: bool = False,
+    groups: Groups | None = None,
+    filters: tuple[bytes, ...] = (),
 ) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
     ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
-    with limits gets on this host.
+    with limits gets on this host. filters: its policy for system calls, compiled.
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
     _check(spec, facts)
     shape = Shape(spec, facts, command)
+    _check_time(spec, facts, shape)
     kit = kit_for(spec, facts, shape.maps)
     assert kit or not ahead
     stages = {}
@@ -67,6 +76,7 @@ def compile(
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
     gated = shape.init and _gated(spec, facts, shape)
     held = limits.hold(spec, groups, shape)
+    wall = landlock.fence(spec, facts)
     child = Builder()
     _begin(child, spec, facts, shape, ahead=ahead, groups=groups)
     if shape.init:
@@ -74,9 +84,11 @@ def compile(
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
-        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, gated=gated, ahead=ahead)
+        stages["payload"] = _payload(
+            Builder(), spec, facts, command, shape, held, filters, wall, gated=gated, ahead=ahead
+        )
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, held, gated=False, ahead=ahead)
+        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, wall, gated=False, ahead=ahead)
     return Plan(
         spec=spec,
         facts=facts,
@@ -87,7 +99,8 @@ def compile(
         kit=kit,
         ahead=ahead,
         groups=groups,
-        protections=held.protections,
+        filters=filters,
+        protections=protections(spec, facts, shape, wall, held, filters),
         init=shape.init,
         gated=gated,
         tty=spec.tty,
@@ -107,12 +120,6 @@ def _check(spec: Sandbox, facts: Facts) -> None:
             field="Sandbox.namespaces",
             hint="add Namespace.USER",
         )
-    if Namespace.TIME in spec.namespaces and spec.as_pid1 and facts.kernel < (6, 3):
-        raise UnsupportedError(
-            "a time namespace with as_pid1=True",
-            fact=f"the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
-            needs="Linux 6.3, where exec enters the new time namespace; with init any kernel will do",
-        )
     for name in spec.capabilities:
         from ramet.spec.capabilities import NUMBERS
 
@@ -120,6 +127,15 @@ def _check(spec: Sandbox, facts: Facts) -> None:
             raise UnsupportedError(
                 f"keeping {name}", fact=f"the kernel's last capability is {facts.last_cap}", needs="a newer kernel"
             )
+
+
+def _check_time(spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    if Namespace.TIME in spec.namespaces and not shape.init and facts.kernel < (6, 3):
+        raise UnsupportedError(
+            f"a time namespace {'with as_pid1=True' if spec.as_pid1 else 'without a pid namespace'}",
+            fact=f"the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
+            needs="Linux 6.3, where exec enters the new time namespace; with init any kernel will do",
+        )
 
 
 def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None) -> int:
@@ -219,7 +235,17 @@ def _become(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 
 def _payload(
-    b: Builder, spec: Sandbox, facts: Facts, command: Command, shape: Shape, held: Held, *, gated: bool, ahead: bool
+    b: Builder,
+    spec: Sandbox,
+    facts: Facts,
+    command: Command,
+    shape: Shape,
+    held: Held,
+    filters: tuple[bytes, ...],
+    wall: landlock.Fence,
+    *,
+    gated: bool,
+    ahead: bool,
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
@@ -229,18 +255,29 @@ def _payload(
         build_root(b, spec, facts, shape)
     if spec.tty:
         open_terminal(b, spec, shape)
+    rights.own_keyring(b, spec)
+    if not spec.no_new_privs:  # both walls take it, or CAP_SYS_ADMIN, which goes now
+        finish.place_descriptors(b, command, shape)
+        landlock.build_fence(b, spec, facts, command, shape, wall)
+        rights.filter_calls(b, filters)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
         rights.no_new_privs(b)
-    finish.place_descriptors(b, command, shape)
+        finish.place_descriptors(b, command, shape)
     finish.enter_session(b, spec)
     finish.enter_directory(b, spec, shape)
+    if spec.no_new_privs:
+        landlock.build_fence(b, spec, facts, command, shape, wall)
     b.about("Sandbox.umask", "set the umask")
     b.call("umask", spec.umask)
     limits.limit_scheduling(b, spec, held)
     rights.limit_resources(b, spec, limits.rlimits_of(spec, held))
-    finish.exec_payload(b, command, finish.environment(spec, shape), gated=gated)
+    if gated:
+        finish.wait_for_init(b)
+    if spec.no_new_privs:
+        rights.filter_calls(b, filters)
+    finish.exec_payload(b, command, finish.environment(spec, shape))
     return Stage("payload" if shape.init else "child", tuple(b.steps))
 
 
@@ -249,8 +286,11 @@ def _notes(spec: Sandbox) -> tuple[str, ...]:
         f"Sandbox.mounts[{late}] hides Sandbox.mounts[{early}]: it comes later and covers a place above it"
         for early, late in hidden_by_later(spec.mounts)
     ]
-    if Namespace.USER not in spec.namespaces and spec.nested_namespaces is None:
-        notes.append("user namespaces inside are not forbidden: that takes a user namespace of the sandbox's own")
+    own = Namespace.USER in spec.namespaces or keeps_from_nesting(spec.seccomp, spec.capabilities)
+    if not own and spec.nested_namespaces is None:
+        notes.append(
+            "user namespaces inside are not forbidden: that takes a user namespace of the sandbox's own, or a filter"
+        )
     return tuple(notes)
 
 

@@ -137,10 +137,8 @@ def wait_for_init(b: Builder) -> None:
     b.call("futex", word, FUTEX_WAKE, 1, 0, 0, 0)
 
 
-def exec_payload(b: Builder, command: Command, env: dict[str, str], *, gated: bool) -> None:
+def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
     """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
-    if gated:
-        wait_for_init(b)
     b.about("command", "unblock signals")
     b.call("rt_sigprocmask", SIG_SETMASK, Block(bytes(8), text="[]"), 0, 8)
     name = command.argv[0]

@@ -1,0 +1,134 @@
+"""From a policy to the programs that the kernel runs for each system call.
+
+Two programs: the first allows, and tells calls that are younger than the policy from those it refuses; the second, where there are
+vetoes, takes away what an allow-list can't except: one value of an argument. The kernel asks both, and the stricter answer counts;
+where both answer with an errno, that of the program which was installed last. A call that both allow without looking
+at its arguments is not asked about again (since Linux 5.11), so most calls cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from ramet.errors import SpecError
+from ramet.spec.seccomp import Seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ramet.spec import Sandbox
+    from ramet.spec.seccomp import Rule
+
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"default.{os.uname().machine}.bpf")
+#: Instructions that a program may have: BPF_MAXINSNS.
+INSTRUCTIONS_MOST = 4096
+INSTRUCTION_SIZE = 8
+
+
+def policy_of(spec: Sandbox) -> Seccomp | None:
+    """The policy of a sandbox; None without one."""
+    if isinstance(spec.seccomp, Seccomp):
+        return spec.seccomp
+    if spec.seccomp == "none":
+        return None
+    from ramet.seccomp import profile
+
+    return profile.default(spec.capabilities, nested=bool(spec.nested_namespaces), kill=spec.seccomp == "kill")
+
+
+def kills(spec: Sandbox) -> bool:
+    """Is there a call that ends the payload?"""
+    policy = spec.seccomp
+    if not isinstance(policy, Seccomp):
+        return policy == "kill"
+    return policy.action == "kill" or any(rule.action == "kill" for rule in (*policy.rules, *policy.vetoes))
+
+
+def programs_of(spec: Sandbox) -> tuple[bytes, ...]:
+    """What is installed for a sandbox, first to last."""
+    if spec.seccomp == "default" and not spec.capabilities and not spec.nested_namespaces:
+        shipped = _shipped()
+        if shipped is not None:
+            return shipped
+    policy = policy_of(spec)
+    return compiled(policy) if policy is not None else ()
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> tuple[bytes, ...] | None:
+    """The default profile, compiled when this version was made: without libseccomp, and without its 5 ms."""
+    try:
+        with open(SHIPPED, "rb", buffering=0) as file:
+            content = file.readall()
+    except FileNotFoundError:
+        return None
+    return unpacked(content)
+
+
+def packed(programs: tuple[bytes, ...]) -> bytes:
+    """Programs in one file, each behind its length."""
+    return b"".join(len(program).to_bytes(4, "little") + program for program in programs)
+
+
+def unpacked(content: bytes) -> tuple[bytes, ...]:
+    """The reverse of `packed`."""
+    found = []
+    while content:
+        size = int.from_bytes(content[:4], "little")
+        found.append(content[4 : 4 + size])
+        content = content[4 + size :]
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def compiled(policy: Seccomp) -> tuple[bytes, ...]:
+    """The programs of a policy, by libseccomp. Raises UnsupportedError without it, SpecError for what it refuses."""
+    from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, Program, known
+
+    refusal = _action(policy.action, int(policy.errno))
+    with Program(refusal) as first:
+        for rule in policy.rules:
+            for name, number in _numbers(rule):
+                first.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
+        if refusal != ALLOW:
+            for number in range(max(known().values()) + 1, NUMBERS_END):
+                first.add(number, ERRNO | int(policy.unknown))
+        programs = [first.bytes()]
+    if policy.vetoes:
+        with Program(ALLOW) as second:
+            for rule in policy.vetoes:
+                for name, number in _numbers(rule):
+                    second.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
+            programs.append(second.bytes())
+    for program in programs:
+        if len(program) > INSTRUCTIONS_MOST * INSTRUCTION_SIZE:
+            raise SpecError(
+                f"makes a filter of {len(program) // INSTRUCTION_SIZE} instructions; the kernel takes {INSTRUCTIONS_MOST}",
+                field="Sandbox.seccomp",
+            )
+    return tuple(programs)
+
+
+def _numbers(rule: Rule) -> Iterator[tuple[str, int]]:
+    from ramet.seccomp.library import is_name, known, number
+    from ramet.spec.record import nearest
+
+    for name in rule.names:
+        found = number(name)
+        if found is not None:
+            yield name, found
+        elif not is_name(name):
+            meant = nearest(name, known())
+            raise SpecError(
+                f"{name!r} is no system call",
+                field="Sandbox.seccomp",
+                hint=f"did you mean {meant!r}?" if meant else None,
+            )
+
+
+def _action(name: str, errno: int) -> int:
+    from ramet.seccomp.library import ALLOW, ERRNO, KILL_PROCESS, LOG
+
+    return {"allow": ALLOW, "errno": ERRNO | errno, "kill": KILL_PROCESS, "log": LOG}[name]
