@@ -112,7 +112,7 @@ def test_cpu_time_of_the_whole_tree():
 def test_cpu_time_of_a_sleeper():
     """Time that is slept is no CPU time."""
     may("cpu_time")
-    assert python("import time; time.sleep(0.4)", cpu_time=0.3).status == "exited"
+    assert python(f"import time; time.sleep({0.4 * PATIENCE})", cpu_time=0.3 * PATIENCE).status == "exited"
 
 
 def test_cpus():
