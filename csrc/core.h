@@ -30,4 +30,7 @@ extern const char core_trace_doc[];
 PyObject *core_syscall(PyObject *module, PyObject *args);
 extern const char core_syscall_doc[];
 
+PyObject *core_shares_memory(PyObject *module, PyObject *args);
+extern const char core_shares_memory_doc[];
+
 #endif

@@ -31,6 +31,9 @@
  *    begins with the parent-death signal and then looks whether the caller is still there, so there is no moment at
  *    which a dead caller leaves a waiting child. Init gives the signal up just before its exec (a thread that started it
  *    may end as soon as we return) and looks at the caller's pidfd from then on.
+ * 9. The OOM killer ends everybody who has the victim's memory, so a child that dies for its group's memory would take us
+ *    along. Until it has left our memory, which is a moment after we are told so (shares.c), its group kills nobody for
+ *    that (ramet/cgroups/group.py).
  */
 #include "core.h"
 

@@ -57,3 +57,6 @@ def trace(
 
 def syscall(call: str, number: int, /, *arguments: int | _ReadBuffer) -> int:
     """Make one system call; raises OSError with its name."""
+
+def shares_memory(pid: int, /) -> bool:
+    """Has this process our memory? Raises OSError where that can't be asked."""

@@ -375,6 +375,7 @@ class Popen:
             evidence = Evidence(
                 self._guard.cause,
                 oom_kills=kills,
+                memory_refused=group.starved,
                 forks_refused=refused,
                 disk_full=full,
                 cpu_used_up=limit is not None and account.cpu is not None and account.cpu >= float(limit),

@@ -23,8 +23,8 @@ STATUSES = (
 class Evidence(
     namedtuple(
         "Evidence",
-        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills",
-        defaults=(None, 0, 0, False, False, False),
+        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills memory_refused",
+        defaults=(None, 0, 0, False, False, False, False),
     )
 ):
     """What is known besides how the payload's process ended.
@@ -33,6 +33,8 @@ class Evidence(
     for the group's memory. forks_refused: by the limit of processes. disk_full: at the end no room was left on the
     sandbox's own file system. cpu_used_up: the CPU time of all of it reached the limit. filter_kills: its filter
     ends it for a call that is denied; without that, a SIGSYS is one that it has sent itself.
+    memory_refused: it came to its memory limit when that could not yet kill (version 1, until the caller knows of its exec), so
+    system calls failed, or worse.
     """
 
     __slots__ = ()
@@ -56,6 +58,8 @@ def decide(ending: Ending, evidence: Evidence) -> Verdict:
     if evidence.cpu_used_up and ending.signal in (SIGKILL, SIGXCPU) and "cpu-time" not in hits:
         hits.append("cpu-time")
     ended = bool(hits)
+    if evidence.memory_refused and not evidence.oom_kills and (ending.signal is not None or ending.exit_code):
+        hits.append("out-of-memory")
     if evidence.disk_full:
         hits.append("disk-limit")
     if evidence.forks_refused:
