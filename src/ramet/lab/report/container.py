@@ -16,7 +16,7 @@ REACH = {
     "host": ("●", "it reaches the host's own"),
     "yes": ("✓", "it may"),
     "own": ("□", "only what belongs to the container"),
-    "-": ("–", "not at all"),
+    "-": ("-", "not at all"),
 }
 """What a cell of the table says, its sign, and what that means."""
 _STYLES = {"host": "host", "yes": "may", "own": "own", "-": "none"}
@@ -169,11 +169,11 @@ def _calls(new: list[dict[str, Any]]) -> Markup | None:
 
 
 def _counted(calls: list[str]) -> str:
-    """``prctl ×41, capset``."""
+    """``prctl x41, capset``."""
     counts: dict[str, int] = {}
     for call in calls:
         counts[call] = counts.get(call, 0) + 1
-    return ", ".join(name if count == 1 else f"{name} ×{count}" for name, count in counts.items())
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts.items())
 
 
 def _spaces(found: dict[str, str]) -> Markup:
@@ -340,7 +340,7 @@ def _kernel(found: dict[str, Any]) -> Markup:
     table = element(
         "table",
         caption("What a container shares with its host"),
-        head_row("what", "", "host", "container", "a virtual machine would have"),
+        head_row("what", "compared", "host", "container", "a virtual machine would have"),
         element("tbody", rows),
         class_="facts",
     )

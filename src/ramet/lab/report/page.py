@@ -40,7 +40,7 @@ def _sections(found: dict[str, Any]) -> list[tuple[str, str, Markup]]:
         parts.append(("namespaces", "Namespaces", experiments.runs_section(found["experiments"])))
     for key, title, section in (
         ("matrix", "Matrix", grid.section),
-        ("compare", "fork and others", ways.section),
+        ("compare", "Fork and others", ways.section),
         ("errors", "Errors", refused.section),
         ("container", "Container", container.section),
     ):

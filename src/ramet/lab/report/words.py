@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SPOKEN = {"mnt": "mount", "net": "network", "ipc": "IPC", "uts": "UTS"}
 """How the kinds of namespace are spoken of, where not by their name in /proc."""
 
-NOWHERE = "–"
+NOWHERE = "-"
 _PAGE = re.compile(r"\b([A-Za-z_][A-Za-z0-9_.]*)\((\d)\)")
 
 
