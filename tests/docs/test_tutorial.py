@@ -26,11 +26,12 @@ def directory(tmp_path):
 
 def root_is_lent(directory):
     """Is root's own directory, with writes discarded, the payload's to write to? An ordinary user's always is."""
-    for name in ("bin", "lib", "lib64", "usr", "proc", "dev", "tmp"):
+    for name in ("bin", "lib", "lib64", "usr", "proc", "dev", "tmp", "data"):
         (directory / "probe" / name).mkdir(parents=True)
     binds = [ramet.Bind(f"/{name}", optional=True) for name in ("usr", "bin", "lib", "lib64")]
     rootfs = ramet.Rootfs(str(directory / "probe"), writes="discarded")
-    return ramet.run(["touch", "/here"], rootfs=rootfs, mounts=binds).ok
+    (directory / "probe/data/file").touch()
+    return ramet.run(["rm", "-r", "/data"], rootfs=rootfs, mounts=binds).ok
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)

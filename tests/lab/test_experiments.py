@@ -177,7 +177,9 @@ def test_too_slow_an_experiment():
     before = set(os.listdir("/proc"))
     with pytest.raises(TimeoutExpired, match="experiment vfork still runs after"):
         lab.run("vfork", timeout=0.02)
-    left = [pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and b"ramet.lab" in command_of(pid)]
+    left = [
+        pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and b"ramet.lab.worker" in command_of(pid)
+    ]
     assert left == []
 
 

@@ -95,6 +95,28 @@ def test_all(ramet):
     assert "0 fail" in " ".join(lines[-2:])
 
 
+def test_an_odd_caller(ramet, tmp_path, everything):
+    """Ignored and blocked signals, priorities, a umask and a directory that is gone don't change what is found."""
+
+    def oddly():
+        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1])
+        os.umask(0o777)
+        os.nice(19)
+        os.mkdir(gone, 0o700)
+        os.chmod(gone, 0o700)
+        os.chdir(gone)
+        os.rmdir(gone)
+
+    gone = str(tmp_path / "gone")
+    done = ramet("all", "--json", preexec_fn=oddly)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {each["name"]: each["conclusion"] for each in json.loads(done.stdout)}
+    found.pop("into-cgroup")  # where it can't be had, its conclusion names a path of its own
+    assert found == {name: each.conclusion for name, each in everything.items() if name in found}
+
+
 def test_a_failed_one_is_seen():
     """The control: a conclusion that does not hold is FAILS in the list, "no" on its page, and exit code 1."""
     from ramet.cli.lab import exit_code

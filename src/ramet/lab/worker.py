@@ -49,6 +49,7 @@ class Ground:
 def main() -> int:
     """Run the experiments that the first argument names, one after the other. The second is the caller's pid."""
     requests, caller = json.loads(sys.argv[1]), int(sys.argv[2])
+    _begin_plainly()
     _end_with(caller)
     stdout = os.dup(1)
     with open("/dev/null", "wb") as nowhere:  # what a child prints is no evidence
@@ -63,6 +64,15 @@ def main() -> int:
         if os.waitpid(child, 0)[1]:
             return 1  # its traceback is on stderr
     return 0
+
+
+def _begin_plainly() -> None:
+    """What a caller ignores, blocks or masks comes through exec: an ignored SIGCHLD would leave nothing to wait for."""
+    for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(0o022)
+    os.chdir("/")
 
 
 def _end_with(caller: int) -> None:

@@ -28,7 +28,7 @@ def conclude(seen: Seen, control: Seen) -> Findings:
     return (
         ("the child has it from the start", seen.child[nnp] == 1),
         ("without the flag it is as the caller is", control.child[nnp] == control.caller[nnp]),
-        ("who does not have it, and did not get it", seen.caller[nnp] == control.caller[nnp] == 0),
+        ("who has not got it by that", seen.caller[nnp] == control.caller[nnp]),
     )
 
 

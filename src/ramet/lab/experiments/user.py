@@ -23,8 +23,9 @@ def run(flags: CLONE, see: Notes) -> None:
     def child() -> None:
         see.child("getuid()", os.getuid())
         see.child("has capabilities", int(status("CapEff"), 16) != 0)
-        above = outcome(os.setpriority, os.PRIO_PROCESS, 0, -1)
-        see.child("power outside: nice -1", above)
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        back = outcome(os.setpriority, os.PRIO_PROCESS, 0, 18)
+        see.child("power outside: nice 18", back)
 
     def rename() -> None:
         new = flags | CLONE.NEWUTS
@@ -36,7 +37,7 @@ def run(flags: CLONE, see: Notes) -> None:
 
 
 def conclude(seen: Seen, control: Seen) -> Findings:
-    outside, inside = "power outside: nice -1", "power inside: rename"
+    outside, inside = "power outside: nice 18", "power inside: rename"
     return (
         ("inside the child is uid 0", seen.child["getuid()"] == 0),
         ("with capabilities", seen.child["has capabilities"] is True),
@@ -58,7 +59,7 @@ EXPERIMENT = Experiment(
     run=run,
     conclude=conclude,
     answer="Everything to what it makes from then on, such as a UTS namespace's host name; nothing to what was there "
-    "before, such as a process's priority. It needs no privilege.",
+    "before: having made itself as nice as can be, it stays so. It needs no privilege.",
     claimed="In a user namespace an ordinary user is root inside and nobody special outside.",
     verdict=CONFIRMED,
     page="user_namespaces(7)",
