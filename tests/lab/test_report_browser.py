@@ -68,6 +68,7 @@ def test_nothing_is_said_and_nobody_asked(page, url):
     page.click("#theme")
     page.point_at("#grid tbody td")
     page.type("#find", "pid")
+    page.run("localStorage.clear()")
     assert [] == page.console()
     assert {url} == {address for address in page.requests() if not address.startswith("data:")}
 
@@ -176,7 +177,7 @@ def test_themes(page):
     assert (light != dark, page.run(pressed)) == (True, "true")
     page.click("#theme")
     assert (page.run(ground), page.run(pressed)) == (light, "false")
-    page.run("location.reload()")
+    page.ask("POST", "/refresh", {})
     assert page.run(ground) == light
     page.run("localStorage.clear()")
 

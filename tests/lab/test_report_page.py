@@ -388,6 +388,17 @@ def test_one_size_is_enough(times):
     assert plot.plot(times).count('class="point') == 0
 
 
+def test_points_do_not_cover_each_other(found):
+    """What each point is pointed at by lies around it, and no two of one size overlap, be they ever so near."""
+    latency = found["compare"]["latency"]
+    zones = plot._zones(latency, plot.Frame(latency, 860, 470, labels=True))
+    for size in latency["sizes"]:
+        column = sorted(zone for (_, held), zone in zones.items() if held == size)
+        assert len(column) == len(latency["ways"])
+        assert all(below - above <= 28.01 for above, below in column)
+        assert all(above[1] <= below[0] + 1 for above, below in pairwise(column))
+
+
 def test_names_do_not_cover_each_other():
     """Names stay in order and apart, near where they belong, and inside; the control lies on one spot."""
     places = plot.apart([10.0, 11.0, 12.0, 90.0, 99.0], 17.0, 6.0, 100.0)

@@ -26,7 +26,6 @@ def page(found: dict[str, Any]) -> str:
         element("nav", links, aria_label="Parts of this page"),
         element("main", [section for _, _, section in sections], id="main", tabindex="-1"),
         element("footer", element("p", _made(found["host"]))),
-        element("script", _file("script.js")),
     )
     whole = element("html", element("head", _meta(found["host"])), element("body", body), lang="en")
     return f"<!DOCTYPE html>\n{whole}\n"
@@ -64,6 +63,7 @@ def _meta(host: dict[str, Any]) -> Markup:
         element("title", f"{TITLE}: Linux {host['kernel']}"),
         element("link", rel="icon", href="data:,"),
         element("style", style),
+        element("script", script),
     )
 
 

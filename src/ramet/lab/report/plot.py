@@ -21,6 +21,7 @@ MARKS = (
     "M-1.8-5.5h3.6v3.7h3.7v3.6h-3.7v3.7h-3.6v-3.7h-3.7v-3.6h3.7z",
     "M0-6 1.7-1.9 6-1.9 2.6.8 3.8 5.2 0 2.6-3.8 5.2-2.6.8-6-1.9-1.7-1.9z",
 )
+_REACH = 14.0  # how far from a point it can be pointed at
 _ZERO = 2.0  # how many doublings of the memory lie between "nothing" and the least size that is drawn
 
 
@@ -63,7 +64,7 @@ def plot(found: dict[str, Any]) -> Markup:
 
 def _picture(found: dict[str, Any], frame: Frame, class_: str, prefix: str) -> Markup:
     lines = [_line(way, found["sizes"], frame, n) for n, way in enumerate(found["ways"])]
-    points = [_points(way, found["sizes"], frame, n) for n, way in enumerate(found["ways"])]
+    points = _points(found, frame)
     title = element("title", "Time to start and end a child, by the memory of its caller", id=f"{prefix}-plot-title")
     return element(
         "svg",
@@ -145,27 +146,46 @@ def apart(wanted: list[float], least: float, low: float, high: float) -> list[fl
     return found
 
 
-def _points(way: dict[str, Any], sizes: list[int], frame: Frame, n: int) -> list[Markup]:
+def _points(found: dict[str, Any], frame: Frame) -> list[Markup]:
     """What can be pointed at, and reached with Tab: over all lines, so that no line covers it."""
+    zones = _zones(found, frame)
     points = []
-    for size, taken, least in zip(sizes, way["seconds"], way["least"], strict=True):
-        if not taken:
-            continue
-        x, y = frame.x(size), frame.y(taken)
-        numbers = [f"{time_words(taken)} median", f"{time_words(least)} at the least"]
-        said = f"{way['name']}, caller of {words(size)}: {', '.join(numbers)}"
-        points.append(
-            element(
-                "g",
-                element("circle", cx=x, cy=y, r="11", class_="hit"),
-                _tip([f"{way['name']}, {words(size)}", *numbers], x, y, frame),
-                class_=f"point way-{n}",
-                tabindex="0",
-                role="img",
-                aria_label=said,
-            )
-        )
+    for n, way in enumerate(found["ways"]):
+        for size, taken, least in zip(found["sizes"], way["seconds"], way["least"], strict=True):
+            if taken:
+                points.append(_point(way["name"], n, (size, taken, least), zones[n, size], frame))
     return points
+
+
+def _point(name: str, n: int, numbers: tuple[int, float, float], zone: tuple[float, float], frame: Frame) -> Markup:
+    size, taken, least = numbers
+    x, y = frame.x(size), frame.y(taken)
+    top, bottom = zone
+    said = [f"{time_words(taken)} median", f"{time_words(least)} at the least"]
+    return element(
+        "g",
+        element("rect", x=x - 18, y=top, width="36", height=round(bottom - top, 2), class_="hit"),
+        element("circle", cx=x, cy=y, r="10", class_="ring"),
+        _tip([f"{name}, {words(size)}", *said], x, y, frame),
+        class_=f"point way-{n}",
+        tabindex="0",
+        role="img",
+        aria_label=f"{name}, caller of {words(size)}: {', '.join(said)}",
+    )
+
+
+def _zones(found: dict[str, Any], frame: Frame) -> dict[tuple[int, int], tuple[float, float]]:
+    """From where to where a point is pointed at, by (way, size): no farther than half-way to the next, so that none is
+    covered by its neighbour."""
+    zones = {}
+    for column, size in enumerate(found["sizes"]):
+        known = [(n, way["seconds"][column]) for n, way in enumerate(found["ways"]) if way["seconds"][column]]
+        places = sorted((frame.y(taken), n) for n, taken in known)
+        for at, (y, n) in enumerate(places):
+            above = (places[at - 1][0] + y) / 2 if at else y - _REACH
+            below = (places[at + 1][0] + y) / 2 if at + 1 < len(places) else y + _REACH
+            zones[n, size] = max(above, y - _REACH), max(min(below, y + _REACH), above + 1)
+    return zones
 
 
 def _tip(lines: list[str], x: float, y: float, frame: Frame) -> Markup:

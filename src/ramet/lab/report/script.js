@@ -3,7 +3,12 @@
 
 const byId = (id) => document.getElementById(id);
 
-// The theme: the system's, until somebody says otherwise.
+// The theme: the system's, until somebody says otherwise. What was chosen before is there before anything is drawn.
+function oldTheme() {
+  const before = kept("ramet-theme");
+  if (before === "light" || before === "dark") document.documentElement.dataset.theme = before;
+}
+
 function theme() {
   const button = byId("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -18,8 +23,6 @@ function theme() {
     show();
   });
   system.addEventListener("change", show);
-  const before = kept("ramet-theme");
-  if (before === "light" || before === "dark") root.dataset.theme = before;
   button.textContent = "Dark theme";
   button.hidden = false;
   show();
@@ -106,8 +109,11 @@ function grid() {
   });
 }
 
-theme();
-experiments();
-grid();
+oldTheme();
+document.addEventListener("DOMContentLoaded", () => {
+  theme();
+  experiments();
+  grid();
+  openTarget();
+});
 addEventListener("hashchange", openTarget);
-openTarget();
