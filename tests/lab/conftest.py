@@ -33,3 +33,20 @@ def settled(everything):
         return everything[name]
 
     return settled
+
+
+@pytest.fixture(scope="session")
+def found(everything):
+    """All that the lab's page shows, measured once for the session; of the latency, the least that makes a plot."""
+    from ramet.lab.report.gather import gather
+
+    measured = gather([], sizes=(0, 16 << 20, 64 << 20), seconds=0.1)
+    return measured | {"experiments": list(everything.values())}
+
+
+@pytest.fixture(scope="session")
+def page_text(found):
+    """The page, as HTML."""
+    from ramet.lab.report.page import page
+
+    return page(found)

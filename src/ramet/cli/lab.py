@@ -34,14 +34,17 @@ where they need one.
   ramet lab 3                   run one, by its number
   ramet lab pid                 or by its name
   ramet lab CLONE_NEWPID        or by a flag
-  ramet lab all                 run every one, a line each"""
+  ramet lab all                 run every one, a line each
+  ramet lab --html report.html  run all there is, into one page for a browser"""
 AFTER = """\
 ramet lab {name} --help says more.
 
 exit codes: 0 every conclusion holds or can't be settled here; 1 one does not
 hold."""
 OUTPUT = Option("-o --output", "FILE", "write to FILE in place of stdout")
-TABLE = (options.JSON, OUTPUT, options.DEBUG, options.HELP)
+HTML = Option("--html", "FILE", "a page with everything, or with the experiments and parts named; - is stdout")
+SIZES = Option("--sizes", "LIST", "with --html: memory of the callers it times, as 0,256M,1G")
+TABLE = (options.JSON, OUTPUT, HTML, SIZES, options.DEBUG, options.HELP)
 
 
 def command(args: Sequence[str]) -> int:
@@ -53,6 +56,15 @@ def command(args: Sequence[str]) -> int:
     if options.HELP in wanted:
         put(_help())
         return 0
+    values = {option: value for option, _, value in line.given}
+    if HTML in values:
+        if options.JSON in wanted or OUTPUT in wanted:
+            raise SpecError("goes with neither --json nor --output", field="--html")
+        from ramet.cli import lab_html
+
+        return lab_html.main(values[HTML], line.operands, values.get(SIZES))
+    if SIZES in values:
+        raise SpecError("goes with --html; or say: ramet lab compare --sizes", field="--sizes")
     names = _names(line.operands)
     write = _writer([value for option, _, value in line.given if option is OUTPUT])
     as_json = options.JSON in wanted
