@@ -46,6 +46,7 @@ def open_null():
 
 
 #: call: steps that succeed; then steps of which the last fails, and how.
+RIGHTS = Block(struct.pack("<Q", 4))  # to read files
 KINDS = {
     "capset": (
         [step("capset", *capability_blocks(0, 0, 0))],
@@ -93,6 +94,32 @@ KINDS = {
         ],
         [open_null(), step("ioctl", FD, 0x8914, Block(bytes(40)))],
         E.ENOTTY,
+    ),
+    "landlock_create_ruleset": (
+        [step("landlock_create_ruleset", RIGHTS, 8, 0)],
+        [step("landlock_create_ruleset", RIGHTS, 7, 0)],
+        E.EINVAL,
+    ),
+    "landlock_add_rule": (
+        [
+            step("landlock_create_ruleset", RIGHTS, 8, 0, result=FD),
+            step("openat", AT_FDCWD, "/", os.O_PATH, result=Slot("place")),
+            step("landlock_add_rule", FD, 1, Block(struct.pack("<Q", 4), Slot("place"), bytes(4)), 0),
+        ],
+        [
+            step("landlock_create_ruleset", RIGHTS, 8, 0, result=FD),
+            step("landlock_add_rule", FD, 1, Block(struct.pack("<Qi", 4, -1)), 0),
+        ],
+        E.EBADF,
+    ),
+    "landlock_restrict_self": (
+        [
+            step("prctl", 38, 1, 0, 0, 0),
+            step("landlock_create_ruleset", RIGHTS, 8, 0, result=FD),
+            step("landlock_restrict_self", FD, 0),
+        ],
+        [step("prctl", 38, 1, 0, 0, 0), step("landlock_restrict_self", NOTHING, 0)],
+        E.EBADF,
     ),
     "mkdirat": (
         [*map_own_ids(), *ROOT, step("mkdirat", Slot("mnt"), "a", 0o755)],

@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 from _thread import allocate_lock
+from _weakref import ref
 from functools import lru_cache
 from time import monotonic
 
@@ -23,7 +24,7 @@ from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import IO, Any, Self
 
@@ -73,6 +74,18 @@ def _groups_for(sandbox: Sandbox) -> Groups | None:
 @lru_cache(maxsize=256, typed=True)
 def _command(argv: tuple[str, ...]) -> Command:
     return Command(argv)
+
+
+def _killing(process: Popen) -> Callable[[], None]:
+    """Its end, without holding it: a Popen that is dropped ends its sandbox at once, not when the collector finds a cycle."""
+    held = ref(process)
+
+    def kill() -> None:
+        found = held()
+        if found is not None:
+            found._kill()
+
+    return kill
 
 
 class Popen:
@@ -138,7 +151,7 @@ class Popen:
         finally:
             signals.release()
         self._streams.close_theirs()
-        self._guard = Guard(self.sandbox, self._group, self._kill)
+        self._guard = Guard(self.sandbox, self._group, _killing(self))
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
