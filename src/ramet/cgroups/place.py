@@ -198,13 +198,17 @@ def _text(path: str) -> str:
 _places: dict[tuple[int, int], Place] = {}
 
 
-def find() -> Place:
+def find(*, facts_only: bool = False) -> Place:
     """The caller's place; looked for once, for each set of ids. Raises nothing: `Place.facts` say what can't be had.
+
+    facts_only: it is not for making groups, so that its descriptors are still there need not be asked.
 
     Looking makes a group in each hierarchy, starts a child in it, and removes it. What dead callers left is swept.
     """
     key = os.geteuid(), os.getegid()
     place = _places.get(key)
+    if place is not None and facts_only:
+        return place
     if place is not None and not place.still_there():
         _places.pop(key, None)  # somebody has removed a directory of it
         place = None

@@ -25,7 +25,7 @@ def groups_for(spec: Sandbox) -> Groups | None:
         return None
     from ramet import cgroups
 
-    place = cgroups.find()
+    place = cgroups.find(facts_only=True)
     known: Groups | None = place.programs.get(("groups", spec.group_limits, spec.cpu_time is None))
     if known is None:
         known = place.programs["groups", spec.group_limits, spec.cpu_time is None] = _groups(place, spec)
