@@ -107,8 +107,10 @@ class Browser:
         return self.ask("POST", "/element", {"using": "css selector", "value": selector})
 
     def click(self, selector):
-        """As a mouse does it."""
-        self.ask("POST", f"/element/{self.find(selector)[ELEMENT]}/click", {})
+        """As a mouse does it, in the middle of the screen."""
+        element = self.find(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center'})", element)
+        self.ask("POST", f"/element/{element[ELEMENT]}/click", {})
 
     def type(self, selector, text):
         """As a keyboard does it, into this element."""

@@ -81,7 +81,7 @@ def hidden(text: str) -> Markup:
 
 def scrolling(label: str, *children: Child, class_: str = "") -> Markup:
     """A box that scrolls sideways by itself, also by keyboard, so that the page does not."""
-    return element("div", *children, class_=f"scroll {class_}".rstrip(), role="region", aria_label=label, tabindex="0")
+    return element("div", *children, class_=f"scroll {class_}".rstrip(), role="group", aria_label=label, tabindex="0")
 
 
 def head_row(*titles: Child, first: str = "col") -> Markup:
