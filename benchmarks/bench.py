@@ -45,7 +45,7 @@ class Bench:
 
     def run(self) -> Report:
         """All parts, one after the other."""
-        for part in (self.start, self.large_caller, self.function, self.plan, self.python, self.leaks):
+        for part in (self.start, self.large_caller, self.function, self.plan, self.walls, self.python, self.leaks):
             part()
         return self.report
 
@@ -119,6 +119,43 @@ class Bench:
         self.report.add(
             f"The default plan ({len(plan)} steps)", first, *(Figure(name, value) for name, value in found.items())
         )
+
+    def walls(self) -> None:
+        """What the filter and Landlock cost: a start, and each call of a payload that does nothing else."""
+        bare, least = {"seccomp": "none", "landlock": False}, ramet.Seccomp(action="allow").deny("vhangup")
+        start = interleaved(
+            {
+                "without": timed(lambda: ramet.run(ARGV, **bare)),
+                "with": timed(lambda: ramet.run(ARGV)),
+            },
+            self.rounds,
+        )
+        self.report.add(
+            "Filter and Landlock", Figure("a start, more", start["with"] - start["without"], at_most=0.3e-3)
+        )
+        program = ramet.Bind(rivals.compile_c("calls.c", self.directory), "/calls")
+        kinds = {
+            "no filter": bare,
+            "the least filter": {"seccomp": least, "landlock": False},
+            "the profile": {"landlock": False},
+            "the profile and Landlock": {},
+        }
+        best: dict[str, list[float]] = {name: [1e9] * 3 for name in kinds}
+        for _ in range(3):
+            for name, fields in kinds.items():
+                said = ramet.run(["/calls", str(self.rounds // 4)], mounts=[program], check=True, text=True, **fields)
+                best[name] = [min(*pair) for pair in zip(best[name], map(float, said.stdout.split()), strict=True)]
+        for number, name_of_call in enumerate(("1000 getpid", "1000 read", "1000 open, close")):
+            self.report.add(
+                "",
+                *(Figure(f"{name_of_call}: {name}", found[number] / 1e6) for name, found in best.items()),
+                ratio(
+                    f"{name_of_call}: profile, least filter",
+                    best["the profile"][number],
+                    best["the least filter"][number],
+                    at_most=1.03,
+                ),
+            )
 
     def python(self) -> None:
         """Import, and the command line, over an interpreter that does nothing."""

@@ -10,6 +10,7 @@ from inside import OUTSIDE_ID, Neighbour, as_root, as_user, python, said, shell
 
 import ramet
 from ramet import Join, Namespace, Sandbox, SpecError, StepError
+from ramet.host.facts import facts
 
 LISTEN = """
 exec 3<&0
@@ -238,11 +239,14 @@ def test_caller_stays_dumpable(neighbour):
 
 
 def test_abstract_socket_of_the_caller():
-    """An abstract socket of the caller is out of reach in a new net namespace, within reach in the shared one."""
+    """An abstract socket of the caller is out of reach in a new net namespace; in the shared one Landlock keeps it out of reach."""
     name = f"\0ramet-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(name)
         server.listen()
         code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r}); print('reached')"
-        assert said(python(code, namespaces=Sandbox().namespaces - {Namespace.NET})) == "reached"
+        shared = Sandbox().namespaces - {Namespace.NET}
+        assert said(python(code, namespaces=shared, landlock=False)) == "reached"
+        if facts().landlock >= 6:
+            assert "PermissionError" in python(code, namespaces=shared).stderr
         assert "ConnectionRefusedError" in python(code).stderr

@@ -107,7 +107,7 @@ def order(args: Sequence[str], table: Iterable[Option]) -> Order | None:
             raise type(error)(error.message, field=written, hint=error.hint) from None
     argv = tuple(line.operands) or draft.command
     try:
-        sandbox = Sandbox(**draft.fields)
+        sandbox = Sandbox(**config.with_policy(draft.fields))
         if not argv:
             hint = "as in: ramet run -- python3 job.py"
             raise SpecError("there is nothing to run", field="COMMAND", hint=hint)
@@ -398,6 +398,9 @@ SURROUNDINGS = (
 RIGHTS = (
     Option("--cap-add", "NAME", "keep a capability, as NET_RAW; ALL is every one", _several("capabilities")),
     Option("--rlimit", "NAME=SOFT[:HARD]", "as NOFILE=256, AS=512M, CORE=unlimited", _rlimit),
+    Option(
+        "--seccomp", "POLICY", "default, kill (a refused call ends it), none, or a profile's path", _field("seccomp")
+    ),
     Option("--allow-new-privs", "", "let set-uid programs work", _flag("no_new_privs", False)),
     Option("--allow-userns", "", "let it make user namespaces of its own", _flag("nested_namespaces", True)),
 )

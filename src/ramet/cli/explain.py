@@ -25,10 +25,12 @@ processes share; which namespaces a container will have.
   ramet explain self                            the caller
   ramet explain 1234 5678                       what two processes share
   ramet explain bundle/config.json              an OCI container, or its bundle
+  ramet explain --seccomp mount                 a system call under the default filter
 
 A plain number is a pid; --as flags, or flags:256, makes flags of it."""
 AS = Option("--as", "KIND", "take it as that: flags, pid, call or config")
-TABLE = (AS, options.JSON, options.DEBUG, options.HELP)
+SECCOMP = Option("--seccomp", "", "it is a system call: what the default filter does with it, and why")
+TABLE = (AS, SECCOMP, options.JSON, options.DEBUG, options.HELP)
 
 
 def command(args: Sequence[str]) -> int:
@@ -42,6 +44,8 @@ def command(args: Sequence[str]) -> int:
     if not line.operands:
         hint = "as in: ramet explain 'CLONE_NEWPID|CLONE_NEWNS', in quotation marks"
         raise SpecError("takes flags, a call, a process or two, or a file", field="explain", hint=hint)
+    if SECCOMP in wanted:
+        return _call(line.operands[0], json=options.JSON in wanted)
     from ramet.explain import explain
 
     kinds = [value for option, _, value in line.given if option is AS]
@@ -60,3 +64,16 @@ def _renamed(error: SpecError) -> SpecError:
     """The argument that is wrong, as it is called here."""
     field = {"kind": "--as", "subject": "explain"}.get(error.field)
     return SpecError(error.message, field=field, hint=error.hint) if field else error
+
+
+def _call(name: str, *, json: bool) -> int:
+    from ramet.seccomp.explain import explain
+    from ramet.spec import Seccomp
+
+    found = explain(Seccomp.default(), name)
+    if json:
+        always = found.otherwise._asdict() if found.otherwise is not None else None
+        put_json({"call": found.call, "cases": [case._asdict() for case in found.cases], "otherwise": always})
+    else:
+        put(str(found))
+    return 0

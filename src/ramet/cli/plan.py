@@ -22,11 +22,10 @@ def command(args: Sequence[str]) -> int:
         groups = [*box.GROUPS, ("general", box.COMMON)]
         put(options.help_text("ramet plan [OPTION...] [--] COMMAND...", ABOUT, groups, box.DETAILS))
         return 0
-    from ramet.host.facts import facts_for
-    from ramet.plan.compile import compile
+    from ramet.run.process import plan_for
 
     try:
-        plan = compile(wanted.sandbox, facts_for(wanted.sandbox), wanted.command)
+        plan = plan_for(wanted.command.argv, wanted.sandbox, wanted.command.pass_fds)
     except SpecError as error:
         raise wanted.draft.renamed(error) from None
     if wanted.json:

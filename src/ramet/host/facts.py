@@ -13,6 +13,7 @@ import sys
 from ramet import _core
 from ramet.errors import SpecError, UnsupportedError
 from ramet.spec import view
+from ramet.spec.landlock import Landlock
 from ramet.spec.mounts import Bind, Overlay
 from ramet.spec.record import FrozenMap, Record
 from ramet.spec.rootfs import Rootfs
@@ -61,7 +62,7 @@ class Facts(Record):
     the helpers, if installed; layout: paths of the minimal view that exist; python: directories of the running
     Python, each with its resolved path; autokill: can clone kill the child when its pidfd is closed (CLONE_PIDFD_AUTOKILL, since Linux 7.1)?
     detached_trees: can part of a file system that is mounted nowhere be bound (since Linux 6.15)?
-    maps_others: has the caller's user namespace the id that a root caller's payload gets? (Not after `unshare -r`.)
+    landlock: the version of the kernel's Landlock interface, 0 where there is none. maps_others: has the caller's user namespace the id that a root caller's payload gets? (Not after `unshare -r`.)
     guarded_python: which of the Python's directories lie below one that not everybody may pass; paths: what the spec at
     hand names.
     """
@@ -81,6 +82,7 @@ class Facts(Record):
     autokill: bool = False
     maps_others: bool = True
     detached_trees: bool = False
+    landlock: int = 0
     guarded_python: frozenset[str] = frozenset()
     paths: Mapping[str, Path] = FrozenMap()
 
@@ -109,12 +111,12 @@ def facts() -> Facts:
 def facts_for(spec: Sandbox) -> Facts:
     """The facts, with the paths this spec names looked up now."""
     known = facts()
-    if not spec.mounts and not isinstance(spec.rootfs, Rootfs):
+    if not spec.mounts and not isinstance(spec.rootfs, Rootfs) and not isinstance(spec.landlock, Landlock):
         return known
     named = {path: _look_up(path, field, optional) for path, field, optional in _paths_of(spec)}
     for path, field, _ in _paths_of(spec):
         fact = named[path]
-        if fact is not None and fact.kind != "dir" and not field.endswith(".source"):
+        if fact is not None and fact.kind != "dir" and not field.endswith(".source") and "landlock" not in field:
             raise SpecError(f"{path!r} is not a directory", field=field)
     found = {path: fact for path, fact in named.items() if fact is not None}
     return known.replace(paths=FrozenMap(found)) if found else known
@@ -123,6 +125,10 @@ def facts_for(spec: Sandbox) -> Facts:
 def _paths_of(spec: Sandbox) -> Iterator[tuple[str, str, bool]]:
     if isinstance(spec.rootfs, Rootfs):
         yield spec.rootfs.path, "Sandbox.rootfs.path", False
+    if isinstance(spec.landlock, Landlock):
+        for name in ("read", "write"):
+            for n, path in enumerate(getattr(spec.landlock, name)):
+                yield path, f"Sandbox.landlock.{name}[{n}]", False
     for n, mount in enumerate(spec.mounts):
         if isinstance(mount, Bind):
             yield mount.source, f"Sandbox.mounts[{n}].source", mount.optional
@@ -185,6 +191,7 @@ def _ask() -> Facts:
         autokill=_autokill(kernel),
         detached_trees=kernel >= (6, 15),
         maps_others=_maps_others(),
+        landlock=_landlock(),
     )
 
 
@@ -206,6 +213,17 @@ def _autokill(kernel: tuple[int, int]) -> bool:
             return True
     except OSError:
         return False
+
+
+LANDLOCK_CREATE_RULESET, CREATE_RULESET_VERSION = 444, 1
+
+
+def _landlock() -> int:
+    """landlock_create_ruleset(2) tells its version; ENOSYS, or EOPNOTSUPP where it is not among the boot's modules."""
+    try:
+        return _core.syscall("landlock_create_ruleset", LANDLOCK_CREATE_RULESET, 0, 0, CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
 
 
 def _read(path: str) -> str | None:

@@ -39,6 +39,8 @@ MOUNTING = frozenset(
 )
 #: With a directory descriptor and a path as their first two arguments.
 BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
+#: What opens paths of the sandbox itself.
+INSIDE = ("Sandbox.workdir", "Sandbox.landlock")
 INPUTS = frozenset(
     {"stdin", "stdout", "stderr", "control", "control_caller_end", "caller", "init", "init_running", "payload_pid"}
 )
@@ -143,7 +145,7 @@ def _inside_after_pivot(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
     for n, step in enumerate(stage.steps):
         if after and step.call in MOUNTING - {"umount2"}:
             yield f"step {n} ({step.call}) still mounts after pivot_root"
-        if after and step.call in BY_PATH and step.args[0] == AT_FDCWD and step.origin != "Sandbox.workdir":
+        if after and step.call in BY_PATH and step.args[0] == AT_FDCWD and step.origin not in INSIDE:
             yield f"step {n} ({step.call}) uses the path {step.args[1]!r} after pivot_root"
         after = after or step.call == "pivot_root"
 
@@ -254,7 +256,7 @@ def _becoming_init(plan: Plan) -> Iterator[str]:
     steps = plan.stages["init"].steps
     if not any(step.call == "prctl" and step.args[:2] == (PR_SET_PDEATHSIG, 0) for step in steps):
         yield "init: it is still tied to the thread that started it"
-    if (plan.facts.capabilities or plan.spec.joined(Namespace.USER) or Namespace.USER in plan.spec.namespaces) and not any(
-        step.call == "capset" for step in steps
-    ):
+    if (
+        plan.facts.capabilities or plan.spec.joined(Namespace.USER) or Namespace.USER in plan.spec.namespaces
+    ) and not any(step.call == "capset" for step in steps):
         yield "init: it execs with the rights that it has"

@@ -7,7 +7,7 @@ The order of a plan, and what forces it:
 3. surroundings: they need the host's /proc, and capabilities;
 4. mounts, then pivot_root: needs the host's paths, so no host path may be used after it;
 5. capabilities and no_new_privs: everything before needs the former;
-6. descriptors: the mounts were built on them;
+6. descriptors: the mounts were built on them; then Landlock, which forbids to mount, and is to know what is passed on;
 7. what is the payload's alone: session, directory, limits, signal mask; exec.
 
 With an init the child does 1 and 2 and clones the payload's process, which does the rest; the child becomes init
@@ -20,15 +20,17 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.errors import SpecError, UnsupportedError
-from ramet.plan import finish, idmap, limits, rights, surroundings
+from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.ahead import FLAGS, entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
 from ramet.plan.mounts import build_root
+from ramet.plan.protections import protections
 from ramet.plan.shape import Shape
 from ramet.plan.steps import Builder, Plan, Slot, Stage
 from ramet.plan.terminal import open_terminal
 from ramet.spec import Namespace
 from ramet.spec.mounts import hidden_by_later
+from ramet.spec.seccomp import keeps_from_nesting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def compile(
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
     gated = shape.init and _gated(spec, facts, shape)
     held = limits.hold(spec, groups, shape)
+    wall = landlock.fence(spec, facts)
     child = Builder()
     _begin(child, spec, facts, shape, ahead=ahead, groups=groups)
     if shape.init:
@@ -80,9 +83,11 @@ def compile(
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
-        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, filters, gated=gated, ahead=ahead)
+        stages["payload"] = _payload(
+            Builder(), spec, facts, command, shape, held, filters, wall, gated=gated, ahead=ahead
+        )
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, gated=False, ahead=ahead)
+        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, wall, gated=False, ahead=ahead)
     return Plan(
         spec=spec,
         facts=facts,
@@ -94,7 +99,7 @@ def compile(
         ahead=ahead,
         groups=groups,
         filters=filters,
-        protections=held.protections,
+        protections=protections(spec, facts, shape, wall, held, filters),
         init=shape.init,
         gated=gated,
         tty=spec.tty,
@@ -233,6 +238,7 @@ def _payload(
     shape: Shape,
     held: Held,
     filters: tuple[bytes, ...],
+    wall: landlock.Fence,
     *,
     gated: bool,
     ahead: bool,
@@ -245,15 +251,20 @@ def _payload(
         build_root(b, spec, facts, shape)
     if spec.tty:
         open_terminal(b, spec, shape)
-    if not spec.no_new_privs:
-        rights.filter_calls(b, filters)  # it takes no_new_privs, or CAP_SYS_ADMIN, which goes now
+    rights.own_keyring(b, spec)
+    if not spec.no_new_privs:  # both walls take it, or CAP_SYS_ADMIN, which goes now
+        finish.place_descriptors(b, command, shape)
+        landlock.build_fence(b, spec, facts, command, shape, wall)
+        rights.filter_calls(b, filters)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
         rights.no_new_privs(b)
-    finish.place_descriptors(b, command, shape)
+        finish.place_descriptors(b, command, shape)
     finish.enter_session(b, spec)
     finish.enter_directory(b, spec, shape)
+    if spec.no_new_privs:
+        landlock.build_fence(b, spec, facts, command, shape, wall)
     b.about("Sandbox.umask", "set the umask")
     b.call("umask", spec.umask)
     limits.limit_scheduling(b, spec, held)
@@ -271,8 +282,11 @@ def _notes(spec: Sandbox) -> tuple[str, ...]:
         f"Sandbox.mounts[{late}] hides Sandbox.mounts[{early}]: it comes later and covers a place above it"
         for early, late in hidden_by_later(spec.mounts)
     ]
-    if Namespace.USER not in spec.namespaces and spec.nested_namespaces is None:
-        notes.append("user namespaces inside are not forbidden: that takes a user namespace of the sandbox's own")
+    own = Namespace.USER in spec.namespaces or keeps_from_nesting(spec.seccomp, spec.capabilities)
+    if not own and spec.nested_namespaces is None:
+        notes.append(
+            "user namespaces inside are not forbidden: that takes a user namespace of the sandbox's own, or a filter"
+        )
     return tuple(notes)
 
 

@@ -40,7 +40,7 @@ class Groups(namedtuple("Groups", "entries into found missing")):
 
 
 class Protection(namedtuple("Protection", "name state fact")):
-    """One limit or protection that was asked for. state: "enforced", "degraded" (held less well) or "absent"; fact: by what, or
+    """One limit or protection. state: "enforced", "degraded" (held less well) or "absent"; fact: by what, or
     why not."""
 
     __slots__ = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ramet.errors import UnsupportedError
@@ -217,6 +218,11 @@ def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None
     # A new proc needs a pid namespace of one's own; with the caller's, the caller's /proc is the right one.
     fd = tree.new_fs("proc", NOSUID | NODEV | NOEXEC) if shape.own_pids else tree.clone_host("/proc")
     tree.attach(fd, mount.destination, is_dir=True)
+    if shape.own_pids:
+        # All else in a proc of one's own that tells of others, or changes anything, is the host's root's by ownership.
+        null = tree.b.open("mnt", "open_tree", AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | O_CLOEXEC)
+        tree.b.call("move_mount", null, "", fd, "keys", MOVE_MOUNT_F_EMPTY_PATH, allow=(errno.ENOENT,))
+        tree.b.close(null)
     tree.b.close(fd)
 
 

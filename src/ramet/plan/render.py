@@ -31,6 +31,7 @@ OPEN = _bits(
     ("O_EXCL", 0o200),
     ("O_NOCTTY", 0o400),
     ("O_NOFOLLOW", os.O_NOFOLLOW),
+    ("O_PATH", os.O_PATH),
     ("O_CLOEXEC", 0o2000000),
 )
 AT = _bits(("AT_SYMLINK_NOFOLLOW", 0x100), ("AT_EMPTY_PATH", 0x1000), ("AT_RECURSIVE", 0x8000))
@@ -62,6 +63,7 @@ PRCTL = {
     1: "PR_SET_PDEATHSIG",
     4: "PR_SET_DUMPABLE",
     8: "PR_SET_KEEPCAPS",
+    28: "PR_SET_SECUREBITS",
     24: "PR_CAPBSET_DROP",
     36: "PR_SET_CHILD_SUBREAPER",
     38: "PR_SET_NO_NEW_PRIVS",
@@ -134,6 +136,8 @@ _ENUM_KINDS = {
     "fsconfig": FSCONFIG,
     "futex": FUTEX,
     "seccomp": SECCOMP,
+    "keyctl": {1: "KEYCTL_JOIN_SESSION_KEYRING"},
+    "landlock": {1: "LANDLOCK_RULE_PATH_BENEATH", 2: "LANDLOCK_RULE_NET_PORT"},
     "rlimit": RLIMIT_NAMES,
     "sigmask": {2: "SIG_SETMASK"},
 }
@@ -251,8 +255,16 @@ def plan_text(plan: Plan) -> str:
             lines += ["", "the caller, while the child waits in its first read:"]
             for step in plan.sync:
                 lines += [f"  {step.origin}: {step.doing}", f"          {caller_text(step)}"]
+    lines += ["", "protections:", *protection_lines(plan)]
     lines += ["", *(f"note: {note}" for note in plan.notes)] if plan.notes else []
     return "\n".join(lines)
+
+
+def protection_lines(plan: Plan) -> list[str]:
+    """One a line; what is enforced first."""
+    order = ("enforced", "degraded", "absent")
+    found = sorted(plan.protections, key=lambda one: order.index(one.state))
+    return [f"  {one.state:<10}{one.name}: {one.fact}" for one in found]
 
 
 def _plain(step: Step) -> dict[str, object]:
@@ -275,5 +287,6 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "sync": [{"text": caller_text(step), "from": step.origin} for step in plan.sync],
         "prepared": [prepared_text(bind) for bind in plan.prepared],
         "stages": {name: [_plain(step) for step in stage.steps] for name, stage in plan.stages.items()},
+        "protections": [one._asdict() for one in plan.protections],
         "notes": list(plan.notes),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 from ramet.plan.idmap import capability_blocks
 from ramet.plan.steps import Block, Builder, Ptr
 from ramet.spec.capabilities import NAMES, NUMBERS, mask
 from ramet.spec.limits import RLIM_INFINITY, RLIMITS
+from ramet.spec.seccomp import keeps_from_keyrings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 PR_CAPBSET_DROP = 24
 SECCOMP_SET_MODE_FILTER = 1
 CAP_KILL = 5
+PR_SET_SECUREBITS = 28
+#: linux/securebits.h
+NOROOT, NOROOT_LOCKED, SETUID_FIXUP_LOCKED, KEEP_CAPS_LOCKED, NO_AMBIENT, NO_AMBIENT_LOCKED = 1, 2, 8, 32, 64, 128
+KEYCTL_JOIN_SESSION_KEYRING = 1
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 
@@ -31,10 +37,33 @@ def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
         if not kept >> number & 1:
             b.call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
     b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    b.call("prctl", PR_SET_SECUREBITS, _securebits(spec), 0, 0, 0)
     b.call("capset", *capability_blocks(kept, kept, kept))
     for name in NAMES:
         if name in spec.capabilities:
             b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NUMBERS[name], 0, 0)
+
+
+def _securebits(spec: Sandbox) -> int:
+    """That uid 0 gives no capabilities, locked for ever; see capabilities(7).
+
+    What setuid(2) takes away it is to go on taking: that is locked as it is. Set-uid programs that are to work (no_new_privs=False) need uid
+    0 to mean something.
+    """
+    bits = SETUID_FIXUP_LOCKED | KEEP_CAPS_LOCKED
+    if spec.no_new_privs:
+        bits |= NOROOT | NOROOT_LOCKED
+    if not spec.capabilities:
+        bits |= NO_AMBIENT | NO_AMBIENT_LOCKED
+    return bits
+
+
+def own_keyring(b: Builder, spec: Sandbox) -> None:
+    """The caller's session keyring is inherited, and in no namespace; see session-keyring(7). Where the filter refuses keyrings it
+    is out of reach. Where the kernel has none, or somebody's filter refuses them to us, so it does to the payload."""
+    if not keeps_from_keyrings(spec.seccomp):
+        b.about("Sandbox.seccomp", "leave the caller's session keyring")
+        b.call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, 0, allow=(errno.ENOSYS, errno.EPERM))
 
 
 def keep_kill(b: Builder, *, has: bool) -> None:

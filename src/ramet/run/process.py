@@ -21,7 +21,7 @@ from ramet.run.living import living
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
-from ramet.seccomp.filters import programs_of
+from ramet.seccomp.filters import kills, programs_of
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -342,7 +342,11 @@ class Popen:
         limit = self.sandbox.cpu_time
         if group is None:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
-            used_up = limit is not None and message is not None and message.user_usec + message.system_usec >= float(limit) * 1e6
+            used_up = (
+                limit is not None
+                and message is not None
+                and message.user_usec + message.system_usec >= float(limit) * 1e6
+            )
             return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
         try:
             events, used = group.events(), group.usage()
@@ -377,7 +381,7 @@ class Popen:
         return Result(
             argv=self.args,
             ending=self._ending,
-            verdict=decide(self._ending, evidence),
+            verdict=decide(self._ending, evidence._replace(filter_kills=kills(self.sandbox))),
             usage=usage,
             protections=self.plan.protections,
             stdout=out,

@@ -124,7 +124,7 @@ class Result:
     what it was refused. exit_code: of the payload, None if a signal ended it;
     signal: its number, or None. stdout, stderr: what was captured (bytes, or text if asked for), None if not captured;
     truncated: names of the streams that had more than `output` allows. duration: wall-clock seconds.
-    usage: a `Usage`. protections: how each limit was held, as `ramet.plan.limits.Protection`.
+    usage: a `Usage`. protections: what protected the host, and how each limit was held, as `ramet.plan.limits.Protection`.
     """
 
     __slots__ = (

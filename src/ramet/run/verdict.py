@@ -21,13 +21,18 @@ STATUSES = (
 
 
 class Evidence(
-    namedtuple("Evidence", "cause oom_kills forks_refused disk_full cpu_used_up", defaults=(None, 0, 0, False, False))
+    namedtuple(
+        "Evidence",
+        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills",
+        defaults=(None, 0, 0, False, False, True),
+    )
 ):
     """What is known besides how the payload's process ended.
 
     cause: why the caller killed it, if it did: "timed-out", "cpu-time", "output-limit". oom_kills: processes that the kernel killed
     for the group's memory. forks_refused: by the limit of processes. disk_full: at the end no room was left on the
-    sandbox's own file system. cpu_used_up: the CPU time of all of it reached the limit.
+    sandbox's own file system. cpu_used_up: the CPU time of all of it reached the limit. filter_kills: is there a filter
+    for system calls that kills, or did SIGSYS come from elsewhere?
     """
 
     __slots__ = ()
@@ -55,14 +60,14 @@ def decide(ending: Ending, evidence: Evidence) -> Verdict:
         hits.append("disk-limit")
     if evidence.forks_refused:
         hits.append("processes-limit")
+    if ending.signal == SIGSYS and evidence.filter_kills and not ended:
+        return Verdict("syscall-denied", tuple(hits), ended)
     return Verdict(_status(ending, hits, ended=ended), tuple(hits), ended)
 
 
 def _status(ending: Ending, hits: list[str], *, ended: bool) -> str:
     if ended:
         return hits[0]
-    if ending.signal == SIGSYS:
-        return "syscall-denied"
     if hits and (ending.signal is not None or ending.exit_code):
         return hits[0]  # it failed, and this is what it was refused
     return "exited" if ending.signal is None else "signaled"

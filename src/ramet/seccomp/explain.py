@@ -38,9 +38,9 @@ class Explanation(namedtuple("Explanation", "call cases otherwise")):
 
 
 def _sentence(case: Case) -> str:
-    what = {"allowed": "allowed", "killed": "ends the process (SIGSYS)"}.get(case.action, case.action)
-    if case.action.startswith("E"):
-        what = f"fails with {case.action}"
+    what = "ends the process (SIGSYS)" if case.action == "killed" else str(case.action)
+    if what.startswith("E"):
+        what = f"fails with {what}"
     return what + (f" when {case.when}" if case.when else "") + (f": {case.why}" if case.why else "")
 
 

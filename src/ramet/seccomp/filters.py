@@ -12,7 +12,6 @@ import os
 from functools import lru_cache
 
 from ramet.errors import SpecError
-from ramet.seccomp import profile
 from ramet.spec.seccomp import Seccomp
 
 TYPE_CHECKING = False
@@ -34,7 +33,17 @@ def policy_of(spec: Sandbox) -> Seccomp | None:
         return spec.seccomp
     if spec.seccomp == "none":
         return None
+    from ramet.seccomp import profile
+
     return profile.default(spec.capabilities, nested=bool(spec.nested_namespaces), kill=spec.seccomp == "kill")
+
+
+def kills(spec: Sandbox) -> bool:
+    """Is there a call that ends the payload?"""
+    policy = spec.seccomp
+    if not isinstance(policy, Seccomp):
+        return policy == "kill"
+    return policy.action == "kill" or any(rule.action == "kill" for rule in (*policy.rules, *policy.vetoes))
 
 
 def programs_of(spec: Sandbox) -> tuple[bytes, ...]:

@@ -138,7 +138,8 @@ def _conditions(args: object, field: str) -> list[tuple[Condition, ...]]:
     for n, arg in enumerate(_list(args, field)):
         table = _table(arg, ARGUMENT, f"{field}[{n}]")
         operator = OPERATORS[_known(table.get("op"), OPERATORS, f"{field}[{n}].op")]
-        index, value = table.get("index"), table.get("value", 0)
+        index: Any = table.get("index")
+        value = table.get("value", 0)
         try:
             if operator == "&":
                 found.append(Condition(index, operator, table.get("valueTwo", 0), value))

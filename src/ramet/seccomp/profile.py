@@ -178,3 +178,35 @@ def _vetoes() -> tuple[Rule, ...]:
         Rule(("ioctl",), action="errno", when=(_masked(1, request),), why=f"{name} types into a terminal")
         for name, request in (("TIOCSTI", TIOCSTI), ("TIOCLINUX", TIOCLINUX))
     )
+
+
+#: What namespaces would have kept apart, and Landlock does not.
+ALONE: Mapping[str, str] = {
+    "socket": "there is no network namespace, and Landlock sees TCP only; a pair of unix sockets can be had",
+    """msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl shmget mq_getsetattr mq_notify mq_open
+    mq_timedreceive mq_timedsend mq_unlink""": "there is no IPC namespace",
+    """chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown setxattr lsetxattr fsetxattr setxattrat removexattr
+    lremovexattr fremovexattr removexattrat utime utimes futimesat file_setattr""": "Landlock does not see it, and the files are the caller's own",
+    "inotify_add_watch": "Landlock does not see it",
+}
+
+
+def alone(capabilities: frozenset[str] = frozenset()) -> Seccomp:
+    """The default profile for a payload in no namespace of its own, beside Landlock rules: `Sandbox.without_namespaces`."""
+    vetoes = [Rule(tuple(names.split()), action="errno", why=why) for names, why in ALONE.items()]
+    others = "other processes of the same user are not to be touched"
+    for name, argument in (
+        *(
+            ("prlimit64", 0),
+            ("sched_setaffinity", 0),
+            ("sched_setattr", 0),
+            ("sched_setparam", 0),
+            ("sched_setscheduler", 0),
+        ),
+        *(("setpriority", 0), ("setpriority", 1), ("ioprio_set", 1)),
+    ):
+        vetoes.append(Rule((name,), action="errno", when=(Condition(argument, "!=", 0),), why=others))
+    # By descriptor it is what utimensat(2) does for a file that is open.
+    vetoes.append(Rule(("utimensat",), action="errno", when=(Condition(1, "!=", 0),), why="Landlock does not see it"))
+    found = default(capabilities)
+    return found.replace(vetoes=(*found.vetoes, *vetoes))

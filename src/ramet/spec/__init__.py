@@ -2,6 +2,7 @@
 
 from ramet.spec.group_limits import IoLimit
 from ramet.spec.ids import IdMapping
+from ramet.spec.landlock import Landlock
 from ramet.spec.mounts import Bind, Dev, Directory, File, Mount, Mqueue, Overlay, Proc, Symlink, Tmpfs
 from ramet.spec.namespaces import Join, Namespace, TimeOffsets
 from ramet.spec.rootfs import Rootfs
@@ -18,6 +19,7 @@ __all__ = [
     "IdMapping",
     "IoLimit",
     "Join",
+    "Landlock",
     "Mount",
     "Mqueue",
     "Namespace",

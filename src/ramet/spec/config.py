@@ -13,6 +13,8 @@ tuple, a table where it takes a class, and
     [rlimits]                               a number, a size as "512M", "unlimited", or [soft, hard] of these
     NOFILE = [256, 1024]
 
+    seccomp = "profile.json"                a profile of Docker or the OCI, or such a profile as a table
+
 `command`, a list, is what to run where nothing else says so. An unknown key is an error, never ignored.
 """
 
@@ -30,6 +32,7 @@ from ramet.spec.namespaces import Join, TimeOffsets
 from ramet.spec.record import Record, nearest
 from ramet.spec.rootfs import NAMED_ROOTS, Rootfs
 from ramet.spec.sandbox import Sandbox
+from ramet.spec.seccomp import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,10 +92,31 @@ def decode(value: object, *, where: str = "", base: str | None = None) -> Box:
 def checked(fields: Mapping[str, Any], *, where: str = "") -> Sandbox:
     """Sandbox(**fields); an error names the key as the file has it."""
     try:
-        return Sandbox(**fields)
+        return Sandbox(**with_policy(fields))
     except SpecError as error:
         moved = type(error)(error.message, field=error.field.removeprefix("Sandbox."), hint=error.hint)
         raise _moved(moved, where) from None
+
+
+def with_policy(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A profile for system calls that is written as such becomes a policy: by now it is known which capabilities it is for.
+
+    The one place that reads a file, since libseccomp's names are needed too.
+    """
+    given = fields.get("seccomp")
+    if isinstance(given, dict) or (isinstance(given, str) and (given.endswith(".json") or "/" in given)):
+        try:
+            kept = fields.get("capabilities", ())
+            return {**fields, "seccomp": Seccomp.from_oci(given, kept)}
+        except SpecError as error:
+            raise type(error)(error.message, field=f"Sandbox.seccomp: {error.field}", hint=error.hint) from None
+    return fields
+
+
+def _seccomp(value: object, path: str, base: str | None) -> object:
+    if isinstance(value, str) and (value.endswith(".json") or "/" in value):
+        return _located(value, path, base)
+    return value
 
 
 def _joined(where: str, path: str) -> str:
@@ -294,6 +318,7 @@ _DECODERS: Mapping[str, Callable[[object, str, str | None], object]] = {
     "umask": _mode,
     "env": _env,
     "capabilities": _items,
+    "seccomp": _seccomp,
     "rlimits": _rlimits,
     "io": _io,
     "cpuset": _one_or_items,

@@ -123,8 +123,8 @@ def _cpu_list(value: object, field: str) -> str:
     return found
 
 
-#: Limits that can be held in another way, or be gone without, if `allow_degraded` says so.
-DEGRADABLE = (*(name for name in GroupLimits._fields if name != "swap"), "cpu_time")
+#: Limits, and protections, that can be held in another way, or be gone without, if `allow_degraded` says so.
+DEGRADABLE = (*(name for name in GroupLimits._fields if name != "swap"), "cpu_time", "landlock")
 
 
 def degradable(value: object, field: str) -> frozenset[str]:
@@ -134,5 +134,5 @@ def degradable(value: object, field: str) -> frozenset[str]:
         if name not in DEGRADABLE:
             meant = nearest(name, DEGRADABLE)
             hint = f"did you mean {meant!r}?" if meant else f"these can be: {', '.join(DEGRADABLE)}"
-            raise SpecError(f"{name!r} is no limit that can be held less well", field=field, hint=hint)
+            raise SpecError(f"{name!r} is nothing that can be held less well", field=field, hint=hint)
     return names

@@ -9,6 +9,7 @@ from ramet.spec import values
 from ramet.spec.capabilities import capability_set
 from ramet.spec.group_limits import GroupLimits, IoLimit, degradable
 from ramet.spec.ids import ID_MAX, IdMapping, check_mappings
+from ramet.spec.landlock import Landlock
 from ramet.spec.limits import DEFAULT_RLIMITS, check_rlimits
 from ramet.spec.mounts import Mount, check_mounts
 from ramet.spec.namespaces import DEFAULT_NAMESPACES, Join, Namespace, TimeOffsets, namespace_set
@@ -57,7 +58,8 @@ class Sandbox(Record):
     Rights
         capabilities: kept, by name (default none); no_new_privs; nested_namespaces: may the payload make user
         namespaces of its own; seccomp: which system calls it may make: "default" (others fail with EPERM), "kill" (others end it),
-        "none", or a Seccomp; rlimits: name to (soft, hard).
+        "none", or a Seccomp; landlock: a second wall behind the mounts: None (where the kernel has it), True (an error where it has not),
+        False, or a Landlock, which says more; rlimits: name to (soft, hard).
     Life
         as_pid1: the payload is pid 1 itself, without ramet's init (then it dies with the thread that started it); timeout: seconds, or "1m30s"; output: bytes of
         stdout and stderr, each, that are captured; output_action: what happens to a payload that writes more: "truncate"
@@ -99,6 +101,7 @@ class Sandbox(Record):
     no_new_privs: bool = True
     nested_namespaces: bool | None = None
     seccomp: str | Seccomp = "default"
+    landlock: bool | Landlock | None = None
     rlimits: Mapping[str, tuple[int, int]] = DEFAULT_RLIMITS
     as_pid1: bool = False
     timeout: float | None = None
@@ -252,12 +255,27 @@ class Sandbox(Record):
                 f"must be one of {', '.join(SECCOMP)}, or a Seccomp, not {self.seccomp!r}",
                 hint="Seccomp.from_oci(path) reads a profile",
             )
+        self._settle_landlock()
         self._put("rlimits", check_rlimits(self.rlimits, "Sandbox.rlimits"))
         if self.as_pid1 and Namespace.PID not in self.namespaces:
             raise self._bad("as_pid1", "needs Namespace.PID in Sandbox.namespaces")
         if self.timeout is not None:
             self._put("timeout", values.duration(self.timeout, "Sandbox.timeout"))
         self._put("output", values.size(self.output, "Sandbox.output"))
+
+    def _settle_landlock(self) -> None:
+        if isinstance(self.landlock, Landlock):
+            if Namespace.MOUNT in self.namespaces and (self.landlock.read or self.landlock.write):
+                hint = "mounts=[Bind(path)] shows a path"
+                raise self._bad("landlock", "can only list paths without a mount namespace of its own", hint)
+            return
+        if self.landlock is None or not values.flag(self.landlock, "Sandbox.landlock"):
+            return
+        if Namespace.MOUNT not in self.namespaces:
+            raise self._bad("landlock", "needs Namespace.MOUNT in Sandbox.namespaces, or a Landlock that lists paths")
+        if self.nested_namespaces or "CAP_SYS_ADMIN" in self.capabilities:
+            what = "nested_namespaces" if self.nested_namespaces else "CAP_SYS_ADMIN"
+            raise self._bad("landlock", f"and {what} exclude each other: behind Landlock nobody can mount")
 
     def _settle_limits(self) -> None:
         if self.output_action not in OUTPUT_ACTIONS:
@@ -304,6 +322,34 @@ class Sandbox(Record):
         from ramet.run.process import run
 
         return run(argv, self, **options)
+
+    @classmethod
+    def without_namespaces(cls, scratch: str | os.PathLike[str], *, read: Iterable[str] = (), **fields: Any) -> Sandbox:
+        """For hosts that forbid user namespaces: no namespace at all; Landlock, the filter for system calls, resource limits and
+        no_new_privs are the only walls. Needs Linux 6.12.
+
+        scratch: an empty directory that the payload may write to, and nothing else; it is its working directory and home. read:
+        paths that it may read besides programs and libraries. It has no network, no sockets but pairs, no
+        System V IPC; it can signal and trace only what it has started, can't change modes, owners and times of files, and
+        sees the names of other files and processes. What it has started may live on after it, unless a limit gives it a control group.
+        fields: any other field of Sandbox.
+
+        Raises UnsupportedError when it is run, where the kernel's Landlock is too old, unless allow_degraded names "landlock".
+        """
+        from ramet.seccomp.profile import alone
+
+        place = values.host_path(scratch, "scratch")
+        written = {"HOME": place, "TMPDIR": place}
+        return cls(
+            **{
+                "namespaces": frozenset(),
+                "landlock": Landlock(connect=(), bind=(), read=tuple(read), write=(place,)),
+                "seccomp": alone(),
+                "workdir": place,
+                **fields,
+                "env": {**written, **fields.get("env", {})},
+            }
+        )
 
     def explain_call(self, name: str) -> str:
         """What happens in this sandbox with a system call, and why. Raises SpecError where there is no such call."""

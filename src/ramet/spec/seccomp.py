@@ -11,7 +11,7 @@ from ramet.spec.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Self
 
 #: How an argument is compared: seccomp_rule_add(3).
@@ -120,6 +120,16 @@ class Seccomp(Record):
 
         return str(explain(self, name))
 
+    def permits(self, name: str, tamed: Callable[[Condition], bool] | None = None) -> bool:
+        """May this call succeed, with some arguments at least? tamed: conditions that leave nothing of it worth asking for."""
+        if any(name in rule.names and rule.action in ("errno", "kill") and not rule.when for rule in self.vetoes):
+            return False
+        allowing = [rule for rule in self.rules if name in rule.names and rule.action in ("allow", "log")]
+        if any(tamed is None or not any(map(tamed, rule.when)) for rule in allowing):
+            return True
+        refused = any(name in rule.names and rule.action in ("errno", "kill") and not rule.when for rule in self.rules)
+        return self.action == "allow" and not refused
+
     def allow(self, *names: str, when: Iterable[Condition] = (), why: str = "asked for") -> Self:
         """The same with these calls allowed."""
         left = tuple(rule for rule in self.vetoes if not set(rule.names) & set(names))
@@ -129,6 +139,31 @@ class Seccomp(Record):
         """The same with these calls refused, whatever else is said of them."""
         rule = Rule(names, action="kill" if kill else "errno", errno=errno, why=why)
         return self.replace(vetoes=(*self.vetoes, rule))
+
+
+CLONE_NEWUSER = 0x10000000
+
+
+def keeps_from_keyrings(seccomp: object) -> bool:
+    """Are keyrings out of reach? seccomp: the field of a Sandbox."""
+    if isinstance(seccomp, Seccomp):
+        return not any(map(seccomp.permits, ("keyctl", "add_key", "request_key")))
+    return seccomp in ("default", "kill")
+
+
+def keeps_from_nesting(seccomp: object, capabilities: frozenset[str]) -> bool:
+    """Can no user namespace be made, nor entered?"""
+    if isinstance(seccomp, Seccomp):
+        return not any(map(seccomp.permits, ("unshare", "clone3", "setns"))) and not seccomp.permits(
+            "clone", _without_user
+        )
+    return seccomp in ("default", "kill") and "CAP_SYS_ADMIN" not in capabilities
+
+
+def _without_user(condition: Condition) -> bool:
+    """Does it hold only where CLONE_NEWUSER is not among clone's flags?"""
+    wanted = condition.operator == "&" and condition.value & CLONE_NEWUSER == 0
+    return wanted and condition.argument == 0 and bool(condition.mask & CLONE_NEWUSER)
 
 
 def errno_number(value: object, field: str) -> int:
