@@ -93,7 +93,7 @@ BUBBLEWRAP = """
 
 
 def bubblewrap(probe):
-    python = os.path.realpath(sys.executable)
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     prefix = [] if python.startswith("/usr/") else ["--ro-bind", sys.base_prefix, sys.base_prefix]
     # With SIGCHLD ignored it would wait for ever (bubblewrap#705).
     return outside(["env", "--default-signal=CHLD", "bwrap", *BUBBLEWRAP, *prefix, "--", *command(python, probe)])

@@ -145,7 +145,7 @@ def chroot_twice_and_read(world):
         os.rmdir(jail.lstrip("/"))
 
 
-@probe("root")
+@probe("root", absent=("ESTALE",))
 def shocker_open_by_handle(world):
     """shocker.c: a file opened by its handle, past every directory."""
 
@@ -177,7 +177,7 @@ def set_uid_program(world):
     program = next(p for p in ("/usr/bin/su", "/bin/su", "/usr/bin/passwd") if os.path.exists(p))
 
     def ordinary():
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and "init" in world:  # outside
             os.setgid(65000)
             os.setuid(65000)
 
@@ -194,7 +194,7 @@ def set_uid_program(world):
         child.wait()
 
 
-@probe(RIGHTS)
+@probe(RIGHTS, absent=("ENOSYS",))
 def mounts_listed(world):
     """listmount(2) and statmount(2), which need no /proc."""
     request = (ctypes.c_uint64 * 4)(32, 2**64 - 1, 0, 0)

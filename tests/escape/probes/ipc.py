@@ -130,13 +130,13 @@ def host_udp(world):
         return s.recv(16) == b"pong" and "answered"
 
 
-@probe()
+@probe(absent=("nothing found",))
 def host_interfaces(world):
     """The host's network interfaces, but lo, by name."""
     return [name for _, name in socket.if_nameindex() if name in world["interfaces"]]
 
 
-@probe()
+@probe(absent=("EAFNOSUPPORT",))
 def vsock(world):
     """AF_VSOCK, which is in no namespace: the way to the hypervisor and to virtual machines."""
     with socket.socket(40, socket.SOCK_STREAM):
@@ -170,12 +170,10 @@ def raw_sockets(world):
         with socket.socket(family, kind, protocol):
             return f"family {family}"
 
-    return first(
-        [lambda: made(socket.AF_INET, socket.SOCK_RAW, 1), lambda: made(17, socket.SOCK_RAW, 0x300)]
-    )
+    return first([lambda: made(socket.AF_INET, socket.SOCK_RAW, 1), lambda: made(17, socket.SOCK_RAW, 0x300)])
 
 
-@probe()
+@probe(absent=("EAFNOSUPPORT", "EPROTONOSUPPORT"))
 def kernel_crypto_sockets(world):
     """AF_ALG, and other families that are drivers little tested (CVE-2017-7308 and others were in such)."""
 
@@ -186,7 +184,7 @@ def kernel_crypto_sockets(world):
     return first([lambda f=f: made(f, socket.SOCK_SEQPACKET) for f in (38, 31, 29, 30, 21)])
 
 
-@probe()
+@probe(absent=("ENETUNREACH",))
 def network_reached(world):
     """A route to any address outside."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:

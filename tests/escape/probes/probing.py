@@ -108,14 +108,15 @@ NUMBERS = {
 NEWNS, NEWCGROUP, NEWUSER, NEWPID, NEWNET = 0x20000, 0x2000000, 0x10000000, 0x20000000, 0x40000000
 
 
-def probe(control="outside", left=None):
+def probe(control="outside", left=None, absent=()):
     """Register a probe. control: where it must succeed: "outside", "root" (outside, for root only), or the fields of a Sandbox that
-    has the hole opened on purpose. left: what SECURITY.md says of it, where ramet leaves it open.
+    has the hole opened on purpose. left: what SECURITY.md says of it, where ramet leaves it open. absent: with what error the control may
+    fail, since not every kernel has such a thing.
     """
 
     def register(function):
         PROBES[function.__name__] = function
-        function.control, function.left = control, left
+        function.control, function.left, function.absent = control, left, absent
         return function
 
     return register

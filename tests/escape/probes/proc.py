@@ -52,7 +52,7 @@ def stack_of_init(world):
     return open(f"/proc/{world.get('init', 1)}/syscall").read()
 
 
-@probe("root")
+@probe("root", absent=("ENOENT",))
 def sysrq(world):
     """/proc/sysrq-trigger can be opened for writing: one byte restarts the machine."""
     return opens("/proc/sysrq-trigger", os.O_WRONLY)
@@ -64,7 +64,7 @@ def core_pattern(world):
     return opens("/proc/sys/kernel/core_pattern", os.O_WRONLY)
 
 
-@probe("root")
+@probe("root", absent=("ENOENT",))
 def modprobe_path(world):
     """/proc/sys/kernel/modprobe names one more."""
     return opens("/proc/sys/kernel/modprobe", os.O_WRONLY)
@@ -86,7 +86,8 @@ def writable(top, limit=6):
     for folder, _, names in os.walk(top):
         for name in names:
             path = os.path.join(folder, name)
-            if "trigger" in path or not os.path.isfile(path):
+            # Opening ns_last_pid is everybody's right, writing to it is not: that has a probe of its own.
+            if "trigger" in path or name == "ns_last_pid" or not os.path.isfile(path):
                 continue
             try:
                 opens(path, os.O_WRONLY)
@@ -105,6 +106,16 @@ def any_of_proc_sys(world):
 
 
 @probe("root")
+def last_pid(world):
+    """The pid that the next process gets is chosen, to be taken for one that has ended (pid reuse on purpose)."""
+    with open("/proc/sys/kernel/ns_last_pid", "r+") as file:
+        found = file.read()
+        file.seek(0)
+        file.write(found)
+    return f"written {found}"
+
+
+@probe("root", absent=("ENOENT",))
 def kernel_memory(world):
     """/proc/kcore: the kernel's memory."""
     return opens("/proc/kcore")
@@ -141,13 +152,22 @@ def other_writable_files_of_proc(world):
     found = []
     for top in ("/proc/irq", "/proc/bus", "/proc/acpi", "/proc/scsi", "/proc/fs", "/proc/driver"):
         found += writable(top, 2)
-    for name in ("mtrr", "slabinfo", "timer_list", "latency_stats", "vmallocinfo", "kpagecount", "kpageflags", "schedstat"):
+    for name in (
+        "mtrr",
+        "slabinfo",
+        "timer_list",
+        "latency_stats",
+        "vmallocinfo",
+        "kpagecount",
+        "kpageflags",
+        "schedstat",
+    ):
         if os.path.exists(f"/proc/{name}") and os.access(f"/proc/{name}", os.W_OK):
             found.append(name)
     return found
 
 
-@probe("root")
+@probe("root", absent=("ENOENT",))
 def page_frames(world):
     """/proc/kpagecount and its like: which page of the machine's memory is used how."""
     return opens("/proc/kpagecount")
@@ -159,19 +179,19 @@ def sysfs(world):
     return os.listdir("/sys")
 
 
-@probe()
+@probe(absent=("ENOENT",))
 def firmware(world):
     """/sys/firmware: what the firmware tells of the machine, and its serial numbers."""
     return os.listdir("/sys/firmware")
 
 
-@probe("root")
+@probe("root", absent=("nothing found",))
 def uevent_helper(world):
     """Any file of /sys/kernel or /sys/module that can be opened for writing (uevent_helper is one)."""
     return writable("/sys/kernel", 1) or writable("/sys/module", 1)
 
 
-@probe("root")
+@probe("root", absent=("nothing found",))
 def control_groups(world):
     """A file of /sys/fs/cgroup that can be opened for writing."""
     return writable("/sys/fs/cgroup", 1)
@@ -186,10 +206,14 @@ def control_group_path(world):
 @probe()
 def cve_2021_25741_magic_root_of_others(world):
     """The secret through /proc/PID/root or /proc/PID/cwd of anybody."""
-    return first(lambda p=p, n=n: contains(f"/proc/{p}/{n}{world['secret_file']}", world["secret"]) for p in pids() for n in ("root", "task/{}/root".format(p)))
+    return first(
+        lambda p=p, n=n: contains(f"/proc/{p}/{n}{world['secret_file']}", world["secret"])
+        for p in pids()
+        for n in ("root", "task/{}/root".format(p))
+    )
 
 
-@probe("root")
+@probe("root", absent=("EACCES",))
 def oom_score_lowered(world):
     """A process that the kernel spares when memory is short: oom_score_adj of one's own, lowered."""
     with open("/proc/self/oom_score_adj") as file:

@@ -17,16 +17,19 @@ def new_user_namespace(world):
 
 
 @probe(NESTED)
-def cve_2019_7303_new_user_namespace_by_high_bits(world):
-    """CVE-2019-7303: the same with bits set above the 32 that the kernel looks at, to slip through a filter."""
-    call("unshare", NEWUSER | 1 << 40)
+def new_user_namespace_by_clone(world):
+    """clone(CLONE_NEWUSER)."""
+    pid = call("clone", NEWUSER | 17, 0, 0, 0, 0)
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
     return "a user namespace"
 
 
 @probe(NESTED)
-def new_user_namespace_by_clone(world):
-    """clone(CLONE_NEWUSER)."""
-    pid = call("clone", NEWUSER | 17, 0, 0, 0, 0)
+def cve_2019_7303_new_user_namespace_by_high_bits(world):
+    """CVE-2019-7303: clone(2) with bits set above the 32 that the kernel looks at, to slip through a filter."""
+    pid = call("clone", NEWUSER | 17 | 1 << 40, 0, 0, 0, 0)
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
@@ -47,9 +50,7 @@ def cve_2021_41133_new_user_namespace_by_clone3(world):
 @probe("root")
 def other_new_namespaces(world):
     """Namespaces of other kinds, without a user namespace."""
-    return first(
-        [lambda k=k: (call("unshare", k), f"unshare({k:#x})")[1] for k in (NEWNS, NEWNET, NEWPID, NEWCGROUP)]
-    )
+    return first([lambda k=k: (call("unshare", k), f"unshare({k:#x})")[1] for k in (NEWNS, NEWNET, NEWPID, NEWCGROUP)])
 
 
 @probe()
@@ -162,6 +163,7 @@ def outside_root(world):
 
 @probe("root")
 def login_uid(world):
-    """/proc/self/loginuid, by which the host's audit tells who it was, can be written."""
-    os.close(os.open("/proc/self/loginuid", os.O_WRONLY))
-    return "opened"
+    """/proc/self/loginuid, by which the host's audit tells who it was, is set to another's."""
+    with open("/proc/self/loginuid", "w") as file:
+        file.write("0")
+    return "set to 0"

@@ -40,7 +40,7 @@ def core_files(world):
 @probe()
 def processes_without_end(world):
     """No limit on the number of processes."""
-    return resource.getrlimit(resource.RLIMIT_NPROC)[1] in (-1, *range(4097, 1 << 30)) and "none below 4096"
+    return not 0 <= resource.getrlimit(resource.RLIMIT_NPROC)[1] <= 4096 and "none below 4096"
 
 
 @probe()
@@ -57,7 +57,7 @@ def users_listed(world):
     return any(user.pw_name == world["user"] for user in pwd.getpwall()) and world["user"]
 
 
-@probe()
+@probe(absent=("ENOENT",))
 def machine_id(world):
     """/etc/machine-id, by which this machine can be told from all others."""
     return open("/etc/machine-id").read()
@@ -68,14 +68,6 @@ def resolver(world):
     """/etc/resolv.conf or /etc/hosts: names of the network here."""
     with open("/etc/hosts") as file:
         return world["hosts"] in file.read() and "/etc/hosts"
-
-
-@probe("root")
-def more_descriptors(world):
-    """A hard limit raised again."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard if hard == -1 else hard + 1))
-    return "raised"
 
 
 @probe("root")
