@@ -2,8 +2,8 @@
 
 import os
 
-from probing import contains, first, opens, pids, probe
 from probing import call as system_call
+from probing import contains, first, opens, pids, probe
 
 
 @probe()
@@ -209,7 +209,7 @@ def cve_2021_25741_magic_root_of_others(world):
     return first(
         lambda p=p, n=n: contains(f"/proc/{p}/{n}{world['secret_file']}", world["secret"])
         for p in pids()
-        for n in ("root", "task/{}/root".format(p))
+        for n in ("root", f"task/{p}/root")
     )
 
 
