@@ -125,7 +125,7 @@ def kernel_memory(world):
 def kernel_addresses(world):
     """/proc/kallsyms with addresses in it."""
     with open("/proc/kallsyms") as file:
-        return any(int(line.split()[0], 16) for _, line in zip(range(100), file)) and "addresses"
+        return any(int(file.readline().split()[0], 16) for _ in range(100)) and "addresses"
 
 
 @probe("root")

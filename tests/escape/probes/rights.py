@@ -56,7 +56,8 @@ def other_new_namespaces(world):
 @probe()
 def namespaces_of_init(world):
     """/proc/1/ns: the namespaces of pid 1, opened to be entered."""
-    return f"fd {os.open('/proc/%d/ns/mnt' % world.get('init', 1), os.O_RDONLY)}"
+    fd = os.open(f"/proc/{world.get('init', 1)}/ns/mnt", os.O_RDONLY)
+    return f"fd {fd}"
 
 
 @probe("root")
