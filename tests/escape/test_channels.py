@@ -195,12 +195,7 @@ def test_file_capabilities(shared):
     os.setxattr(
         program, "security.capability", (0x02000001).to_bytes(4, "little") + (1 << 13).to_bytes(4, "little") + bytes(12)
     )
-    held = [
-        line
-        for line in status_lines(
-            ramet.run([str(program), "/proc/self/status"], mounts=[Bind(shared)], text=True).stdout
-        )
-    ]
+    inside = ramet.run([str(program), "/proc/self/status"], mounts=[Bind(shared)], text=True)
     assert status_lines(inside.stdout) == ["0000000000000000"] * 2
     outside = subprocess.run(
         [program, "/proc/self/status"], user=65000, group=65000, extra_groups=[], capture_output=True, text=True
