@@ -21,10 +21,10 @@ TIOCSCTTY = 0x540E
 world = json.loads(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
 
-#: One program that holds all probes; argv: a name and the world.
+#: One program for all probes; argv: their text, and a name; stdin: the world, which would be seen among the arguments.
 PROGRAM = """
 import json, sys, types
-sources, name, world = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+sources, name, world = json.loads(sys.argv[1]), sys.argv[2], json.load(sys.stdin)
 probing = types.ModuleType("probing")
 sys.modules["probing"] = probing
 exec(sources[0], probing.__dict__)
@@ -57,18 +57,18 @@ def get_dirty():
         world["cgroup"] = next((line for line in file.read().split("\n") if line and not line.endswith(":/")), "0::/")
 
 
-def command(python, probe, **more):
-    return [python, "-I", "-c", PROGRAM, json.dumps(FILES[probe]), probe, json.dumps({**world, **more})]
+def command(python, probe):
+    return [python, "-I", "-c", PROGRAM, json.dumps(FILES[probe]), probe]
 
 
-def outside(argv):
+def outside(argv, **more):
     """As a plain child: what the caller has, it has. stdout is a log that others have written to."""
     with tempfile.TemporaryFile() as log:
         log.write(world["secret"].encode() + b"\n")
         log.flush()
         try:
-            done = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, close_fds=False)
-            done.wait(30)
+            done = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, close_fds=False)
+            done.communicate(json.dumps({**world, **more}).encode(), 30)
         except OSError as error:
             return str(error)
         except subprocess.TimeoutExpired:
@@ -79,7 +79,7 @@ def outside(argv):
 
 
 def in_ramet(argv, fields):
-    result = ramet.run(argv, timeout=60, text=True, **fields)
+    result = ramet.run(argv, timeout=60, text=True, input=json.dumps(world), **fields)
     return f"{result.stdout}\n{result}: {result.stderr[-300:]}"
 
 
@@ -133,7 +133,7 @@ def bubblewrap(probe):
 
 def run(where, probe, fields):
     if where == "outside":
-        said = outside(command(sys.executable, probe, init=world["pid"]))
+        said = outside(command(sys.executable, probe), init=world["pid"])
     elif where == "bubblewrap":
         said = bubblewrap(probe)
     else:
