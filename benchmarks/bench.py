@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import limits
 import ramet
 import rivals
 from leaks import leaks
@@ -45,7 +46,18 @@ class Bench:
 
     def run(self) -> Report:
         """All parts, one after the other."""
-        for part in (self.start, self.large_caller, self.function, self.plan, self.walls, self.python, self.leaks):
+        for part in (
+            *(
+                self.start,
+                self.limits,
+                self.large_caller,
+                self.function,
+                self.plan,
+                self.walls,
+                self.python,
+                self.leaks,
+            ),
+        ):
             part()
         return self.report
 
@@ -73,6 +85,10 @@ class Bench:
         if theirs := found.get("bubblewrap, same isolation"):
             self.report.add("", ratio("bubblewrap / ramet", theirs, ours, at_least=2.5))
         self.report.add("", ratio("ramet / C floor", ours, found["C floor: clone, execve, wait"], at_most=1.6))
+
+    def limits(self) -> None:
+        """A control group's cost, against others that make one."""
+        limits.measure(self.report, self.directory, self.rounds)
 
     def large_caller(self) -> None:
         """The same from a caller that holds much memory."""

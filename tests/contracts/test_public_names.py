@@ -20,7 +20,7 @@ def test_the_public_names():
     """What ramet exports is this list: a change of it is a change of the interface, and is made here too."""
     core = {
         "Bind", "ChildDied", "CommandError", "Condition", "DEVNULL", "Dev", "Directory", "Error", "ExitError", "File", "HelperError",
-        "IdMapping", "Join", "Landlock", "Mqueue", "Namespace", "Overlay", "PIPE", "Popen", "Proc", "Result", "Rootfs", "Rule", "STDOUT",
+        "IdMapping", "IoLimit", "Join", "Landlock", "Mqueue", "Namespace", "Overlay", "PIPE", "Popen", "Proc", "Result", "Rootfs", "Rule", "STDOUT",
         "Sandbox", "Seccomp", "SpecError", "SpecTypeError", "StepError", "Symlink", "TimeOffsets", "TimeoutExpired", "Tmpfs",
         "UnsupportedError", "Usage", "run",
     }  # fmt: skip

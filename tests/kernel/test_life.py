@@ -52,7 +52,11 @@ print(look(1).strip(), look("self").strip())
 def test_signals_from_inside_do_not_hurt_init(number):
     """No signal that the payload sends to pid 1 does anything; the same to another process ends or stops it."""
     script = f"kill -{number} 1; kill -{number} 1; sleep 600 & kill -{number} $!; "
-    script += "until grep State.*stopped /proc/$!/status; do sleep 0.01; done; kill -9 $!" if number == 19 else "wait $!; echo $?"
+    script += (
+        "until grep State.*stopped /proc/$!/status; do sleep 0.01; done; kill -9 $!"
+        if number == 19
+        else "wait $!; echo $?"
+    )
     result = said(shell(script))
     assert "stopped" in result if number == 19 else int(result) == 128 + number
 
@@ -223,5 +227,5 @@ def test_usage_counts_the_whole_tree():
     assert busy.usage.memory_peak > 64 << 20
     idle = shell("true")
     assert idle.usage.cpu_user < busy.usage.cpu_user
-    assert idle.usage.memory_peak < 64 << 20
+    assert idle.usage.memory_peak_of == "caller" or idle.usage.memory_peak < 64 << 20
     assert busy.duration >= busy.usage.cpu_user * 0.5

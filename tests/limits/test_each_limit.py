@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from conftest import PATIENCE, may
+from limited import PATIENCE, may
 
 import ramet
 from ramet.spec import IoLimit
@@ -217,7 +217,9 @@ def test_usage():
 def test_usage_of_the_living():
     """usage() tells of a sandbox while it runs, with a group and without; after the end it is the result's."""
     may("memory")
-    code = "import sys\nx = b'x' * (30 << 20)\nfor _ in range(3000000): pass\nprint('ready', flush=True); sys.stdin.read()"
+    code = (
+        "import sys\nx = b'x' * (30 << 20)\nfor _ in range(3000000): pass\nprint('ready', flush=True); sys.stdin.read()"
+    )
     for fields in ({"memory": "200M"}, {}):
         with ramet.Popen([*PYTHON, code], stdin=ramet.PIPE, stdout=ramet.PIPE, **fields) as box:
             assert box.stdout.readline() == b"ready\n"

@@ -10,7 +10,7 @@ import tempfile
 
 import payloads
 import pytest
-from conftest import PATIENCE, ROUNDS, groups_of, may, processes_with
+from limited import PATIENCE, ROUNDS, groups_of, may, processes_with
 from payloads import MARK, argv
 
 import ramet
@@ -203,7 +203,9 @@ def test_spoofs_a_verdict(code):
 def test_closes_its_stdio_and_lives_on():
     """The end of the streams is not the end: it is waited for, and its time ends."""
     may("memory")
-    hundred_times(payloads.CLOSES_STDIO, 60_000, "timed-out", tame=50, tame_code=3, timeout=0.5 * PATIENCE, memory="64M")
+    hundred_times(
+        payloads.CLOSES_STDIO, 60_000, "timed-out", tame=50, tame_code=3, timeout=0.5 * PATIENCE, memory="64M"
+    )
 
 
 def test_ends_within_the_millisecond_of_its_timeout():

@@ -15,7 +15,11 @@ TRUE = Command(("/bin/true",))
 def test_every_step_is_shown_under_the_number_that_errors_use():
     """The numbers of a stage cover its steps without gap, runs of the same call included."""
     plan = compile(Sandbox(), ROOT, TRUE)
-    titles = {"child": "the child, sharing", "init": "then the child clones", "payload": "the payload's process, meanwhile"}
+    titles = {
+        "child": "the child, sharing",
+        "init": "then the child clones",
+        "payload": "the payload's process, meanwhile",
+    }
     for stage, title in titles.items():
         shown = str(plan).split(title)[1].split("\n\n")[0]
         covered = []

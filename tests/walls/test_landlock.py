@@ -334,3 +334,31 @@ def test_it_says_what_it_is(alone):
     assert found["net namespace"] == found["pid namespace"] == "absent"
     assert found["life"] == found["files"] == "degraded"
     assert found["landlock"] == found["seccomp"] == found["nested user namespaces"] == "enforced"
+
+
+def test_in_a_configuration():
+    """A configuration says landlock as Python does: true, false, or a table; an unknown key is refused with the nearest one."""
+    from ramet.spec.config import sandbox_from_mapping
+
+    assert sandbox_from_mapping({"landlock": True}).landlock is True
+    assert sandbox_from_mapping({"landlock": {"connect": [443], "bind": []}}).landlock == Landlock(
+        connect=(443,), bind=()
+    )
+    table = {"namespaces": [], "landlock": {"read": ["data"], "write": ["/tmp"]}}
+    assert sandbox_from_mapping(table, base="/srv").landlock == Landlock(read=("/srv/data",), write=("/tmp",))
+    with pytest.raises(SpecError, match="connect") as caught:
+        sandbox_from_mapping({"landlock": {"conect": [443]}})
+    assert caught.value.field == "landlock.conect"
+
+
+def test_on_the_command_line(place):
+    """`ramet run --seccomp default+CALL` allows that call; a policy that is none is refused in the user's words."""
+    command = [sys.executable, "-m", "ramet", "run", "--seccomp"]
+    argv = ["--", "python3", "-c", "import ctypes; print(ctypes.CDLL(None).personality(0x0040000))"]
+    said = [
+        subprocess.run([*command, policy, *argv], capture_output=True, text=True).stdout
+        for policy in ("default", "default+personality")
+    ]
+    assert said == ["-1\n", "0\n"]
+    wrong = subprocess.run([*command, "defaults", *argv], capture_output=True, text=True)
+    assert wrong.returncode == 125 and "--seccomp defaults" in wrong.stderr

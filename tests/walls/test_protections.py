@@ -167,7 +167,19 @@ def test_session_keyring():
 
 #: What a new proc has beside the processes' own directories that a payload may read: of the machine, and of nobody.
 READABLE = {
-    *("buddyinfo", "cgroups", "cmdline", "consoles", "mounts", "cpuinfo", "crypto", "devices", "diskstats", "dma", "execdomains"),
+    *(
+        "buddyinfo",
+        "cgroups",
+        "cmdline",
+        "consoles",
+        "mounts",
+        "cpuinfo",
+        "crypto",
+        "devices",
+        "diskstats",
+        "dma",
+        "execdomains",
+    ),
     *(
         "fb",
         "filesystems",

@@ -48,6 +48,11 @@ def flat(text: str) -> dict[str, int]:
 
 def subgroups(fd: int, name: str) -> list[str]:
     """The groups in a group, as paths below fd; the deepest first."""
+    try:
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_nlink == 2:
+            return []
+    except FileNotFoundError:
+        return []
     found: list[str] = []
     waiting = [name]
     while waiting:

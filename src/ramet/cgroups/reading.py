@@ -96,6 +96,30 @@ def events(group: Group) -> Events:
     return Events(kills, own, at_limit, forks, throttled)
 
 
+def account(group: Group) -> tuple[int, int, Usage]:
+    """See `Group.account`."""
+    kills = forks = 0
+    memory_peak = processes_peak = None
+    spot = group.spot_of("memory")
+    if spot is not None:
+        v2 = spot.version == 2
+        text = files.get(spot.fd, f"{group.name}/{'memory.events' if v2 else 'memory.oom_control'}")
+        kills = files.flat(text).get("oom_kill", 0)
+        memory_peak = _number(spot, f"{group.name}/{'memory.peak' if v2 else 'memory.max_usage_in_bytes'}")
+    spot = group.spot_of("pids")
+    if spot is not None:
+        names = _tree(spot, group.name)
+        forks = max(files.flat(files.get_if_there(spot.fd, f"{one}/pids.events") or "").get("max", 0) for one in names)
+        processes_peak = _number(spot, f"{group.name}/pids.peak")
+    used = Usage(*_cpu(group), None, memory_peak, None, processes_peak, *_io(group), _pressure(group))
+    return kills, forks, used
+
+
+def _number(spot: Spot, path: str) -> int | None:
+    text = files.get_if_there(spot.fd, path)
+    return None if text is None else int(text)
+
+
 NEAR = 64 << 10
 
 

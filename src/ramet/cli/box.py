@@ -8,6 +8,7 @@ from ramet.cli import options
 from ramet.cli.options import Option, integer, split
 from ramet.errors import SpecError
 from ramet.spec import config
+from ramet.spec.group_limits import IoLimit
 from ramet.spec.ids import IdMapping
 from ramet.spec.limits import RLIMITS
 from ramet.spec.mounts import Bind, Dev, Directory, File, Mqueue, Overlay, Proc, Symlink, Tmpfs
@@ -80,10 +81,13 @@ class Draft:
 
 
 class Order:
-    """What `run` and `plan` are asked to do. json: print JSON."""
+    """What `run` and `plan` are asked to do. json: print JSON; stats: a line at the end; learn: say what it lacked."""
 
-    def __init__(self, sandbox: Sandbox, command: Command, draft: Draft, *, json: bool) -> None:
-        self.sandbox, self.command, self.draft, self.json = sandbox, command, draft, json
+    def __init__(
+        self, sandbox: Sandbox, command: Command, draft: Draft, *, json: bool, stats: bool, learn: bool
+    ) -> None:
+        self.sandbox, self.command, self.draft, self.json, self.stats = sandbox, command, draft, json, stats
+        self.learn = learn
 
 
 def order(args: Sequence[str], table: Iterable[Option]) -> Order | None:
@@ -111,7 +115,14 @@ def order(args: Sequence[str], table: Iterable[Option]) -> Order | None:
         if not argv:
             hint = "as in: ramet run -- python3 job.py"
             raise SpecError("there is nothing to run", field="COMMAND", hint=hint)
-        return Order(sandbox, Command(argv), draft, json=options.JSON.names in names)
+        return Order(
+            sandbox,
+            Command(argv),
+            draft,
+            json=options.JSON.names in names,
+            stats="--stats" in names,
+            learn="--learn" in names,
+        )
     except SpecError as error:
         raise draft.renamed(error) from None
 
@@ -277,6 +288,26 @@ def _several(name: str, read: Reader = _text) -> Taker:
     return take
 
 
+IO_WORDS = {"read": "read_bytes", "write": "write_bytes", "read-ops": "read_ops", "write-ops": "write_ops"}
+
+
+def _io(draft: Draft, value: str, written: str) -> None:
+    device, *rest = split(value)
+    found = _settings(rest, dict.fromkeys(IO_WORDS, config.limit), written)
+    draft.add("io", IoLimit(device, **{IO_WORDS[name]: number for name, number in found.items()}), written)
+
+
+def _number(value: str, written: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise SpecError(f"must be a number, not {value!r}", field=written) from None
+
+
+def _signed(value: str, written: str) -> int:
+    return -integer(value[1:], written) if value.startswith("-") else integer(value, written)
+
+
 def _env(draft: Draft, value: str, written: str) -> None:
     name, equals, content = value.partition("=")
     if equals:
@@ -399,10 +430,33 @@ RIGHTS = (
     Option("--cap-add", "NAME", "keep a capability, as NET_RAW; ALL is every one", _several("capabilities")),
     Option("--rlimit", "NAME=SOFT[:HARD]", "as NOFILE=256, AS=512M, CORE=unlimited", _rlimit),
     Option(
-        "--seccomp", "POLICY", "default, kill (a refused call ends it), none, or a profile's path", _field("seccomp")
+        "--seccomp",
+        "POLICY",
+        "default, default+CALL+..., kill (a refused call ends it), none, or a profile's path",
+        _field("seccomp"),
     ),
     Option("--allow-new-privs", "", "let set-uid programs work", _flag("no_new_privs", False)),
     Option("--allow-userns", "", "let it make user namespaces of its own", _flag("nested_namespaces", True)),
+)
+LIMITS = (
+    Option("-m --memory", "SIZE", "of everything in it: page cache and tmpfs too", _field("memory")),
+    Option("--memory-high", "SIZE", "from here on it is slowed down, and not killed", _field("memory_high")),
+    Option("--swap", "SIZE", "with --memory: so much more of swap (none)", _field("swap", config.limit)),
+    Option("--pids --pids-limit", "N", "processes and threads at once", _field("processes", integer)),
+    Option("--cpus", "N", "so many CPUs' worth of time: 0.5, 2", _field("cpus", _number)),
+    Option("--cpu-time", "TIME", "CPU time of everything in it together; exit code 124", _field("cpu_time")),
+    Option("--cpuset --cpuset-cpus", "LIST", "the CPUs it may use: 0-2,4", _field("cpuset")),
+    Option("--cpuset-mems", "LIST", "the memory nodes it may use", _field("cpuset_mems")),
+    Option("--cpu-weight", "N", "against others that want CPU: 1 to 10000 (100)", _field("cpu_weight", integer)),
+    Option("--io", "DEVICE:read=SIZE:write=SIZE:read-ops=N:write-ops=N", "of a disk, a second; any of the four", _io),
+    Option("--io-weight", "N", "against others at the disk: 1 to 10000 (100)", _field("io_weight", integer)),
+    Option("--file-size", "SIZE", "of a file that a process writes", _field("file_size")),
+    Option("--open-files", "N", "descriptors of a process", _field("open_files", integer)),
+    Option("--nice", "N", "-20 to 19; a higher one lets others go first", _field("nice", _signed)),
+    Option("--idle", "", "run only when nobody else wants to", _flag("idle", True)),
+    Option(
+        "--allow-degraded", "LIMIT", "go on where this one can't be held as well as asked", _several("allow_degraded")
+    ),
 )
 LIFE = (
     Option("--timeout", "TIME", "then everything in it is killed; exit code 124", _field("timeout")),
@@ -413,10 +467,21 @@ GROUPS = (
     ("namespaces", NAMESPACES),
     ("identity", IDENTITY),
     ("surroundings", SURROUNDINGS),
-    ("rights and limits", RIGHTS),
+    ("rights", RIGHTS),
+    ("limits", LIMITS),
     ("life", LIFE),
 )
-OUTPUT = Option("--output", "SIZE", "with --json: what is kept of each stream (64M)", _field("output", config.limit))
+OUTPUT = (
+    Option(
+        "--output", "SIZE", "what passes of each stream (all; with --json 64M are kept)", _field("output", config.limit)
+    ),
+    Option(
+        "--output-action",
+        "WHAT",
+        "truncate (default): the rest is thrown away; or kill who writes more",
+        _field("output_action"),
+    ),
+)
 COMMON = (CONFIG, options.JSON, options.DEBUG, options.HELP)
 #: Every option, in the order of the help page.
 ALL = (*(option for _, group in GROUPS for option in group), *COMMON)

@@ -25,7 +25,7 @@ processes share; which namespaces a container will have.
   ramet explain self                            the caller
   ramet explain 1234 5678                       what two processes share
   ramet explain bundle/config.json              an OCI container, or its bundle
-  ramet explain --seccomp mount                 a system call under the default filter
+  ramet explain --seccomp mount                 a system call, in a sandbox
 
 A plain number is a pid; --as flags, or flags:256, makes flags of it."""
 AS = Option("--as", "KIND", "take it as that: flags, pid, call or config")

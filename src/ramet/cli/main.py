@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "say what a clone does, what a process has, what two share",
     "ps": "list namespaces, who is in them, and who owns them",
     "tree": "show processes as a tree, with the namespaces that are new at each",
+    "top": "show the sandboxes that are alive, and what they use",
     "doctor": "say what this host can do, and how to fix what it can't",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")
@@ -55,7 +56,7 @@ def _debugging(args: list[str]) -> bool:
     """Is --debug among ramet's own options? Asked of the bare words: reading them may be what failed."""
     from ramet.cli import box
 
-    known = (*box.ALL, box.OUTPUT)
+    known = (*box.ALL, *box.OUTPUT)
     with_value = {name for option in known if option.metavar for name in option.names.split()}
     operands: list[str] = []
     words = iter(args)

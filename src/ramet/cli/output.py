@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_TIMED_OUT, SIGNALED = 125, 124, 128
 SIGPIPE = 13
 EXIT_CODES = """\
-exit codes: the command's own; 124 it ran out of time; 125 ramet itself failed;
-126 it can't be executed; 127 it was not found; 128+n signal n ended it."""
+exit codes: the command's own; 124 it ran out of time, or of CPU time; 125 ramet
+itself failed; 126 it can't be executed; 127 it was not found; 128+n signal n
+ended it, 137 (SIGKILL) when it ran out of memory or wrote too much."""
 
 
 class OutputError(Error):

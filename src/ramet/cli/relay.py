@@ -117,3 +117,18 @@ def to_descriptor(fd: int) -> Callable[[bytes], None]:
         write_all(fd, data)
 
     return sink
+
+
+def up_to(limit: int, sink: Callable[[bytes], object], beyond: Callable[[], object]) -> Callable[[bytes], None]:
+    """A sink that hands on so many bytes; what comes after that is thrown away, and told each time."""
+    left = limit
+
+    def limited(data: bytes) -> None:
+        nonlocal left
+        if left:
+            sink(data[:left])
+        if len(data) > left:
+            beyond()
+        left = max(0, left - len(data))
+
+    return limited

@@ -8,8 +8,9 @@ import signal
 from time import monotonic
 
 from ramet.cli import box, options
-from ramet.cli.output import EXIT_CODES, EXIT_TIMED_OUT, SIGNALED, error_mapping, put, put_json
-from ramet.cli.relay import Relay, to_descriptor
+from ramet.cli.options import Option
+from ramet.cli.output import EXIT_CODES, EXIT_TIMED_OUT, SIGNALED, error_mapping, put, put_json, say
+from ramet.cli.relay import Relay, to_descriptor, up_to
 from ramet.errors import Error, SpecError
 from ramet.run.guard import sooner
 from ramet.run.process import Popen
@@ -17,10 +18,11 @@ from ramet.run.streams import DEVNULL, PIPE, Capture, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from ramet.cli.terminal import Terminal
+    from ramet.run.result import Result
 
 ABOUT = """\
 Run a command in a sandbox of its own. Without options it sees what programs
@@ -35,9 +37,13 @@ or 5 seconds, ends everything in the sandbox.
 
 {EXIT_CODES}"""
 JSON = options.JSON._replace(help="print the result, output included, as JSON")
-GENERAL = (box.CONFIG, JSON, box.OUTPUT, options.DEBUG, options.HELP)
+STATS = Option("--stats", "", "at the end, say on stderr how it ended and what it cost")
+LEARN = Option("--learn", "", "for a program that you trust: say what it was refused, and which options let it run")
+GENERAL = (box.CONFIG, JSON, STATS, LEARN, *box.OUTPUT, options.DEBUG, options.HELP)
 TABLE = (*(option for _, group in box.GROUPS for option in group), *GENERAL)
 
+#: Verdicts that end with exit code 124.
+OUT_OF_TIME = ("timed-out", "cpu-time")
 #: Seconds between a signal that asks the payload to end, and the end.
 PATIENCE = 5
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -52,6 +58,10 @@ def command(args: Sequence[str]) -> int:
         groups = [*box.GROUPS, ("general", GENERAL)]
         put(options.help_text("ramet run [OPTION...] [--] COMMAND [ARG...]", ABOUT, groups, AFTER))
         return 0
+    if wanted.learn:
+        from ramet.cli.learn import learn
+
+        return learn(wanted)
     if not wanted.json:
         return _run(wanted)
     if wanted.sandbox.tty:
@@ -73,12 +83,19 @@ def _start(wanted: box.Order, **streams: Any) -> Popen:
 def _run(wanted: box.Order) -> int:
     if wanted.sandbox.tty:
         return _run_in_terminal(wanted)
-    process = _start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    return relayed(_start(wanted, stdin=PIPE, stdout=PIPE, stderr=PIPE), wanted)
+
+
+def relayed(process: Popen, wanted: box.Order) -> int:
+    """Our streams to and from the payload's until it ends; its exit code."""
     watch = Watch(process)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        watch.relay.drain(_taken(process, name), to_descriptor(number), name)
+        sink = to_descriptor(number)
+        if "output" in wanted.draft.fields:
+            sink = up_to(process.sandbox.output, sink, watch.too_much)
+        watch.relay.drain(_taken(process, name), sink, name)
     watch.relay.feed(_taken(process, "stdin"))
-    return _finish(watch)
+    return _finish(watch, wanted)
 
 
 def _run_json(wanted: box.Order) -> int:
@@ -86,7 +103,7 @@ def _run_json(wanted: box.Order) -> int:
     watch = Watch(process)
     captured = {name: Capture(process.sandbox.output) for name in ("stdout", "stderr")}
     for name, capture in captured.items():
-        watch.relay.drain(_taken(process, name), capture.add, name)
+        watch.relay.drain(_taken(process, name), _captured(capture, watch), name)
     watch.relay.feed(_taken(process, "stdin"))
     code = watch.until_the_end()
     result = process._result_with(
@@ -95,8 +112,21 @@ def _run_json(wanted: box.Order) -> int:
         tuple(name for name, capture in captured.items() if capture.truncated),
     )
     process.close()
+    if wanted.stats:
+        say_stats(result)
     put_json(result.to_mapping())
     return code
+
+
+def _captured(capture: Capture, watch: Watch) -> Callable[[bytes], None]:
+    """A sink that keeps what `output` allows."""
+
+    def sink(data: bytes) -> None:
+        capture.add(data)
+        if capture.truncated:
+            watch.too_much()
+
+    return sink
 
 
 def _run_in_terminal(wanted: box.Order) -> int:
@@ -117,7 +147,7 @@ def _run_in_terminal(wanted: box.Order) -> int:
         watch = Watch(process, terminal)
         watch.relay.drain(os.dup(process.terminal), to_descriptor(1), "stdout")
         watch.relay.feed(os.dup(process.terminal), terminal=True)
-        return _finish(watch)
+        return _finish(watch, wanted)
 
 
 def _taken(process: Popen, name: str) -> int:
@@ -128,9 +158,11 @@ def _taken(process: Popen, name: str) -> int:
     return fd
 
 
-def _finish(watch: Watch) -> int:
+def _finish(watch: Watch, wanted: box.Order) -> int:
     code = watch.until_the_end()
     watch.process.close()
+    if wanted.stats:
+        say_stats(watch.process._result_with(None, None, ()))
     if watch.relay.failed is not None:
         raise watch.relay.failed
     return code
@@ -223,6 +255,12 @@ class Watch:
         if self.process.returncode is None and self.process.terminal is not None:
             resize(self.process.terminal)
 
+    def too_much(self) -> None:
+        """The payload has written more than it may. Called by the relay's threads."""
+        guard = self.process._guard
+        if guard.output_kills and self.process.returncode is None:
+            guard.stop("output-limit")
+
     def _late(self) -> None:
         self.deadline = None
         if self.asked is None:
@@ -234,11 +272,33 @@ class Watch:
     def _code(self) -> int:
         code = self.process.returncode
         assert code is not None
-        if self.process._guard.cause is not None and code == -signal.SIGKILL:
-            return EXIT_TIMED_OUT
+        verdict = self.process._result_with(None, None, ())
+        if verdict.ended_by_limit:
+            return EXIT_TIMED_OUT if verdict.status in OUT_OF_TIME else SIGNALED + signal.SIGKILL
         if self.killed_for is not None and code < 0:
             return SIGNALED + self.killed_for
         return code if code >= 0 else SIGNALED - code
+
+
+def say_stats(result: Result) -> None:
+    """One line for people; --json has all of it."""
+    used, parts = result.usage, [str(result)]
+    parts += [f"hit {name}" for name in result.limits_hit if name != result.status]
+    parts.append(f"{used.wall or 0:.3f} s")
+    if used.cpu_user is not None and used.cpu_system is not None:
+        parts.append(f"{used.cpu_user:.3f} s user, {used.cpu_system:.3f} s system")
+    if used.memory_peak is not None:
+        if used.memory_peak_of == "caller":
+            parts.append("no process larger than ramet itself")
+        else:
+            whose = "" if used.memory_peak_of == "group" else " in its largest process"
+            parts.append(f"{used.memory_peak / 2**20:.1f} MiB at most{whose}")
+    if used.processes_peak is not None:
+        parts.append(f"{used.processes_peak} processes at most")
+    if used.read_bytes or used.written_bytes:
+        parts.append(f"{used.read_bytes or 0} bytes read, {used.written_bytes or 0} written")
+    parts += [f"{one.name} {one.state}" for one in result.protections if one.state != "enforced"]
+    say("; ".join(parts))
 
 
 def _seen(number: int, frame: object) -> None:

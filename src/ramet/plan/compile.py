@@ -56,17 +56,18 @@ def compile(
     ahead: bool = False,
     groups: Groups | None = None,
     filters: tuple[bytes, ...] = (),
+    learn: int | None = None,
 ) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
     ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
-    with limits gets on this host. filters: its policy for system calls, compiled.
+    with limits gets on this host. filters: its policy for system calls, compiled. learn: the one filter reports calls, to the other end of this socket among pass_fds.
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
     _check(spec, facts)
     shape = Shape(spec, facts, command)
-    kit = kit_for(spec, facts, shape.maps)
+    kit = kit_for(spec, facts, shape.maps) if learn is None else None
     assert kit or not ahead
     stages = {}
     if ahead:
@@ -84,10 +85,12 @@ def compile(
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
         stages["payload"] = _payload(
-            Builder(), spec, facts, command, shape, held, filters, wall, gated=gated, ahead=ahead
+            Builder(), spec, facts, command, shape, held, filters, wall, gated=gated, ahead=ahead, learn=learn
         )
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, wall, gated=False, ahead=ahead)
+        stages["child"] = _payload(
+            child, spec, facts, command, shape, held, filters, wall, gated=False, ahead=ahead, learn=learn
+        )
     return Plan(
         spec=spec,
         facts=facts,
@@ -242,6 +245,7 @@ def _payload(
     *,
     gated: bool,
     ahead: bool,
+    learn: int | None,
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
@@ -255,7 +259,8 @@ def _payload(
     if not spec.no_new_privs:  # both walls take it, or CAP_SYS_ADMIN, which goes now
         finish.place_descriptors(b, command, shape)
         landlock.build_fence(b, spec, facts, command, shape, wall)
-        rights.filter_calls(b, filters)
+        if learn is None:
+            rights.filter_calls(b, filters)
     if Namespace.USER in spec.namespaces or facts.capabilities:
         rights.limit_capabilities(b, spec, facts)
     if spec.no_new_privs:
@@ -271,7 +276,9 @@ def _payload(
     rights.limit_resources(b, spec, limits.rlimits_of(spec, held))
     if gated:
         finish.wait_for_init(b)
-    if spec.no_new_privs:
+    if learn is not None:
+        rights.report_calls(b, filters[0], learn)
+    elif spec.no_new_privs:
         rights.filter_calls(b, filters)
     finish.exec_payload(b, command, finish.environment(spec, shape))
     return Stage("payload" if shape.init else "child", tuple(b.steps))

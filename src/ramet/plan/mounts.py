@@ -218,7 +218,8 @@ def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None
     # A new proc needs a pid namespace of one's own; with the caller's, the caller's /proc is the right one.
     fd = tree.new_fs("proc", NOSUID | NODEV | NOEXEC) if shape.own_pids else tree.clone_host("/proc")
     tree.attach(fd, mount.destination, is_dir=True)
-    if shape.own_pids:
+    if shape.own_pids and not shape.may_mount:
+        # Who may make a proc could not any more, had this one a part covered (mount_too_revealing in the kernel).
         # All else in a proc of one's own that tells of others, or changes anything, is the host's root's by ownership.
         null = tree.b.open("mnt", "open_tree", AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | O_CLOEXEC)
         tree.b.call("move_mount", null, "", fd, "keys", MOVE_MOUNT_F_EMPTY_PATH, allow=(errno.ENOENT,))

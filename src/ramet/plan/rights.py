@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PR_CAPBSET_DROP = 24
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
+SOL_SOCKET, SCM_RIGHTS = 1, 1
 CAP_KILL = 5
 PR_SET_SECUREBITS = 28
 #: linux/securebits.h
@@ -91,6 +93,20 @@ def filter_calls(b: Builder, programs: Sequence[bytes]) -> None:
             0,
             Block(struct.pack("<Hxxxxxx", length), Ptr(Block(program)), text=text),
         )
+
+
+def report_calls(b: Builder, program: bytes, socket: int) -> None:
+    """A filter that reports calls, to whom the other end of this socket belongs; see seccomp_unotify(2)."""
+    b.about("Sandbox.seccomp", "have system calls reported")
+    length = len(program) // 8
+    filter_ = Block(struct.pack("<Hxxxxxx", length), Ptr(Block(program)), text=f"{{len={length}, filter=...}}")
+    listener = b.open("listener", "seccomp", SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, filter_)
+    message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), listener, bytes(4))
+    vector = Block(Ptr(b"L"), struct.pack("<Q", 1))
+    parts = (bytes(16), Ptr(vector), struct.pack("<Q", 1), Ptr(message), struct.pack("<QQ", 24, 0))
+    b.call("sendmsg", socket, Block(*parts, text="{SCM_RIGHTS, [listener]}"), 0x4000)
+    b.close(listener)
+    b.call("close", socket)
 
 
 def no_new_privs(b: Builder) -> None:

@@ -26,6 +26,7 @@ class Shape:
         self.new_user = Namespace.USER in spec.namespaces
         self.init = (self.own_pids and not spec.as_pid1) or spec.joined(Namespace.PID)
         self.tty = spec.tty
+        self.may_mount = bool(spec.nested_namespaces) or "CAP_SYS_ADMIN" in spec.capabilities
         self.maps: Maps | None = choose_maps(spec, facts) if self.new_user else None
         self.uid, self.gid = payload_ids(spec, facts)
         self.prepared = prepared_mounts(spec, facts, self.maps)

@@ -26,6 +26,15 @@ Message = namedtuple(
 """How the payload ended. status: as wait4(2) gives it; disk_full: the sandbox's own file system had no room left; the rest: of everything that init reaped."""
 
 
+def message_of(rusage: bytes | bytearray) -> Message | None:
+    """What init could not report any more, from struct rusage; None where the kernel has told nothing."""
+    numbers = struct.unpack("<18q", rusage)
+    if not any(numbers):
+        return None
+    user, system = (numbers[n] * 1_000_000 + numbers[n + 1] for n in (0, 2))
+    return Message(0, 0, user, system, numbers[4], *numbers[8:10], *numbers[16:18])
+
+
 def pair() -> tuple[int, int]:
     """The caller's end and the child's. SEQPACKET keeps messages whole, and ends when the other side is gone."""
     ends = bytearray(8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import E2BIG, ENOMEM
+from errno import E2BIG, ENOMEM, ENOSPC
 
 from ramet.errors import CommandError, Error, StepError
 from ramet.plan.render import clone_text, step_text
@@ -24,9 +24,10 @@ def _shortened(text: str) -> str:
 
 def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepError:
     """The error for {stage, step, errno} as the C core reports it."""
-    if _memory_is_little(plan, errno):
+    cloning = stage_number in (STAGE_CLONE, STAGE_PAYLOAD_CLONE)
+    if _memory_is_little(plan, errno, cloning=cloning):
         hint: str | None = f"Sandbox.memory = {plan.spec.memory}: the sandbox itself takes half a MiB of it, or more"
-    elif stage_number in (STAGE_CLONE, STAGE_PAYLOAD_CLONE):
+    elif cloning:
         hint = hint_for("clone3", errno, None, plan)
     else:
         step = plan.stages[STAGE_NUMBERS[stage_number]].steps[index]
@@ -67,10 +68,11 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
 LITTLE = 4 << 20
 
 
-def _memory_is_little(plan: Plan, errno: int) -> bool:
-    """Did a step fail for the limit of memory? exec says E2BIG when it can't have a page for the arguments."""
+def _memory_is_little(plan: Plan, errno: int, *, cloning: bool) -> bool:
+    """Did a step fail for the limit of memory? exec says E2BIG when it can't have a page for the arguments, tmpfs ENOSPC."""
     memory = plan.spec.memory
-    return memory is not None and int(memory) < LITTLE and errno in (ENOMEM, E2BIG)
+    said = (ENOMEM,) if cloning else (ENOMEM, E2BIG, ENOSPC)
+    return memory is not None and int(memory) < LITTLE and errno in said
 
 
 def caller_failed(error: OSError) -> OSError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ramet.plan.limits import Groups, entry_slot
 from ramet.spec.group_limits import GroupLimits
 
@@ -38,7 +40,7 @@ def _groups(place: Place, spec: Sandbox) -> Groups:
         return Groups(0, False, found, missing)
     from ramet import cgroups
 
-    entries, into = cgroups.ways_in(_held(spec, [name for name, *_ in missing], 0), place)
+    entries, into = cgroups.ways_in(_held(spec.group_limits, missing, 0), place)
     return Groups(entries, into, found, missing)
 
 
@@ -47,14 +49,16 @@ def _asked(spec: Sandbox) -> list[str]:
     return [*names, "cpu_time"] if spec.cpu_time is not None else names
 
 
-def _held(spec: Sandbox, missing: list[str], more: int) -> GroupLimits:
+@lru_cache(maxsize=256)
+def _held(limits: GroupLimits, missing: tuple[tuple[str, str, str], ...], more: int) -> GroupLimits:
     """The limits without those that no group can hold here. more: processes of ours in it."""
-    changes: dict[str, object] = {name: getattr(NONE, name) for name in (*missing, "idle") if name != "cpu_time"}
-    if "memory" in missing:
+    names = [name for name, *_ in missing]
+    changes: dict[str, object] = {name: getattr(NONE, name) for name in (*names, "idle") if name != "cpu_time"}
+    if "memory" in names:
         changes["swap"] = 0
-    if spec.processes is not None and "processes" not in missing:
-        changes["processes"] = spec.processes + more
-    return spec.group_limits.replace(**changes)
+    if limits.processes is not None and "processes" not in names:
+        changes["processes"] = limits.processes + more
+    return limits.replace(**changes)
 
 
 def make(plan: Plan) -> Group | None:
@@ -64,9 +68,9 @@ def make(plan: Plan) -> Group | None:
     from ramet import cgroups
 
     # Init is in it too; the payload must not find one process less than it may have.
-    return cgroups.make(_held(plan.spec, [name for name, *_ in plan.groups.missing], int(plan.init)), building=True)
+    return cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, int(plan.init)), building=True)
 
 
-def inputs(group: Group | None) -> dict[Slot, int]:
+def inputs(group: Group) -> dict[Slot, int]:
     """Its descriptors under their names in a plan."""
-    return {entry_slot(number): fd for number, fd in enumerate(group.entries)} if group is not None else {}
+    return {entry_slot(number): fd for number, fd in enumerate(group.entries)}

@@ -314,11 +314,32 @@ def _left_word(pidfd: int) -> tuple[int, int] | None:
     return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
 
 
-def reap(pidfd: int) -> tuple[int, int] | None:
+#: waitid, and its P_PIDFD; the offsets of si_code and si_status, the same on x86-64 and aarch64.
+_WAITID = {"x86_64": 247, "aarch64": 95}[os.uname().machine]
+SIGINFO_SIZE, SI_CODE, SI_STATUS = 128, 8, 24
+RUSAGE_SIZE = 144
+
+
+def reap(pidfd: int, rusage: bytearray | None = None) -> tuple[int, int] | None:
     """Wait for the end; (si_code, si_status), or None where somebody else, or the kernel, has reaped it and left no
-    word (before Linux 6.15)."""
+    word (before Linux 6.15). rusage: filled with struct rusage of it and of all that it had waited for."""
     try:
+        if rusage is not None:
+            return _reap_counting(pidfd, rusage)
         found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL)
     except ChildProcessError:
         return _left_word(pidfd)
     return (found.si_code, found.si_status) if found else None
+
+
+def _reap_counting(pidfd: int, rusage: bytearray) -> tuple[int, int]:
+    """os.waitid does not pass on what the kernel's waitid says of usage."""
+    import struct
+
+    info = bytearray(SIGINFO_SIZE)
+    while True:
+        try:
+            _core.syscall("waitid", _WAITID, os.P_PIDFD, pidfd, info, os.WEXITED | WALL, rusage)
+        except InterruptedError:
+            continue  # signal handlers have run
+        return struct.unpack_from("<i", info, SI_CODE)[0], struct.unpack_from("<i", info, SI_STATUS)[0]

@@ -12,16 +12,13 @@ from time import monotonic
 from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, TimeoutExpired
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
-from ramet.run import ahead, control, groups
-from ramet.run.groups import groups_for
+from ramet.run import ahead, control
 from ramet.run.guard import Guard
 from ramet.run.hold import Signals
-from ramet.run.launch import SIGKILL, kill, launch, reap
-from ramet.run.living import living
+from ramet.run.launch import RUSAGE_SIZE, SIGKILL, kill, launch, reap
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
-from ramet.seccomp.filters import kills, programs_of
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -31,7 +28,8 @@ if TYPE_CHECKING:
     from typing import IO, Any, Self
 
     from ramet.cgroups import Group
-    from ramet.plan.steps import Plan
+    from ramet.plan.limits import Groups
+    from ramet.plan.steps import Plan, Slot
     from ramet.run.launch import Launched
     from ramet.run.result import Usage
 
@@ -59,7 +57,17 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
         command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
-    return compile(sandbox, facts_for(sandbox), command, groups=groups_for(sandbox), filters=programs_of(sandbox))
+    from ramet.seccomp.filters import programs_of
+
+    return compile(sandbox, facts_for(sandbox), command, groups=_groups_for(sandbox), filters=programs_of(sandbox))
+
+
+def _groups_for(sandbox: Sandbox) -> Groups | None:
+    if not sandbox.is_limited:
+        return None
+    from ramet.run.groups import groups_for
+
+    return groups_for(sandbox)
 
 
 @lru_cache(maxsize=256, typed=True)
@@ -99,10 +107,11 @@ class Popen:
         self._launched: Launched | None = None
         self._group: Group | None = None
         self._evidence: tuple[Evidence, Usage] | None = None
+        self._seen: Usage | None = None
         self._ending: Ending | None = None
         self._lock = allocate_lock()
         self.sandbox = sandbox_with(sandbox, fields)
-        self.plan = plan_for(argv, self.sandbox, pass_fds)
+        self.plan = self._compile(argv, pass_fds)
         self.args = self.plan.command.argv
         decoded = text or encoding or errors
         self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
@@ -127,10 +136,18 @@ class Popen:
         self._streams.close_theirs()
         self._guard = Guard(self.sandbox, self._group, self._kill)
 
+    def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
+        return plan_for(argv, self.sandbox, pass_fds)
+
     def _launch(self, stdio: tuple[int, int, int]) -> Launched:
         """In namespaces made ahead, if there are any."""
         own, kit = self.plan, self.plan.kit
-        given, into = groups.inputs(self._group), self._group.into if self._group is not None else None
+        given: dict[Slot, int] = {}
+        into = None
+        if self._group is not None:
+            from ramet.run.groups import inputs
+
+            given, into = inputs(self._group), self._group.into
         pair = ahead.take(kit) if kit is not None else None
         if kit is None or pair is None:
             return launch(own, stdio, given=given, into=into)
@@ -150,10 +167,12 @@ class Popen:
     def _make_group(self) -> None:
         if self.plan.groups is None or not self.plan.groups.made:
             return
+        from ramet.run.groups import make
+
         signals = Signals()
         try:
             signals.hold()  # a group that nobody knows would stay until this process ends
-            self._group = groups.make(self.plan)
+            self._group = make(self.plan)
         finally:
             signals.release()
 
@@ -329,38 +348,41 @@ class Popen:
                 return
             launched = self._alive()
             message = control.receive(launched.control) if launched.control is not None else None
-            found = reap(launched.pidfd)
+            # Of an init that was killed it would say nothing: those below it are gone without having been waited for.
+            rusage = bytearray(RUSAGE_SIZE) if message is None and not self.plan.init else None
+            found = reap(launched.pidfd, rusage)
             launched.over = True
             ended = Ending.from_wait(found, init=self.plan.init)
-            self._evidence = self._take_evidence(message)
+            self._evidence = self._take_evidence(message, control.message_of(rusage) if rusage else None)
             self._ending = ended if message is None else Ending.from_init(message)
 
-    def _take_evidence(self, message: control.Message | None) -> tuple[Evidence, Usage]:
-        """What the group knows, which ends with it."""
+    def _take_evidence(
+        self, message: control.Message | None, waited: control.Message | None = None
+    ) -> tuple[Evidence, Usage]:
+        """What the group knows, which ends with it. waited: what the kernel said in place of an init that was killed."""
         group, wall = self._group, monotonic() - self._started
         full = message is not None and bool(message.disk_full)
         limit = self.sandbox.cpu_time
         if group is None:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
-            used_up = (
-                limit is not None
-                and message is not None
-                and message.user_usec + message.system_usec >= float(limit) * 1e6
-            )
-            return Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up), usage_of(message, None, wall)
+            told = message or waited
+            used = 0.0 if told is None else (told.user_usec + told.system_usec) / 1e6
+            used_up = limit is not None and used >= float(limit)
+            evidence = Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up)
+            return evidence, usage_of(told, None, wall) if told or not self._seen else self._seen.after(wall)
         try:
-            events, used = group.events(), group.usage()
+            kills, refused, account = group.account()
             evidence = Evidence(
                 self._guard.cause,
-                oom_kills=events.oom_kills or 0,
-                forks_refused=events.forks_refused or 0,
+                oom_kills=kills,
+                forks_refused=refused,
                 disk_full=full,
-                cpu_used_up=limit is not None and used.cpu is not None and used.cpu >= float(limit),
+                cpu_used_up=limit is not None and account.cpu is not None and account.cpu >= float(limit),
             )
         finally:
             self._guard.ended()
             self._close_group()
-        return evidence, usage_of(message, used, wall)
+        return evidence, usage_of(message or waited, account, wall)
 
     def usage(self) -> Usage:
         """What it has used until now; after the end, in all. Without a control group only what /proc tells of init's children."""
@@ -369,6 +391,8 @@ class Popen:
         wall = monotonic() - self._started
         if self._group is not None:
             return usage_of(None, self._group.usage(), wall)
+        from ramet.run.living import living
+
         return living(self.pid, wall)
 
     def _result(self, pump: Pump) -> Result:
@@ -377,6 +401,8 @@ class Popen:
     def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
         assert self._ending is not None
         assert self._evidence is not None
+        from ramet.seccomp.filters import kills
+
         evidence, usage = self._evidence
         return Result(
             argv=self.args,
@@ -419,6 +445,10 @@ class Popen:
     def _kill(self) -> None:
         """Init's end is everybody's; without a pid namespace of its own the group knows who belongs to it."""
         if self._launched is not None and not self._launched.over:
+            if self._group is None and self.plan.init:
+                from ramet.run.living import living
+
+                self._seen = living(self._launched.pid, 0)  # nobody will be left to tell
             kill(self._launched.pidfd)
             if self._group is not None and not self.plan.clone_flags & CLONE_NEWPID:
                 self._group.kill()

@@ -18,8 +18,9 @@ CLD_EXITED = 1
 class Usage:
     """What the payload and everything it started cost. None where this host, or a sandbox without init or group, can't tell.
 
-    wall: seconds. cpu_user, cpu_system: seconds of CPU time. memory_peak: bytes, the most at once of all of it together, or of its
-    largest process, as memory_peak_of says ("group" or "process"). processes_peak: threads count. read_bytes,
+    wall: seconds. cpu_user, cpu_system: seconds of CPU time. memory_peak: bytes, as memory_peak_of says: "group": the most at once of
+    all of it together; "process": of its largest process; "caller": no process had more than that, which is what the caller had itself,
+    whose memory the child has until its exec (the kernel does not tell them apart). processes_peak: threads count. read_bytes,
     written_bytes: from and to devices. minor_faults, major_faults, voluntary_switches, involuntary_switches: see getrusage(2). pressure:
     seconds in which some or all of it waited for "cpu", "memory", "io" (psi(7)).
     """
@@ -63,6 +64,10 @@ class Usage:
         """As plain data."""
         return {name: getattr(self, name) for name in self.__slots__}
 
+    def after(self, wall: float) -> Usage:
+        """The same, so many seconds after the start."""
+        return Usage(**{**self.to_mapping(), "wall": wall})
+
 
 def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> Usage:
     """From init's report and the control group's account: the group's where both know, since it has counted everybody."""
@@ -72,7 +77,7 @@ def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> 
             cpu_user=message.user_usec / 1e6,
             cpu_system=message.system_usec / 1e6,
             memory_peak=message.max_rss_kib * 1024,
-            memory_peak_of="process",
+            memory_peak_of="process" if message.max_rss_kib > _own_peak_kib() else "caller",
             minor_faults=message.minor_faults,
             major_faults=message.major_faults,
             voluntary_switches=message.voluntary,
@@ -88,6 +93,12 @@ def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> 
         )
         known["pressure"] = group.pressure or None
     return Usage(**known)
+
+
+def _own_peak_kib() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Ending:

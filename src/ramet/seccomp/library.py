@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ramet.spec.seccomp import Condition
 
 KILL_PROCESS, ERRNO, LOG, ALLOW = 0x80000000, 0x00050000, 0x7FFC0000, 0x7FFF0000
+USER_NOTIF = 0x7FC00000
 _COMPARE = {"!=": 1, "<": 2, "<=": 3, "==": 4, ">=": 5, ">": 6, "&": 7}
 _ATTRIBUTE_BADARCH, _ATTRIBUTE_OPTIMIZE = 2, 8
 _BINARY_TREE = 2

@@ -13,7 +13,10 @@ tuple, a table where it takes a class, and
     [rlimits]                               a number, a size as "512M", "unlimited", or [soft, hard] of these
     NOFILE = [256, 1024]
 
+    seccomp = "default+ptrace+kcmp"         the default profile and these calls; or
     seccomp = "profile.json"                a profile of Docker or the OCI, or such a profile as a table
+
+    landlock = true                         or  landlock = { connect = [443] }
 
 `command`, a list, is what to run where nothing else says so. An unknown key is an error, never ignored.
 """
@@ -25,8 +28,10 @@ from collections import namedtuple
 
 from ramet.errors import SpecError, SpecTypeError
 from ramet.spec import values
+from ramet.spec.capabilities import capability_set
 from ramet.spec.group_limits import IoLimit
 from ramet.spec.ids import IdMapping
+from ramet.spec.landlock import Landlock
 from ramet.spec.mounts import KINDS, Mount, mount_from_mapping
 from ramet.spec.namespaces import Join, TimeOffsets
 from ramet.spec.record import Record, nearest
@@ -104,6 +109,12 @@ def with_policy(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     The one place that reads a file, since libseccomp's names are needed too.
     """
     given = fields.get("seccomp")
+    if isinstance(given, str) and given.startswith("default+"):
+        kept, nested = (
+            capability_set(fields.get("capabilities", ()), "Sandbox.capabilities"),
+            fields.get("nested_namespaces"),
+        )
+        return {**fields, "seccomp": Seccomp.default(kept, nested=bool(nested)).allow(*given.split("+")[1:])}
     if isinstance(given, dict) or (isinstance(given, str) and (given.endswith(".json") or "/" in given)):
         try:
             kept = fields.get("capabilities", ())
@@ -111,6 +122,16 @@ def with_policy(fields: Mapping[str, Any]) -> Mapping[str, Any]:
         except SpecError as error:
             raise type(error)(error.message, field=f"Sandbox.seccomp: {error.field}", hint=error.hint) from None
     return fields
+
+
+def _landlock(value: object, path: str, base: str | None) -> object:
+    if not isinstance(value, dict):
+        return _as_it_is(value, path, base)
+    return _record(
+        Landlock,
+        {name: _located(item, path, base) if name in ("read", "write") else item for name, item in value.items()},
+        path,
+    )
 
 
 def _seccomp(value: object, path: str, base: str | None) -> object:
@@ -319,6 +340,7 @@ _DECODERS: Mapping[str, Callable[[object, str, str | None], object]] = {
     "env": _env,
     "capabilities": _items,
     "seccomp": _seccomp,
+    "landlock": _landlock,
     "rlimits": _rlimits,
     "io": _io,
     "cpuset": _one_or_items,

@@ -86,6 +86,7 @@ class GroupLimits(Record):
             if not isinstance(device, IoLimit):
                 raise SpecTypeError(f"must be an IoLimit, not {type(device).__name__}", field=f"GroupLimits.io[{n}]")
         self._put("io", devices)
+        self._put("_asked", [name for name in self._fields if getattr(self, name) not in (None, False, 0, ())])
 
     def _settle_cpus(self) -> None:
         cpus = self.cpus
@@ -99,7 +100,8 @@ class GroupLimits(Record):
 
     def asked(self) -> list[str]:
         """The names of the limits that are set."""
-        return [name for name in self._fields if getattr(self, name) not in (None, False, 0, ())]
+        found: list[str] = self.__dict__["_asked"]
+        return found
 
     def cpu_quota(self) -> tuple[int, int]:
         """(quota, period) in us; a longer period where the quota would be less than the kernel takes."""

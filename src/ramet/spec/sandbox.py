@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ramet.run.process import Argv
     from ramet.run.result import Result
 
+UNLIMITED = GroupLimits()
 HOST_NAME_MAX = 64
 SECCOMP = ("default", "kill", "none")
 OUTPUT_ACTIONS = ("truncate", "kill")
@@ -290,24 +291,24 @@ class Sandbox(Record):
             values.integer(self.nice, "Sandbox.nice", least=-20, most=19)
         values.flag(self.idle, "Sandbox.idle")
         try:
-            limits = self.group_limits
+            limits = GroupLimits(**{name: getattr(self, name) for name in GroupLimits._fields})
         except SpecError as error:
             raise error.of(error.field.replace("GroupLimits.", "Sandbox.")) from None
         for name in GroupLimits._fields:
             self._put(name, getattr(limits, name))
         self._put("allow_degraded", degradable(self.allow_degraded, "Sandbox.allow_degraded"))
-        self._put("_limited", bool(limits.asked()) or self.cpu_time is not None)
+        self._put("_group_limits", limits)
 
     @property
     def is_limited(self) -> bool:
         """Is there a limit for a control group to hold?"""
-        found: bool = self.__dict__.get("_limited", False)
-        return found
+        return self.cpu_time is not None or bool(self.group_limits.asked())
 
     @property
     def group_limits(self) -> GroupLimits:
         """The limits that hold for everything in the sandbox together."""
-        return GroupLimits(**{name: getattr(self, name) for name in GroupLimits._fields})
+        found: GroupLimits = self.__dict__.get("_group_limits", UNLIMITED)
+        return found
 
     # The two arrows that point back to run, for convenience; loaded when called.
 
