@@ -141,6 +141,10 @@ def test_nested_as_user_namespaces_run_out():
     package = os.path.dirname(os.path.dirname(ramet.__file__))
     code = "import ramet\ntry:\n    ramet.run(['true'])\nexcept ramet.StepError as e: print(e.errno, e.stage, e.hint)"
     result = ramet.run(
-        [sys.executable, "-c", code], text=True, mounts=[ramet.Bind(package)], env={"PYTHONPATH": package}, seccomp="none"
+        [sys.executable, "-c", code],
+        text=True,
+        mounts=[ramet.Bind(package)],
+        env={"PYTHONPATH": package},
+        seccomp="none",
     )
     assert said(result).startswith("28 clone user.max_user_namespaces is 0")

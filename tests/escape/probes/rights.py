@@ -155,11 +155,10 @@ def more_ids_than_one(world):
     return size > 1 and f"{inside} is {outside} outside, and {size} more"
 
 
-@probe()
-def outside_root(world):
-    """uid_map's first line maps something to root of the host."""
-    with open("/proc/self/uid_map") as file:
-        return any(line.split()[1] == "0" for line in file) and "mapped to 0"
+@probe("root")
+def root_outside(world):
+    """A root caller's payload is root outside: what the host's root owns is its own."""
+    return os.stat("/usr").st_uid == os.geteuid() and "owns /usr"
 
 
 @probe("root")
