@@ -239,6 +239,7 @@ def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
         tree.sealed.append(dev)
     for name in DEVICES + (("tty",) if shape.tty else ()):
         node = tree.b.open("mnt", "open_tree", AT_FDCWD, f"/dev/{name}", OPEN_TREE_CLONE | O_CLOEXEC)
+        tree.set_attributes(node, RDONLY, recursive=False)  # writing goes on; the host's inode can't be touched(1)
         tree.b.call("mknodat", dev, base + name, S_IFREG | 0o666, 0)
         tree.b.call("move_mount", node, "", dev, base + name, MOVE_MOUNT_F_EMPTY_PATH)
         tree.b.close(node)

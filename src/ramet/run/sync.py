@@ -54,7 +54,13 @@ def _run_helper(step: CallerStep, pid: int) -> None:
     argv: Sequence[str] = [word.replace("{pid}", str(pid)) for word in step.args]
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HELPER_SECONDS, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",  # a message in whatever language and encoding is a message
+            timeout=HELPER_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise HelperError(
