@@ -46,5 +46,8 @@ def clone3(
 ) -> tuple[int, int, int, int]:
     """Clone with a struct clone_args; (pid, pidfd, parent_tid, child_tid)."""
 
+def run(program: _ReadBuffer, inputs: _Inputs, text_at: int = -1, text: _ReadBuffer = b"", /) -> tuple[int, int] | None:
+    """Make the program's steps in this process; None, or (step, errno)."""
+
 def syscall(call: str, number: int, /, *arguments: int | _ReadBuffer) -> int:
     """Make one system call; raises OSError with its name."""

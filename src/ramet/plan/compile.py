@@ -54,11 +54,13 @@ def compile(
     ahead: bool = False,
     groups: Groups | None = None,
     filters: tuple[bytes, ...] = (),
+    function: bool = False,
 ) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
     ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
-    with limits gets on this host. filters: its policy for system calls, compiled.
+    with limits gets on this host. filters: its policy for system calls, compiled. function: the payload is no program
+    but goes on in the process that has made the steps, a copy of the caller.
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
@@ -71,7 +73,7 @@ def compile(
         stages["join"] = entering()
     elif spec.join:
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
-    gated = shape.init and _gated(spec, facts, shape)
+    gated = shape.init and not function and _gated(spec, facts, shape)
     held = limits.hold(spec, groups, shape)
     child = Builder()
     _begin(child, spec, facts, shape, ahead=ahead, groups=groups)
@@ -80,9 +82,9 @@ def compile(
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
-        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, filters, gated=gated, ahead=ahead)
+        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, filters, gated=gated, ahead=ahead, function=function)
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, gated=False, ahead=ahead)
+        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, gated=False, ahead=ahead, function=function)
     return Plan(
         spec=spec,
         facts=facts,
@@ -94,6 +96,7 @@ def compile(
         ahead=ahead,
         groups=groups,
         filters=filters,
+        environment=finish.environment(spec, shape),
         protections=held.protections,
         init=shape.init,
         gated=gated,
@@ -234,6 +237,7 @@ def _payload(
     *,
     gated: bool,
     ahead: bool,
+    function: bool,
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
@@ -262,7 +266,10 @@ def _payload(
         finish.wait_for_init(b)
     if spec.no_new_privs:
         rights.filter_calls(b, filters)
-    finish.exec_payload(b, command, finish.environment(spec, shape))
+    if function:
+        finish.unblock_signals(b)
+    else:
+        finish.exec_payload(b, command, finish.environment(spec, shape))
     return Stage("payload" if shape.init else "child", tuple(b.steps))
 
 

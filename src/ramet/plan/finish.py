@@ -135,10 +135,15 @@ def wait_for_init(b: Builder) -> None:
     b.call("futex", word, FUTEX_WAKE, 1, 0, 0, 0)
 
 
-def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
-    """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
+def unblock_signals(b: Builder) -> None:
+    """Last: until now what came must not have hit us."""
     b.about("command", "unblock signals")
     b.call("rt_sigprocmask", SIG_SETMASK, Block(bytes(8), text="[]"), 0, 8)
+
+
+def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
+    """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
+    unblock_signals(b)
     name = command.argv[0]
     b.about("command", f"execute {name!r}")
     argv, envp = _strings(*command.argv), _strings(*(f"{key}={value}" for key, value in env.items()))

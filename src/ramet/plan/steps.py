@@ -7,7 +7,7 @@ from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import NamedTuple, TypeAlias
 
     from ramet.host.facts import Facts
@@ -103,7 +103,7 @@ class Plan:
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? gated: does the payload's process share its memory until both exec, and wait
     for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
-    one enters such a pair. groups: the control group it gets; filters: for system calls; protections: how its limits are held.
+    one enters such a pair. groups: the control group it gets; filters: for system calls; protections: how its limits are held. environment: the payload's.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
     """
@@ -113,6 +113,7 @@ class Plan:
         "clone_flags",
         "command",
         "encoded",
+        "environment",
         "facts",
         "filters",
         "gated",
@@ -149,6 +150,7 @@ class Plan:
         ahead: bool = False,
         groups: Groups | None = None,
         filters: tuple[bytes, ...] = (),
+        environment: Mapping[str, str] | None = None,
         protections: tuple[Protection, ...] = (),
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
@@ -157,6 +159,7 @@ class Plan:
         self.owner = owner
         self.kit, self.ahead = kit, ahead
         self.groups, self.filters, self.protections = groups, filters, protections
+        self.environment = environment or {}
         self.prepared = prepared
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
 

@@ -23,6 +23,7 @@ from ramet.run.sync import serve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import NoReturn
 
     from ramet.plan.encode import Encoded, Encodings
     from ramet.plan.steps import Plan
@@ -100,10 +101,12 @@ def launch(
     encoded: Encodings | None = None,
     given: Mapping[Slot, int] | None = None,
     into: int | None = None,
+    function: Callable[[], NoReturn] | None = None,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
-    given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into.
+    given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. function: what the
+    payload is where it is no program, called in a forked copy of this process.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -122,7 +125,11 @@ def launch(
         made.inputs.update(given or {})
         _give_inputs(made, plan, stdio)
         encoded = encoded or encodings(plan)
-        if plan.init:
+        if function is not None:
+            from ramet.run.fork import fork_into
+
+            fork_into(plan, encoded, made.inputs, launched, _sync(plan, launched, signals), into, function)
+        elif plan.init:
             _spawn(plan, made, launched, encoded, signals, into)
         else:
             in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals, into))
@@ -180,12 +187,12 @@ def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int]) ->
             ) from None
 
 
-def _values(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
+def values_of(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
     return [(offset, inputs[slot]) for slot, offset in encoded.offsets.items() if slot in inputs]
 
 
 def _program(encoded: Encoded | None, inputs: Mapping[Slot, int]) -> tuple[bytes, list[tuple[int, int]]] | None:
-    return (encoded.blob, _values(encoded, inputs)) if encoded is not None else None
+    return (encoded.blob, values_of(encoded, inputs)) if encoded is not None else None
 
 
 def _sync(plan: Plan, launched: Launched, signals: Signals) -> Callable[[int, int], None] | None:
@@ -219,7 +226,7 @@ def _spawn(
     try:
         _, _, stage, step, errno = _core.spawn(
             encoded.child.blob,
-            _values(encoded.child, inputs),
+            values_of(encoded.child, inputs),
             plan.clone_flags,
             join=_program(encoded.join, inputs),
             join_shares=plan.ahead,
