@@ -12,9 +12,14 @@ from ramet.errors import (
     Error,
     ExitError,
     HelperError,
+    MemoryLimitError,
+    RemoteError,
+    RemoteTraceback,
+    ResultError,
     SpecError,
     SpecTypeError,
     StepError,
+    TimeLimitError,
     TimeoutExpired,
     UnsupportedError,
 )
@@ -40,6 +45,16 @@ from ramet.spec import (
     Tmpfs,
 )
 
+
+def __getattr__(name: str) -> object:
+    """What few programs need is loaded when it is asked for."""
+    if name == "isolated":
+        from ramet.call.isolated import isolated
+
+        return isolated
+    raise AttributeError(f"module 'ramet' has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -58,23 +73,29 @@ __all__ = [
     "HelperError",
     "IdMapping",
     "Join",
+    "MemoryLimitError",
     "Mqueue",
     "Namespace",
     "Overlay",
     "Popen",
     "Proc",
+    "RemoteError",
+    "RemoteTraceback",
     "Result",
+    "ResultError",
     "Rootfs",
     "Sandbox",
     "SpecError",
     "SpecTypeError",
     "StepError",
     "Symlink",
+    "TimeLimitError",
     "TimeOffsets",
     "TimeoutExpired",
     "Tmpfs",
     "UnsupportedError",
     "Usage",
     "call",
+    "isolated",
     "run",
 ]

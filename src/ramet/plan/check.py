@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Plan, Stage, Step
 
 AT_FDCWD = -100
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 LAST_FD = 2**32 - 1
 LAST_ID = 2**64 - 1
 
@@ -51,8 +51,10 @@ def check(plan: Plan) -> list[str]:
     inputs |= {USER_NS, NET_NS} if plan.ahead else set()
     inputs |= {entry_slot(number) for number in range(plan.groups.entries)} if plan.groups else set()
     for stage in plan.stages.values():
-        for rule in (_named, _slots, _exec_last, _mounts_before_rights, _inside_after_pivot, _signals):
+        for rule in (_named, _slots, _mounts_before_rights, _inside_after_pivot):
             found += [f"{stage.name}: {line}" for line in rule(stage, inputs)]
+        ends = _function_last if plan.function and stage.name == plan.last else _program_last
+        found += [f"{stage.name}: {line}" for line in ends(stage)]
     child = plan.stages["child"]
     for on_child in (_life_first, _life_again, _descriptors):
         found += [f"child: {line}" for line in on_child(child)]
@@ -94,7 +96,23 @@ def _slots(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
             ready.add(step.result)
 
 
-def _exec_last(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+def _program_last(stage: Stage) -> Iterator[str]:
+    yield from _exec_last(stage)
+    yield from _signals(stage)
+
+
+def _function_last(stage: Stage) -> Iterator[str]:
+    """The function is called where a program would be executed: with its memory its own, and signals unblocked last."""
+    if any(step.call in EXECS for step in stage.steps):
+        yield "it executes a program before the function is called"
+    if [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"] != [len(stage.steps) - 1]:
+        yield "signals must be unblocked just before the function is called"
+    shown = [n for n, step in enumerate(stage.steps) if step.call == "prctl" and step.args[:2] == (PR_SET_DUMPABLE, 1)]
+    if not shown or any(_gives_up_rights(step) for step in stage.steps[shown[0] :]):
+        yield "the memory must be shown again when all rights are given up, and not before"
+
+
+def _exec_last(stage: Stage) -> Iterator[str]:
     if stage.name == "join":
         return
     execs = [n for n, step in enumerate(stage.steps) if step.call in EXECS]
@@ -131,7 +149,7 @@ def _inside_after_pivot(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
         after = after or step.call == "pivot_root"
 
 
-def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+def _signals(stage: Stage) -> Iterator[str]:
     """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit
     us."""
     places = [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"]

@@ -82,14 +82,18 @@ def compile(
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
-        stages["payload"] = _payload(Builder(), spec, facts, command, shape, held, filters, gated=gated, ahead=ahead, function=function)
+        stages["payload"] = _payload(
+            Builder(), spec, facts, command, shape, held, filters, gated=gated, ahead=ahead, function=function
+        )
     else:
-        stages["child"] = _payload(child, spec, facts, command, shape, held, filters, gated=False, ahead=ahead, function=function)
+        stages["child"] = _payload(
+            child, spec, facts, command, shape, held, filters, gated=False, ahead=ahead, function=function
+        )
     return Plan(
         spec=spec,
         facts=facts,
         command=command,
-        clone_flags=_clone_flags(spec, facts, shape, groups) & ~(FLAGS if ahead else 0),
+        clone_flags=_clone_flags(spec, facts, shape, groups, function=function) & ~(FLAGS if ahead else 0),
         stages=stages,
         sync=idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else (),
         kit=kit,
@@ -97,6 +101,7 @@ def compile(
         groups=groups,
         filters=filters,
         environment=finish.environment(spec, shape),
+        function=function,
         protections=held.protections,
         init=shape.init,
         gated=gated,
@@ -132,16 +137,17 @@ def _check(spec: Sandbox, facts: Facts) -> None:
             )
 
 
-def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None) -> int:
+def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None, *, function: bool) -> int:
     flags = CLONE_CLEAR_SIGHAND
     for kind in spec.namespaces - {Namespace.TIME}:
         flags |= kind.clone_flag
     if groups is not None and groups.made:
         flags &= ~Namespace.CGROUP.clone_flag  # made by a step, in the group
         flags |= CLONE_INTO_CGROUP if groups.into else 0
-    if facts.autokill and shape.init and spec.no_new_privs and not spec.join:
+    if facts.autokill and shape.init and spec.no_new_privs and not spec.join and not function:
         # The kernel's own answer to a dead caller: it kills the child when the pidfd's last copy is closed. An
-        # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins are made, excludes it.
+        # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins and functions
+        # are made, excludes it.
         flags |= CLONE_AUTOREAP | CLONE_NNP | CLONE_PIDFD_AUTOKILL
     return flags
 
@@ -264,6 +270,8 @@ def _payload(
     rights.limit_resources(b, spec, limits.rlimits_of(spec, held))
     if gated:
         finish.wait_for_init(b)
+    if function:
+        finish.show_memory(b)
     if spec.no_new_privs:
         rights.filter_calls(b, filters)
     if function:

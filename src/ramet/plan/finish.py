@@ -22,7 +22,7 @@ LAST_FD = 2**32 - 1
 SIG_SETMASK = 2
 TIOCSCTTY = 0x540E
 RESOLVE_NO_MAGICLINKS = 0x02
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -133,6 +133,12 @@ def wait_for_init(b: Builder) -> None:
     b.about("init", "wait until init has started")
     b.call("futex", word, FUTEX_WAIT, 1, 0, 0, 0, allow=(errno.EAGAIN,))
     b.call("futex", word, FUTEX_WAKE, 1, 0, 0, 0)
+
+
+def show_memory(b: Builder) -> None:
+    """What exec would have done: a process that is not dumpable owns nothing below /proc/self."""
+    b.about("function", "own /proc/self again")
+    b.call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def unblock_signals(b: Builder) -> None:

@@ -64,7 +64,7 @@ def hold(spec: Sandbox, groups: Groups | None, shape: Shape) -> Held:
         rlimits["CPU"] = math.ceil(float(spec.cpu_time)) + 1
     protections = [Protection(name, ENFORCED, where) for name, where in (groups.found if groups else ())]
     affinity = None
-    for name, (why, hint) in groups.missing if groups else ():
+    for name, why, hint in groups.missing if groups else ():
         protections.append(_instead(name, why, hint, spec, shape, rlimits))
         if name == "cpuset":
             affinity = spec.cpuset

@@ -103,7 +103,8 @@ class Plan:
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? gated: does the payload's process share its memory until both exec, and wait
     for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
-    one enters such a pair. groups: the control group it gets; filters: for system calls; protections: how its limits are held. environment: the payload's.
+    one enters such a pair. groups: the control group it gets; filters: for system calls; protections: how its limits are held.
+    environment: the payload's; function: it is a function of the caller's, called in the process that has made the steps.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
     """
@@ -116,6 +117,7 @@ class Plan:
         "environment",
         "facts",
         "filters",
+        "function",
         "gated",
         "groups",
         "init",
@@ -151,6 +153,7 @@ class Plan:
         groups: Groups | None = None,
         filters: tuple[bytes, ...] = (),
         environment: Mapping[str, str] | None = None,
+        function: bool = False,
         protections: tuple[Protection, ...] = (),
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
@@ -160,8 +163,14 @@ class Plan:
         self.kit, self.ahead = kit, ahead
         self.groups, self.filters, self.protections = groups, filters, protections
         self.environment = environment or {}
+        self.function = function
         self.prepared = prepared
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
+
+    @property
+    def last(self) -> str:
+        """The stage that ends in the payload."""
+        return "payload" if self.init else "child"
 
     def __iter__(self) -> Iterator[Step]:
         """Every step, in the order in which they run."""

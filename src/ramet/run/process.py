@@ -26,15 +26,16 @@ from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
-    from typing import IO, Any, Self
+    from typing import IO, Any, Self, TypeVar
 
     from ramet.cgroups import Group
-    from ramet.plan.steps import Plan
+    from ramet.plan.steps import Plan, Slot
     from ramet.run.launch import Launched
     from ramet.run.result import Usage
 
+    R = TypeVar("R", bound=Result)
     Argv = Sequence[str | bytes | os.PathLike[str]]
 
 DEFAULT = Sandbox()
@@ -102,7 +103,7 @@ class Popen:
         self._ending: Ending | None = None
         self._lock = allocate_lock()
         self.sandbox = sandbox_with(sandbox, fields)
-        self.plan = plan_for(argv, self.sandbox, pass_fds)
+        self.plan = self._plan(argv, pass_fds)
         self.args = self.plan.command.argv
         decoded = text or encoding or errors
         self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
@@ -122,23 +123,37 @@ class Popen:
         self._streams.close_theirs()
         self._guard = Guard(self.sandbox, self._group, self._kill)
 
+    def _plan(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
+        return plan_for(argv, self.sandbox, pass_fds)
+
+    def _start(self, stdio: tuple[int, int, int], given: Mapping[Slot, int], into: int | None) -> Launched:
+        return launch(self.plan, stdio, given=given, into=into)
+
     def _launch(self, stdio: tuple[int, int, int]) -> Launched:
         """In namespaces made ahead, if there are any."""
         own, kit = self.plan, self.plan.kit
         given, into = groups.inputs(self._group), self._group.into if self._group is not None else None
         pair = ahead.take(kit) if kit is not None else None
         if kit is None or pair is None:
-            return launch(own, stdio, given=given, into=into)
-        self.plan = compile(own.spec, own.facts, own.command, ahead=True, groups=own.groups, filters=own.filters)
+            return self._start(stdio, given, into)
+        self.plan = compile(
+            own.spec,
+            own.facts,
+            own.command,
+            ahead=True,
+            groups=own.groups,
+            filters=own.filters,
+            function=own.function,
+        )
         try:
-            return launch(self.plan, stdio, given={**given, **pair.inputs}, into=into)
+            return self._start(stdio, {**given, **pair.inputs}, into)
         except StepError as error:
             if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
             ahead.refuse(kit)
             self.plan = own
-            return launch(own, stdio, given=given, into=into)
+            return self._start(stdio, given, into)
         finally:
             pair.close()
 
@@ -267,10 +282,13 @@ class Popen:
         """The one pump of this object: what it has read before a timeout is not lost."""
         if self._pumping is None:
             self._take_back()
-            self._pumping = Pump(self._streams, self._encoded(input), self.sandbox.output, self._read_ahead)
+            self._pumping = self._new_pump(self._encoded(input))
         elif input is not None:
             raise SpecError("has been given already", field="input")
         return self._pumping
+
+    def _new_pump(self, data: bytes | memoryview) -> Pump:
+        return Pump(self._streams, data, self.sandbox.output, self._read_ahead)
 
     def _take_back(self) -> None:
         """Streams that were used as files become descriptors again; what such a file had read ahead is kept."""
@@ -364,10 +382,15 @@ class Popen:
         return self._result_with(*self._captured(pump))
 
     def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
+        return self._result_of(Result, out, err, truncated)
+
+    def _result_of(
+        self, kind: type[R], out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]
+    ) -> R:
         assert self._ending is not None
         assert self._evidence is not None
         evidence, usage = self._evidence
-        return Result(
+        return kind(
             argv=self.args,
             ending=self._ending,
             verdict=decide(self._ending, evidence),
@@ -516,7 +539,7 @@ def run(
         **fields,
     )
     try:
-        result = _finish(process, input)
+        result = finish(process, input)
     finally:
         process.close()
     if check and not result.ok:
@@ -542,7 +565,8 @@ def start_run(
     return Popen(argv, sandbox, stdin=source, **rest)
 
 
-def _finish(process: Popen, input: bytes | str | None) -> Result:
+def finish(process: Popen, input: bytes | str | None) -> Result:
+    """Feed and drain it to its end, or that of its time."""
     limit = process.sandbox.timeout
     try:
         process._communicate(input, None if limit is None else process._started + limit, limit)
