@@ -10,6 +10,7 @@ import pytest
 
 import ramet
 from needs import MUST_WORK, SLOW
+from ramet.run import ahead
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def host_unchanged(warm):
 
 
 def _host():
+    ahead.forget()  # kept on purpose; tests/process/test_ahead.py looks after them
     return {"children": _children(), "descriptors": _descriptors(), "mounts": _mounts(), "files": _temporary_files()}
 
 

@@ -41,6 +41,10 @@ class Job:
             end = socket.socket(fileno=numbers[0])
             own = os.getpid()
             code = self._run(end, own)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()  # nobody listens on the channel any more
         finally:
             _flush()
             os._exit(code)

@@ -401,7 +401,8 @@ class Unpacker:
 
     def _namedtuple(self, module: str, qualname: str, values: list[Any]) -> Any:
         cls: Any = find_class(module, qualname)
-        if cls is None or not issubclass(cls, tuple) or len(getattr(cls, "_fields", ())) != len(values):
+        fields = cls.__dict__.get("_fields") if cls is not None and issubclass(cls, tuple) else None
+        if not isinstance(fields, tuple) or len(fields) != len(values):
             raise Malformed(f"{module}.{qualname} is no named tuple of {len(values)} here")
         if "__del__" in dir(cls):
             raise Malformed(f"{module}.{qualname} has a __del__")

@@ -19,6 +19,7 @@ import struct
 
 from ramet import _core
 from ramet.errors import StepError
+from ramet.plan.calls import numbers
 from ramet.plan.finish import PAYLOAD_PID
 from ramet.plan.steps import STAGE_CLONE, STAGE_PAYLOAD_CLONE
 from ramet.run.failure import step_failed
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ramet.run.launch import Launched
 
 CLONE_PARENT, CLONE_CLEAR_SIGHAND = 0x8000, 1 << 32
-SIGCHLD = 17
+SIGCHLD, PR_SET_DUMPABLE = 17, 4
 JOIN, CHILD, INIT, PAYLOAD = 1, 3, 4, 5
 CLONED, FAILED, READY = 1, 2, 3
 NEWS = struct.Struct("<iiii")
@@ -127,18 +128,21 @@ def fork_into(
 def _follow(
     hear: int, launched: Launched, sync: Callable[[int, int], None] | None
 ) -> tuple[tuple[int, int, int] | None, bool]:
-    """What the copies tell, until the payload is ready or all of them are gone."""
-    while news := os.read(hear, NEWS.size):
+    """What the copies tell, until the payload is ready and known, or until all of them are gone. In any order: who is cloned
+    may be faster than who tells of it."""
+    failed, ready = None, False
+    while (launched.pidfd < 0 or not ready) and (news := os.read(hear, NEWS.size)):
         kind, first, second, third = NEWS.unpack(news)
         if kind == FAILED:
-            return (first, second, third), False
-        if kind == READY:
-            return None, True
-        # Our child, and not reaped: nobody else can have its pid.
-        launched.pid, launched.pidfd = first, os.pidfd_open(first)
-        if sync is not None:
-            sync(first, launched.pidfd)
-    return None, False
+            failed = failed or (first, second, third)
+        elif kind == READY:
+            ready = True
+        else:
+            # Our child, and not reaped: nobody else can have its pid.
+            launched.pid, launched.pidfd = first, os.pidfd_open(first)
+            if sync is not None:
+                sync(first, launched.pidfd)
+    return failed, ready
 
 
 def _reap(pid: int) -> None:
@@ -158,6 +162,8 @@ def _go_between(
     """All of the copies' work. Only the payload's process leaves it, by the function."""
     ready, tell = False, function.handed[-2]
     try:
+        # The flag is a copy too: another thread's child may have cleared it in the caller's memory at that moment.
+        _core.syscall("prctl", numbers(plan.facts.machine)["prctl"], PR_SET_DUMPABLE, 1, 0, 0, 0)
         _forget_handlers()
         theirs = [int(name) for name in os.listdir("/proc/self/fd")]
         _make(JOIN, encoded.join, values)
@@ -170,8 +176,8 @@ def _go_between(
                 _make(INIT, encoded.init, values, pid)
             _make(PAYLOAD, encoded.payload, values)
         tell = _number_of(plan, -2)
-        numbers = _settle_in(plan, theirs)
-        tell = numbers[-2]
+        handed = _settle_in(plan, theirs)
+        tell = handed[-2]
         os.write(tell, NEWS.pack(READY, 0, 0, 0))
         os.close(tell)
         ready = True
@@ -180,7 +186,7 @@ def _go_between(
     finally:
         if not ready:
             os._exit(EXIT_FAILED)
-    function.call(numbers[:-2])
+    function.call(handed[:-2])
 
 
 def _number_of(plan: Plan, index: int) -> int:
