@@ -13,7 +13,7 @@ from ramet.errors import (
     SpecTypeError,
     TimeLimitError,
 )
-from ramet.run.process import Popen, finish, sandbox_with
+from ramet.run.process import Popen, finish, plan_for, sandbox_with
 from ramet.run.result import Result
 from ramet.run.streams import DEVNULL, PIPE, Capture, Pump
 from ramet.spec import values
@@ -196,17 +196,9 @@ def _name(fn: object) -> str:
 
 def plan_for_function(name: str, sandbox: Sandbox) -> Plan:
     """The plan of a sandbox around a function."""
-    from ramet.host.facts import facts_for
-    from ramet.plan.compile import compile
     from ramet.run.fork import numbers_handed
-    from ramet.run.groups import groups_for
-    from ramet.seccomp.filters import programs_of
-    from ramet.spec import Command
 
-    command = Command((name,), numbers_handed(1))
-    return compile(
-        sandbox, facts_for(sandbox), command, groups=groups_for(sandbox), filters=programs_of(sandbox), function=True
-    )
+    return plan_for((name,), sandbox, numbers_handed(1), function=True)
 
 
 class _Process(Popen):

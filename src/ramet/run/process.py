@@ -51,8 +51,8 @@ def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
     return sandbox.replace(**fields) if fields else sandbox
 
 
-def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
-    """The plan that would run this command on this host, now."""
+def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = (), *, function: bool = False) -> Plan:
+    """The plan that would run this command, or a function of this name, on this host, now."""
     words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
     fds = values.several(pass_fds, "pass_fds", "descriptors")
     try:
@@ -60,7 +60,14 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
         command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
-    return compile(sandbox, facts_for(sandbox), command, groups=groups_for(sandbox), filters=programs_of(sandbox))
+    return compile(
+        sandbox,
+        facts_for(sandbox),
+        command,
+        groups=groups_for(sandbox),
+        filters=programs_of(sandbox),
+        function=function,
+    )
 
 
 @lru_cache(maxsize=256, typed=True)
