@@ -45,13 +45,19 @@ from ramet.spec import (
     Tmpfs,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.call.isolated import FunctionResult as FunctionResult
+    from ramet.call.isolated import isolated as isolated
+del TYPE_CHECKING
+
 
 def __getattr__(name: str) -> object:
     """What few programs need is loaded when it is asked for."""
-    if name == "isolated":
-        from ramet.call.isolated import isolated
+    if name in ("FunctionResult", "isolated"):
+        from ramet.call import isolated as module
 
-        return isolated
+        return getattr(module, name)
     raise AttributeError(f"module 'ramet' has no attribute {name!r}")
 
 
@@ -70,6 +76,7 @@ __all__ = [
     "Error",
     "ExitError",
     "File",
+    "FunctionResult",
     "HelperError",
     "IdMapping",
     "Join",
