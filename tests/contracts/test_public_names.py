@@ -23,6 +23,7 @@ def test_the_public_names():
         "IdMapping", "Join", "Mqueue", "Namespace", "Overlay", "PIPE", "Popen", "Proc", "Result", "Rootfs", "STDOUT",
         "Sandbox", "SpecError", "SpecTypeError", "StepError", "Symlink", "TimeOffsets", "TimeoutExpired", "Tmpfs",
         "UnsupportedError", "Usage", "run",
+            "FunctionResult", "MemoryLimitError", "RemoteError", "RemoteTraceback", "ResultError", "TimeLimitError",
     }  # fmt: skip
     assert core <= set(PUBLIC)
     later = {"call", "isolated", "Pool", "compile", "plan", "CLONE", "Plan"}
