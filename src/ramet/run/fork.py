@@ -205,18 +205,16 @@ def _tell_of(failure: tuple[int, ...], tell: int, plan: Plan) -> None:
 
 def _forget_handlers() -> None:
     """The caller's handlers are not the function's; what exec would have left is."""
-    import signal
+    # Without the enums of the public module, which take longer than the calls.
+    import _signal as signal  # type: ignore[import-not-found]
 
+    ignored = (signal.SIGPIPE, signal.SIGXFSZ)  # as every Python has them
     for number in range(1, signal.NSIG):
         if number in (signal.SIGKILL, signal.SIGSTOP):
             continue
-        wanted: object = signal.SIG_DFL
-        if number == signal.SIGINT:
-            wanted = signal.default_int_handler
-        elif number in (signal.SIGPIPE, signal.SIGXFSZ):
-            wanted = signal.SIG_IGN  # as every Python has them
+        wanted = signal.SIG_IGN if number in ignored else signal.SIG_DFL
         try:
-            signal.signal(number, wanted)  # type: ignore[arg-type]
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else wanted)
         except (OSError, ValueError):
             continue  # libc keeps two for itself
     signal.set_wakeup_fd(-1)
