@@ -260,6 +260,22 @@ def test_no_hash_of_a_class_runs():
     assert ran == []
 
 
+def test_keys_that_are_made_alike():
+    """A set or dictionary whose keys all have one hash, and a map with keys that are no text, are refused at once; others come."""
+    import msgspec
+
+    encode = msgspec.msgpack.encode
+    packer = Packer(frozenset(sys.modules))
+    alike = [packer.walk(n * (2**61 - 1), 0) for n in range(2000)]
+    for code, parts in ((wire.SET, alike), (wire.DICT, [alike, alike])):
+        with pytest.raises(Malformed, match="same hash"):
+            Unpacker([], MOST).unpack(encode(msgspec.msgpack.Ext(code, encode(parts))))
+    with pytest.raises(Malformed, match="a key that is no text"):
+        Unpacker([], MOST).unpack(encode({1: 2}))
+    assert sent(dict.fromkeys(range(-5, 5000))) == dict.fromkeys(range(-5, 5000))
+    assert Unpacker([], MOST).unpack(encode({"1": {"2": 3}})) == {"1": {"2": 3}}
+
+
 def test_what_memory_it_may_take():
     """A message whose value would take more memory than allowed is refused before it is read: empty lists are 80 bytes each."""
     import msgspec

@@ -19,6 +19,7 @@ import struct
 import sys
 import uuid
 
+from ramet import _core
 from ramet.call import arrays
 from ramet.errors import UnsupportedError
 
@@ -36,6 +37,8 @@ BYTEARRAY, PATH, ENUM, DATACLASS, NAMEDTUPLE, ARRAY, SCALAR, MEMORY, TABLE, BYTE
 DEPTH_MAX = 100
 #: Buffers from this size on go in a memfd of their own, as many as one message can carry.
 LARGE, LARGE_MOST = 64 << 10, 250
+#: Keys of one set or dictionary that may share their hash with others, as -1 and -2 do.
+ALIKE_MOST = 100
 SCALARS = frozenset({type(None), bool, float, str})
 KEYS = (*SCALARS, int, bytes, complex, tuple, frozenset, decimal.Decimal, uuid.UUID, enum.Enum, pathlib.PurePath)
 TIMES = (datetime.date, datetime.time, datetime.timedelta)
@@ -337,11 +340,16 @@ class Unpacker:
                 f"a value of {len(data)} bytes may take {cost} bytes of memory, and results_max is {self._most}"
             )
         try:
-            return self._decode(data)
+            return self._read(data)
         except Malformed:
             raise
         except Exception as error:  # whatever a library makes of bytes that somebody has made up
             raise Malformed(f"no value: {type(error).__name__}: {error}") from None
+
+    def _read(self, data: Buffer) -> Any:
+        if not _core.msgpack_check(data):
+            raise Malformed("bytes that are no msgpack, or with a key that is no text")
+        return self._decode(data)
 
     def _ext(self, code: int, data: memoryview) -> Any:
         self._depth += 1
@@ -355,7 +363,7 @@ class Unpacker:
             make = _UNPACK.get(code)
             if make is None:
                 raise Malformed(f"extension {code} is unknown")
-            return make(self, *self._decode(data))
+            return make(self, *self._read(data))
         finally:
             self._depth -= 1
 
@@ -368,7 +376,7 @@ class Unpacker:
         raise Malformed("no such buffer")
 
     def _dict(self, keys: list[Any], values: list[Any]) -> dict[Any, Any]:
-        return dict(zip(map(_checked_key, keys), values, strict=True))
+        return dict(zip(_checked(keys), values, strict=True))
 
     def _datetime(self, text: str, fold: int, key: str | None) -> datetime.datetime:
         value = datetime.datetime.fromisoformat(text).replace(fold=fold)
@@ -432,6 +440,15 @@ def _put(made: object, cls: type, name: str, value: object) -> None:
     object.__getattribute__(made, "__dict__")[name] = value
 
 
+def _checked(keys: Sequence[Any]) -> Sequence[Any]:
+    """Keys that may be hashed, and whose hashes differ: thousands that were made alike would keep us busy for hours."""
+    for key in keys:
+        _checked_key(key)
+    if len(keys) - len(set(map(hash, keys))) > ALIKE_MOST:
+        raise Malformed("keys that all have the same hash")
+    return keys
+
+
 def _checked_key(key: Any) -> Any:
     """Whatever was sent: hashing it must run nothing but Python's own code."""
     if not isinstance(key, KEYS + TIMES):
@@ -449,8 +466,8 @@ def _checked_key(key: Any) -> Any:
 
 _UNPACK: dict[int, Callable[..., Any]] = {
     TUPLE: lambda u, *items: items,
-    SET: lambda u, *items: set(map(_checked_key, items)),
-    FROZENSET: lambda u, *items: frozenset(map(_checked_key, items)),
+    SET: lambda u, *items: set(_checked(items)),
+    FROZENSET: lambda u, *items: frozenset(_checked(items)),
     INT: lambda u, data: int.from_bytes(data, "little", signed=True),
     DECIMAL: lambda u, text: decimal.Decimal(text),
     DATETIME: Unpacker._datetime,
