@@ -130,7 +130,7 @@ def _follow(
 ) -> tuple[tuple[int, int, int] | None, bool]:
     """What the copies tell, until the payload is ready and known, or until all of them are gone. In any order: who is cloned
     may be faster than who tells of it."""
-    failed, ready = None, False
+    failed, ready, stopped = None, False, None
     while (launched.pidfd < 0 or not ready) and (news := os.read(hear, NEWS.size)):
         kind, first, second, third = NEWS.unpack(news)
         if kind == FAILED:
@@ -140,9 +140,25 @@ def _follow(
         else:
             # Our child, and not reaped: nobody else can have its pid.
             launched.pid, launched.pidfd = first, os.pidfd_open(first)
-            if sync is not None:
-                sync(first, launched.pidfd)
+            if sync is not None and failed is None:
+                try:
+                    sync(first, launched.pidfd)
+                except Exception as error:
+                    # It may have failed because the child has: then that is the cause, and still to be heard.
+                    stopped = error
+                    _kill(launched.pidfd)
+    if stopped is not None and failed is None:
+        raise stopped
     return failed, ready
+
+
+def _kill(pidfd: int) -> None:
+    import signal
+
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def _reap(pid: int) -> None:
@@ -172,8 +188,12 @@ def _go_between(
             os._exit(0)
         _make(CHILD, encoded.child, values)
         if plan.init:
+            wait, go = os.pipe2(os.O_CLOEXEC)
             if pid := _clone(0, SIGCHLD, None, STAGE_PAYLOAD_CLONE):
                 _make(INIT, encoded.init, values, pid)
+            # Until init's own steps have closed the pipe: if one of them fails, that is told before we are ready.
+            os.close(go)
+            os.read(wait, 1)
             _make(PAYLOAD, encoded.payload, values)
         tell = _number_of(plan, -2)
         handed = _settle_in(plan, theirs)
