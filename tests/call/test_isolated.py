@@ -19,6 +19,7 @@ import warnings
 import pytest
 
 import ramet
+from needs import need
 from ramet import isolated
 from ramet.plan.check import check
 
@@ -312,6 +313,20 @@ def test_timeout():
     assert caught.value.result.status == "timed-out"
     assert caught.value.result.usage.wall >= 0.3
     assert isolated(time.sleep, timeout=30)(0) is None
+
+
+def test_memory_limit():
+    """A function that takes more memory than it may is a MemoryLimitError, which is a MemoryError; the caller goes on."""
+    from ramet import cgroups
+
+    need(cgroups.find().facts["memory"].ok, "a control group that limits memory")
+    grow = isolated(lambda size: len(bytearray(size)), memory="64M")
+    assert grow(1 << 20) == 1 << 20
+    with pytest.raises(MemoryError) as caught:
+        grow(300 << 20)
+    assert isinstance(caught.value, ramet.MemoryLimitError)
+    assert caught.value.result.status == "out-of-memory"
+    assert caught.value.result.limits_hit == ("out-of-memory",)
 
 
 def test_a_fork_inside():
