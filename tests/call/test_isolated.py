@@ -319,11 +319,14 @@ def test_memory_limit():
     """A function that takes more memory than it may is a MemoryLimitError, which is a MemoryError; the caller goes on."""
     from ramet import cgroups
 
-    need(cgroups.find().facts["memory"].ok, "a control group that limits memory")
-    grow = isolated(lambda size: len(bytearray(size)), memory="64M")
-    assert grow(1 << 20) == 1 << 20
-    with pytest.raises(MemoryError) as caught:
-        grow(300 << 20)
+    try:
+        need(cgroups.find().facts["memory"].ok, "a control group that limits memory")
+        grow = isolated(lambda size: len(bytearray(size)), memory="64M")
+        assert grow(1 << 20) == 1 << 20
+        with pytest.raises(MemoryError) as caught:
+            grow(300 << 20)
+    finally:
+        cgroups.forget()  # kept open on purpose, once for a process
     assert isinstance(caught.value, ramet.MemoryLimitError)
     assert caught.value.result.status == "out-of-memory"
     assert caught.value.result.limits_hit == ("out-of-memory",)
