@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import functions
 import limits
 import ramet
 import rivals
@@ -51,6 +52,7 @@ class Bench:
             self.limits,
             self.large_caller,
             self.function,
+            self.functions,
             self.plan,
             self.walls,
             self.python,
@@ -116,6 +118,22 @@ class Bench:
             Figure("C floor: clone, exit, wait", theirs),
             ratio("ramet.call / C floor", ours, theirs, at_most=1.5),
         )
+
+    def functions(self) -> None:
+        """Functions in processes: against multiprocessing, from a large caller, and in sandboxes."""
+        free = available_memory()
+        name = f"{self.held // GIBIBYTE} GiB"
+        if free < self.held + GIBIBYTE // 2:
+            self.report.skip(f"functions of a caller of {name}", f"{free / GIBIBYTE:.1f} GiB are free")
+        else:
+            callers = {
+                label: rivals.Worker(rivals.python(), str(HERE / "functions.py"), str(size >> 20))
+                for label, size in (("empty", 0), (name, self.held))
+            }
+            functions.start(self.report, callers, self.rounds // 2)
+            for worker in callers.values():
+                worker.close()
+        functions.isolated(self.report, self.rounds)
 
     def plan(self) -> None:
         """From spec to plan to bytes. The cached figures are of a spec and command used again."""

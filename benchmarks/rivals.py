@@ -33,10 +33,10 @@ class Worker:
     def __init__(self, *argv: str) -> None:
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def __call__(self) -> float:
+    def __call__(self, what: str = "") -> float:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:

@@ -18,6 +18,15 @@ void core_dumpable_abandon(void); /* the child is lost in the middle: one fewer,
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_spawn_doc[];
 
+/* Store (offset, value) pairs in a program's data; -1 with an exception. */
+int core_store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_size);
+
+PyObject *core_msgpack_check(PyObject *module, PyObject *data);
+extern const char core_msgpack_check_doc[];
+
+PyObject *core_run(PyObject *module, PyObject *args);
+extern const char core_run_doc[];
+
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];
 

@@ -19,6 +19,8 @@ static PyMethodDef core_methods[] = {
     {"call", WITH_KEYWORDS(core_call), METH_VARARGS | METH_KEYWORDS, core_call_doc},
     {"clone3", WITH_KEYWORDS(core_clone3), METH_VARARGS | METH_KEYWORDS, core_clone3_doc},
     {"trace", core_trace, METH_VARARGS, core_trace_doc},
+    {"msgpack_check", core_msgpack_check, METH_O, core_msgpack_check_doc},
+    {"run", core_run, METH_VARARGS, core_run_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},

@@ -150,7 +150,7 @@ static int arena_make(struct arena *arena, const struct programs *programs)
     return 0;
 }
 
-static int store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_size)
+int core_store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_size)
 {
     PyObject *fast = PySequence_Fast(inputs, "inputs must be a sequence of (offset, value)");
     if (!fast)
@@ -184,7 +184,7 @@ static int load(struct loaded *loaded, const Py_buffer *blob, unsigned char *dat
     const struct program *header = blob->buf;
     memcpy(data, program_data(blob->buf), header->data_size);
     *loaded = program_load(blob->buf, data);
-    return store_inputs(inputs, data, header->data_size);
+    return core_store_inputs(inputs, data, header->data_size);
 }
 
 static int load_all(struct arena *arena, const struct programs *programs)

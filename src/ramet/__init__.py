@@ -12,9 +12,14 @@ from ramet.errors import (
     Error,
     ExitError,
     HelperError,
+    MemoryLimitError,
+    RemoteError,
+    RemoteTraceback,
+    ResultError,
     SpecError,
     SpecTypeError,
     StepError,
+    TimeLimitError,
     TimeoutExpired,
     UnsupportedError,
 )
@@ -45,6 +50,22 @@ from ramet.spec import (
     Tmpfs,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.call.isolated import FunctionResult as FunctionResult
+    from ramet.call.isolated import isolated as isolated
+del TYPE_CHECKING
+
+
+def __getattr__(name: str) -> object:
+    """What few programs need is loaded when it is asked for."""
+    if name in ("FunctionResult", "isolated"):
+        from ramet.call import isolated as module
+
+        return getattr(module, name)
+    raise AttributeError(f"module 'ramet' has no attribute {name!r}")
+
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -61,17 +82,22 @@ __all__ = [
     "Error",
     "ExitError",
     "File",
+    "FunctionResult",
     "HelperError",
     "IdMapping",
     "IoLimit",
     "Join",
     "Landlock",
+    "MemoryLimitError",
     "Mqueue",
     "Namespace",
     "Overlay",
     "Popen",
     "Proc",
+    "RemoteError",
+    "RemoteTraceback",
     "Result",
+    "ResultError",
     "Rootfs",
     "Rule",
     "Sandbox",
@@ -80,11 +106,13 @@ __all__ = [
     "SpecTypeError",
     "StepError",
     "Symlink",
+    "TimeLimitError",
     "TimeOffsets",
     "TimeoutExpired",
     "Tmpfs",
     "UnsupportedError",
     "Usage",
     "call",
+    "isolated",
     "run",
 ]

@@ -55,6 +55,12 @@ def trace(
 ) -> None:
     """Follow a child and all that it starts by ptrace, until all have ended."""
 
+def run(program: _ReadBuffer, inputs: _Inputs, text_at: int = -1, text: _ReadBuffer = b"", /) -> tuple[int, int] | None:
+    """Make the program's steps in this process; None, or (step, errno)."""
+
+def msgpack_check(data: _ReadBuffer, /) -> bool:
+    """Is it one msgpack value with text for every key?"""
+
 def syscall(call: str, number: int, /, *arguments: int | _ReadBuffer) -> int:
     """Make one system call; raises OSError with its name."""
 

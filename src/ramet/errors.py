@@ -2,7 +2,7 @@
 
 `Error` is the root. `SpecError` is wrong before anything ran; `UnsupportedError` says this host can't;
 `StepError` says the kernel refused one step of a plan; `HelperError` that an outside program failed;
-`TimeoutExpired` and `ExitError` tell of the payload, when asked to.
+`TimeoutExpired` and `ExitError` tell of the payload, when asked to; `RemoteError` and `ResultError` of an isolated function.
 
 An error's text answers, in this order: what was being done, the call, the errno by name, where it came from,
 and, after a blank line, what to do (``hint: ...``).
@@ -143,6 +143,45 @@ class ExitError(Error):
     def __init__(self, result: Result) -> None:
         self.result = result
         super().__init__(str(result))
+
+
+class TimeLimitError(ExitError, TimeoutError):
+    """An isolated function was ended, since its time, or its CPU time, was over. result: the whole `Result`."""
+
+
+class MemoryLimitError(ExitError, MemoryError):
+    """An isolated function was ended for its memory. result: the whole `Result`."""
+
+
+class ResultError(Error):
+    """What an isolated function returned could not be sent, or what came out of its sandbox is no result.
+
+    result: the `Result` of the run, where there is one.
+    """
+
+    result: Result | None = None
+
+
+class RemoteError(Error):
+    """An isolated function raised something that does not come back as itself.
+
+    type_name: as ``module.Class``; message: its text; traceback: as text, of the sandbox; notes: see BaseException.add_note.
+    """
+
+    def __init__(self, type_name: str, message: str, *, traceback: str = "", notes: tuple[str, ...] = ()) -> None:
+        self.type_name, self.message, self.traceback, self.notes = type_name, message, traceback, notes
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+
+
+class RemoteTraceback(Error):
+    """The cause of an exception that comes from a sandbox: its traceback there, as text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
 
 
 class ChildDied(Error):

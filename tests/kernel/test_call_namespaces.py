@@ -12,7 +12,9 @@ import sys
 
 import pytest
 
+import ramet
 from needs import as_root
+from ramet import Join, Namespace
 from ramet.call import call
 
 FILES, NEWNS, NEWUTS, NEWIPC, NEWUSER = 0x400, 0x20000, 0x4000000, 0x8000000, 0x10000000
@@ -130,6 +132,8 @@ def test_join_pidfd_and_descriptor(sandbox):
     try:
         inside = call(lambda: (namespace("uts"), namespace("net")), join=[(pidfd, NEWUSER | NEWUTS), net])
         assert inside == (os.stat(f"/proc/{sandbox}/ns/uts").st_ino, os.fstat(net).st_ino)
+        named = [Join(Namespace.USER, pid=sandbox), Join(Namespace.UTS, pidfd=pidfd), Join(Namespace.NET, pid=sandbox)]
+        assert call(lambda: (namespace("uts"), namespace("net")), join=named) == inside
     finally:
         os.close(pidfd)
         os.close(net)
@@ -202,3 +206,86 @@ def test_signals_in_a_pid_namespace():
         return process.wait(10)
 
     assert call(start, flags=NEWUSER | NEWPID) == -signal.SIGTERM
+
+
+SERVER = """
+import socket, sys
+with socket.create_server(("127.0.0.1", 4000)) as server:
+    print("ready", flush=True)
+    while True:
+        peer, _ = server.accept()
+        with peer:
+            peer.sendall(sys.argv[1].encode() + b" got " + peer.recv(100))
+"""
+
+
+def serving(name):
+    """A sandbox with a network of its own, in which a server listens."""
+    process = ramet.Popen(["python3", "-c", SERVER, name], stdout=ramet.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_connections_made_in_two_networks():
+    """A TCP connection made in each of two networks, at the same address, is usable here, by CLONE_FILES; here nobody answers."""
+    with serving("one") as one, serving("two") as two:
+        try:
+            for process in (one, two):
+                join = [Join(kind, pid=process.pid) for kind in (Namespace.USER, Namespace.NET)]
+                with call(socket.create_connection, ("127.0.0.1", 4000), flags=FILES, join=join) as made:
+                    made.sendall(b"hello")
+                    assert made.recv(100).decode() == f"{process.args[3]} got hello"
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", 4000), timeout=1)
+        finally:
+            one.kill()
+            two.kill()
+
+
+def test_connections_from_threads_at_once():
+    """Many threads are each in their own network at once; every connection is to the one it asked for."""
+    import threading
+
+    found: dict[int, str] = {}
+    with serving("one") as one, serving("two") as two:
+
+        def work(n: int) -> None:
+            process = (one, two)[n % 2]
+            join = [Join(kind, pid=process.pid) for kind in (Namespace.USER, Namespace.NET)]
+            with call(socket.create_connection, ("127.0.0.1", 4000), flags=FILES, join=join) as made:
+                made.sendall(b"x")
+                found[n] = made.recv(100).decode()
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            one.kill()
+            two.kill()
+    assert found == {n: f"{('one', 'two')[n % 2]} got x" for n in range(16)}
+
+
+@as_root
+def test_ids_directory_umask_and_root_for_the_call():
+    """Other ids, working directory, umask and root are the function's for the call, and the caller keeps its own."""
+
+    def change() -> tuple[object, ...]:
+        os.chroot("/usr")
+        os.chdir("/lib")
+        os.umask(0o077)
+        os.setresgid(65000, 65000, 65000)
+        os.setresuid(65001, 65001, 65001)
+        return os.getcwd(), os.umask(0o022), os.getresuid(), os.getresgid(), os.path.exists("/usr/lib")
+
+    before = os.getcwd(), os.getresuid(), os.getresgid(), os.stat("/").st_ino
+    mask = os.umask(0o022)
+    try:
+        assert call(change) == ("/lib", 0o077, (65001,) * 3, (65000,) * 3, False)
+        assert (os.getcwd(), os.getresuid(), os.getresgid(), os.stat("/").st_ino) == before
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(mask)

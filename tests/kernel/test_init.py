@@ -92,7 +92,9 @@ def test_init_is_closed_from_its_first_instruction_on(mode, ids, helpless):
         rights = set(ramet.spec.capabilities.NAMES)  # uid 0 gains all of them by exec, and who traces must have them
         rights &= {name for name in rights if ramet.spec.capabilities.NUMBERS[name] <= last_capability()}
     argv = [sys.executable, "-I", "-c", PROBE]
-    with ramet.Popen(argv, seccomp="none", capabilities=rights, stdout=ramet.PIPE, stderr=ramet.PIPE, text=True, **ids) as box:
+    with ramet.Popen(
+        argv, seccomp="none", capabilities=rights, stdout=ramet.PIPE, stderr=ramet.PIPE, text=True, **ids
+    ) as box:
         found = box.stdout.readline()
         error = "" if found else box.stderr.read()
         box.kill()

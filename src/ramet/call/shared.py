@@ -7,6 +7,7 @@ import sys
 
 from ramet import _core
 from ramet.errors import ChildDied, SpecError, SpecTypeError, UnsupportedError
+from ramet.spec import Join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     Namespace = str | os.PathLike[str] | int | HasFileno
-    Join = Namespace | tuple[Namespace, int]
+    Joined = Namespace | tuple[Namespace, int] | Join
 
 # linux/sched.h
 _VM, _FS, _FILES, _SIGHAND = 0x100, 0x200, 0x400, 0x800
@@ -62,7 +63,7 @@ def call(
     /,
     *args: object,
     flags: int = _VM,
-    join: Iterable[Join] = (),
+    join: Iterable[Joined] = (),
     exit_signal: int = 0,
     map_uid: int | None = None,
     map_gid: int | None = None,
@@ -83,8 +84,8 @@ def call(
 
     flags: CLONE_ flags. CLONE_VM, CLONE_VFORK and CLONE_PIDFD are implied. With CLONE_SIGHAND signal handlers
         are shared on purpose; with CLONE_CLEAR_SIGHAND they are default, and a signal may kill the function.
-    join: namespaces the child enters (setns) first, in order, each a path, an open descriptor, or
-        (pidfd, CLONE_NEW... flags). A pid namespace is entered only by what the function starts.
+    join: namespaces the child enters (setns) first, in order, each a path, an open descriptor,
+        (pidfd, CLONE_NEW... flags), or a Join, which also takes the pid of somebody in it. A pid namespace is entered only by what the function starts.
     exit_signal: sent to this process when the child ends. With SIGCHLD, a wait() for any child may get it.
     map_uid, map_gid: what the caller's own id is in the new user namespace; unmapped it is the overflow id.
 
@@ -124,7 +125,7 @@ def _call_with(
     args: tuple[object, ...],
     kwargs: dict[str, object],
     flags: int,
-    join: Iterable[Join],
+    join: Iterable[Joined],
     exit_signal: int,
     map_uid: int | None,
     map_gid: int | None,
@@ -163,12 +164,12 @@ def _one_line(inside: int | None, outside: int, field: str, flags: int) -> str |
     return f"{inside} {outside} 1"
 
 
-def _open_all(join: Iterable[Join], opened: list[int]) -> tuple[tuple[int, int], ...]:
+def _open_all(join: Iterable[Joined], opened: list[int]) -> tuple[tuple[int, int], ...]:
     if isinstance(join, (str, bytes, int, os.PathLike)):
         raise SpecTypeError(f"expected a list of namespaces, not {join!r}", field="join")
     joins = []
     for index, item in enumerate(join):
-        namespace, nstype = item if isinstance(item, tuple) else (item, 0)
+        namespace, nstype = _named(item) if isinstance(item, Join) else item if isinstance(item, tuple) else (item, 0)
         if isinstance(namespace, int):
             fd = namespace
         elif isinstance(namespace, (str, os.PathLike)):
@@ -178,10 +179,16 @@ def _open_all(join: Iterable[Join], opened: list[int]) -> tuple[tuple[int, int],
             fd = namespace.fileno()
         else:
             raise SpecTypeError(
-                f"expected a path, a descriptor or (pidfd, flags), not {item!r}", field=f"join[{index}]"
+                f"expected a path, a descriptor, (pidfd, flags) or a Join, not {item!r}", field=f"join[{index}]"
             )
         joins.append((fd, int(nstype)))
     return tuple(joins)
+
+
+def _named(join: Join) -> tuple[Namespace, int]:
+    if join.pidfd is not None:
+        return join.pidfd, join.kind.clone_flag
+    return join.path or f"/proc/{join.pid}/ns/{join.kind.value}", join.kind.clone_flag
 
 
 def _check_flags(flags: int) -> None:

@@ -56,8 +56,10 @@ def check(plan: Plan) -> list[str]:
     inputs |= {USER_NS, NET_NS} if plan.ahead else set()
     inputs |= {entry_slot(number) for number in range(plan.groups.entries)} if plan.groups else set()
     for stage in plan.stages.values():
-        for rule in (_named, _slots, _mounts_before_rights, _inside_after_pivot, _signals):
+        for rule in (_named, _slots, _mounts_before_rights, _inside_after_pivot):
             found += [f"{stage.name}: {line}" for line in rule(stage, inputs)]
+        ends = _function_last if plan.function and stage.name == plan.last else _program_last
+        found += [f"{stage.name}: {line}" for line in ends(stage)]
     child = plan.stages["child"]
     for on_child in (_life_first, _life_again):
         found += [f"child: {line}" for line in on_child(child)]
@@ -105,7 +107,8 @@ def _slots(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
 
 def _executing(plan: Plan) -> list[Stage]:
     """The stages that end in another program."""
-    return [stage for name, stage in plan.stages.items() if name in (("init", "payload") if plan.init else ("child",))]
+    names = ("init", "payload") if plan.init else ("child",)
+    return [stage for name, stage in plan.stages.items() if name in names and not (plan.function and name == plan.last)]
 
 
 def _stages(plan: Plan) -> Iterator[str]:
@@ -113,6 +116,21 @@ def _stages(plan: Plan) -> Iterator[str]:
     wanted |= {"join"} if plan.ahead or plan.spec.join else set()
     if set(plan.stages) != wanted:
         yield f"its stages are {', '.join(sorted(plan.stages))}, not {', '.join(sorted(wanted))}"
+
+
+def _program_last(stage: Stage) -> Iterator[str]:
+    yield from _signals(stage)
+
+
+def _function_last(stage: Stage) -> Iterator[str]:
+    """The function is called where a program would be executed: with its memory its own, and signals unblocked last."""
+    if any(step.call in EXECS for step in stage.steps):
+        yield "it executes a program before the function is called"
+    if [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"] != [len(stage.steps) - 1]:
+        yield "signals must be unblocked just before the function is called"
+    shown = [n for n, step in enumerate(stage.steps) if step.call == "prctl" and step.args[:2] == (PR_SET_DUMPABLE, 1)]
+    if not shown or any(_gives_up_rights(step) for step in stage.steps[shown[0] :]):
+        yield "the memory must be shown again when all rights are given up, and not before"
 
 
 def _exec_last(stage: Stage) -> Iterator[str]:
@@ -150,7 +168,7 @@ def _inside_after_pivot(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
         after = after or step.call == "pivot_root"
 
 
-def _signals(stage: Stage, inputs: frozenset[str]) -> Iterator[str]:
+def _signals(stage: Stage) -> Iterator[str]:
     """Unblocked just before the payload's exec, and never before init's: what came meanwhile must not hit
     us."""
     places = [n for n, step in enumerate(stage.steps) if step.call == "rt_sigprocmask"]

@@ -57,11 +57,14 @@ def compile(
     groups: Groups | None = None,
     filters: tuple[bytes, ...] = (),
     learn: int | None = None,
+    function: bool = False,
 ) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
     ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
-    with limits gets on this host. filters: its policy for system calls, compiled. learn: the one filter reports calls, to the other end of this socket among pass_fds.
+    with limits gets on this host. filters: its policy for system calls, compiled. learn: the one filter reports calls, to the other
+    end of this socket among pass_fds. function: the payload is no program but goes on in the process that has made the steps, a copy
+    of the caller.
 
     Raises SpecError where the spec contradicts itself, UnsupportedError where the host can't.
     """
@@ -75,7 +78,7 @@ def compile(
         stages["join"] = entering()
     elif spec.join:
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
-    gated = shape.init and _gated(spec, facts, shape)
+    gated = shape.init and not function and _gated(spec, facts, shape)
     held = limits.hold(spec, groups, shape)
     wall = landlock.fence(spec, facts)
     child = Builder()
@@ -86,23 +89,33 @@ def compile(
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts)
         stages["payload"] = _payload(
-            Builder(), spec, facts, command, shape, held, filters, wall, gated=gated, ahead=ahead, learn=learn
+            *(Builder(), spec, facts, command, shape, held, filters, wall),
+            gated=gated,
+            ahead=ahead,
+            learn=learn,
+            function=function,
         )
     else:
         stages["child"] = _payload(
-            child, spec, facts, command, shape, held, filters, wall, gated=False, ahead=ahead, learn=learn
+            *(child, spec, facts, command, shape, held, filters, wall),
+            gated=False,
+            ahead=ahead,
+            learn=learn,
+            function=function,
         )
     return Plan(
         spec=spec,
         facts=facts,
         command=command,
-        clone_flags=_clone_flags(spec, facts, shape, groups) & ~(FLAGS if ahead else 0),
+        clone_flags=_clone_flags(spec, facts, shape, groups, function=function) & ~(FLAGS if ahead else 0),
         stages=stages,
         sync=idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else (),
         kit=kit,
         ahead=ahead,
         groups=groups,
         filters=filters,
+        environment=finish.environment(spec, shape),
+        function=function,
         protections=protections(spec, facts, shape, wall, held, filters),
         init=shape.init,
         gated=gated,
@@ -141,16 +154,17 @@ def _check_time(spec: Sandbox, facts: Facts, shape: Shape) -> None:
         )
 
 
-def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None) -> int:
+def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None, *, function: bool) -> int:
     flags = CLONE_CLEAR_SIGHAND
     for kind in spec.namespaces - {Namespace.TIME}:
         flags |= kind.clone_flag
     if groups is not None and groups.made:
         flags &= ~Namespace.CGROUP.clone_flag  # made by a step, in the group
         flags |= CLONE_INTO_CGROUP if groups.into else 0
-    if facts.autokill and shape.init and spec.no_new_privs and not spec.join:
+    if facts.autokill and shape.init and spec.no_new_privs and not spec.join and not function:
         # The kernel's own answer to a dead caller: it kills the child when the pidfd's last copy is closed. An
-        # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins are made, excludes it.
+        # ordinary user may ask for that with CLONE_NNP only; CLONE_PARENT, by which joins and functions
+        # are made, excludes it.
         flags |= CLONE_AUTOREAP | CLONE_NNP | CLONE_PIDFD_AUTOKILL
     return flags
 
@@ -250,6 +264,7 @@ def _payload(
     gated: bool,
     ahead: bool,
     learn: int | None,
+    function: bool,
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
@@ -280,11 +295,16 @@ def _payload(
     rights.limit_resources(b, spec, limits.rlimits_of(spec, held))
     if gated:
         finish.wait_for_init(b)
+    if function:
+        finish.show_memory(b)
     if learn is not None:
         rights.report_calls(b, filters[0], learn)
     elif spec.no_new_privs:
         rights.filter_calls(b, filters)
-    finish.exec_payload(b, command, finish.environment(spec, shape))
+    if function:
+        finish.unblock_signals(b)
+    else:
+        finish.exec_payload(b, command, finish.environment(spec, shape))
     return Stage("payload" if shape.init else "child", tuple(b.steps))
 
 

@@ -22,7 +22,7 @@ LAST_FD = 2**32 - 1
 SIG_SETMASK = 2
 TIOCSCTTY = 0x540E
 RESOLVE_NO_MAGICLINKS = 0x02
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -137,10 +137,21 @@ def wait_for_init(b: Builder) -> None:
     b.call("futex", word, FUTEX_WAKE, 1, 0, 0, 0)
 
 
-def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
-    """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
+def show_memory(b: Builder) -> None:
+    """What exec would have done: a process that is not dumpable owns nothing below /proc/self."""
+    b.about("function", "own /proc/self again")
+    b.call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def unblock_signals(b: Builder) -> None:
+    """Last: until now what came must not have hit us."""
     b.about("command", "unblock signals")
     b.call("rt_sigprocmask", SIG_SETMASK, Block(bytes(8), text="[]"), 0, 8)
+
+
+def exec_payload(b: Builder, command: Command, env: dict[str, str]) -> None:
+    """Unblock the signals and become the payload. A bare name is tried along PATH, as execvp(3) does."""
+    unblock_signals(b)
     name = command.argv[0]
     b.about("command", f"execute {name!r}")
     argv, envp = _strings(*command.argv), _strings(*(f"{key}={value}" for key, value in env.items()))

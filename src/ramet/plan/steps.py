@@ -7,7 +7,7 @@ from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import NamedTuple, TypeAlias
 
     from ramet.host.facts import Facts
@@ -104,6 +104,7 @@ class Plan:
     fills, by name. init: is there ramet's own pid 1? gated: does the payload's process share its memory until both exec, and wait
     for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
     one enters such a pair. groups: the control group it gets; filters: for system calls; protections: how its limits are held.
+    environment: the payload's; function: it is a function of the caller's, called in the process that has made the steps.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
     """
@@ -113,8 +114,10 @@ class Plan:
         "clone_flags",
         "command",
         "encoded",
+        "environment",
         "facts",
         "filters",
+        "function",
         "gated",
         "groups",
         "init",
@@ -149,6 +152,8 @@ class Plan:
         ahead: bool = False,
         groups: Groups | None = None,
         filters: tuple[bytes, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        function: bool = False,
         protections: tuple[Protection, ...] = (),
     ) -> None:
         self.spec, self.facts, self.command = spec, facts, command
@@ -157,8 +162,15 @@ class Plan:
         self.owner = owner
         self.kit, self.ahead = kit, ahead
         self.groups, self.filters, self.protections = groups, filters, protections
+        self.environment = environment or {}
+        self.function = function
         self.prepared = prepared
         self.encoded = None  # kept by ramet.plan.encode, so that a plan used again is encoded once
+
+    @property
+    def last(self) -> str:
+        """The stage that ends in the payload."""
+        return "payload" if self.init else "child"
 
     def __iter__(self) -> Iterator[Step]:
         """Every step, in the order in which they run."""

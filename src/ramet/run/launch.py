@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ramet.plan.encode import Encoded, Encodings
     from ramet.plan.steps import Plan
+    from ramet.run.fork import Function
     from ramet.spec import Join
 
 
@@ -104,15 +105,18 @@ def launch(
     given: Mapping[Slot, int] | None = None,
     into: int | None = None,
     signals: Signals | None = None,
+    function: Function | None = None,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
     given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. signals: who holds
-    them already; let go when the child is known.
+    them already; let go when the child is known. function: the payload, where it is no program but is called in a forked copy of this
+    process.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
-    for fd in plan.command.pass_fds:
+    passed = {fd: fd for fd in plan.command.pass_fds} if function is None else function.pass_fds
+    for fd in passed.values():
         _check_open(fd)
     made = _Descriptors()
     launched = Launched()
@@ -125,9 +129,11 @@ def launch(
             # As it is, not a copy: it is closed in the child, and a copy would leave the child the original.
             made.inputs[CONTROL_CALLER_END] = launched.control
         made.inputs.update(given or {})
-        _give_inputs(made, plan, stdio)
+        _give_inputs(made, plan, stdio, passed)
         encoded = encoded or encodings(plan)
-        if plan.init:
+        if function is not None:
+            _fork(plan, made, launched, encoded, signals, into, function)
+        elif plan.init:
             _spawn(plan, made, launched, encoded, signals, into)
         else:
             in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals, into))
@@ -157,12 +163,12 @@ def _lowest(plan: Plan) -> int:
     return max((8, *plan.command.pass_fds)) + 1
 
 
-def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int]) -> None:
+def _give_inputs(made: _Descriptors, plan: Plan, stdio: tuple[int, int, int], passed: Mapping[int, int]) -> None:
     lowest = _lowest(plan)
     for name, fd in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
         made.give(Slot(name), fd, lowest)
-    for fd in plan.command.pass_fds:
-        made.inputs[Slot(f"fd{fd}")] = made.own(image.above(fd, lowest))
+    for number, fd in passed.items():
+        made.inputs[Slot(f"fd{number}")] = made.own(image.above(fd, lowest))
     made.give(CALLER, image.own_pidfd(), lowest)
     if plan.init:
         made.give(INIT_EXE, image.init_image(), lowest)
@@ -203,12 +209,12 @@ def _pid_of(pidfd: int) -> int:
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
 
-def _values(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
+def values_of(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
     return [(offset, inputs[slot]) for slot, offset in encoded.offsets.items() if slot in inputs]
 
 
 def _program(encoded: Encoded | None, inputs: Mapping[Slot, int]) -> tuple[bytes, list[tuple[int, int]]] | None:
-    return (encoded.blob, _values(encoded, inputs)) if encoded is not None else None
+    return (encoded.blob, values_of(encoded, inputs)) if encoded is not None else None
 
 
 def _sync(plan: Plan, launched: Launched, signals: Signals) -> Callable[[int, int], None] | None:
@@ -242,7 +248,7 @@ def _spawn(
     try:
         _, _, stage, step, number = _core.spawn(
             encoded.child.blob,
-            _values(encoded.child, inputs),
+            values_of(encoded.child, inputs),
             plan.clone_flags,
             join=_program(encoded.join, inputs),
             join_shares=plan.ahead,
@@ -264,6 +270,27 @@ def _spawn(
         ) from None
     if stage:
         raise step_failed(plan, stage, step, number)
+
+
+def _fork(
+    plan: Plan,
+    made: _Descriptors,
+    launched: Launched,
+    encoded: Encodings,
+    signals: Signals,
+    into: int | None,
+    function: Function,
+) -> None:
+    from ramet.run.fork import fork_into
+
+    def values(program: Encoded) -> list[tuple[int, int]]:
+        return values_of(program, made.inputs)
+
+    def job() -> None:
+        fork_into(plan, encoded, values, launched, _sync(plan, launched, signals), into, function, made.close)
+
+    # As with programs: without init the parent-death signal stays tied to the thread.
+    job() if plan.init else in_lasting_thread(job)
 
 
 def _settle(plan: Plan, launched: Launched) -> None:

@@ -24,9 +24,9 @@ from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import IO, Any, Self
+    from typing import IO, Any, Self, TypeVar
 
     from ramet.cgroups import Group
     from ramet.plan.limits import Groups
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ramet.run.launch import Launched
     from ramet.run.result import Usage
 
+    R = TypeVar("R", bound=Result)
     Argv = Sequence[str | bytes | os.PathLike[str]]
 
 DEFAULT = Sandbox()
@@ -49,8 +50,8 @@ def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
     return sandbox.replace(**fields) if fields else sandbox
 
 
-def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan:
-    """The plan that would run this command on this host, now."""
+def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = (), *, function: bool = False) -> Plan:
+    """The plan that would run this command, or a function of this name, on this host, now."""
     words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
     fds = values.several(pass_fds, "pass_fds", "descriptors")
     try:
@@ -60,7 +61,14 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = ()) -> Plan
         command = Command(words, fds)  # type: ignore[arg-type]
     from ramet.seccomp.filters import programs_of
 
-    return compile(sandbox, facts_for(sandbox), command, groups=_groups_for(sandbox), filters=programs_of(sandbox))
+    return compile(
+        sandbox,
+        facts_for(sandbox),
+        command,
+        groups=_groups_for(sandbox),
+        filters=programs_of(sandbox),
+        function=function,
+    )
 
 
 def _groups_for(sandbox: Sandbox) -> Groups | None:
@@ -156,6 +164,11 @@ class Popen:
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
 
+    def _start(
+        self, stdio: tuple[int, int, int], given: Mapping[Slot, int], into: int | None, signals: Signals
+    ) -> Launched:
+        return launch(self.plan, stdio, given=given, into=into, signals=signals)
+
     def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
         own, kit = self.plan, self.plan.kit
@@ -167,17 +180,25 @@ class Popen:
             given, into = inputs(self._group), self._group.into
         pair = ahead.take(kit) if kit is not None else None
         if kit is None or pair is None:
-            return launch(own, stdio, given=given, into=into, signals=signals)
-        self.plan = compile(own.spec, own.facts, own.command, ahead=True, groups=own.groups, filters=own.filters)
+            return self._start(stdio, given, into, signals)
+        self.plan = compile(
+            own.spec,
+            own.facts,
+            own.command,
+            ahead=True,
+            groups=own.groups,
+            filters=own.filters,
+            function=own.function,
+        )
         try:
-            return launch(self.plan, stdio, given={**given, **pair.inputs}, into=into, signals=signals)
+            return self._start(stdio, {**given, **pair.inputs}, into, signals)
         except StepError as error:
             if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
             ahead.refuse(kit)
             self.plan = own
-            return launch(own, stdio, given=given, into=into, signals=signals)
+            return self._start(stdio, given, into, signals)
         finally:
             pair.close()
 
@@ -304,10 +325,13 @@ class Popen:
         """The one pump of this object: what it has read before a timeout is not lost."""
         if self._pumping is None:
             self._take_back()
-            self._pumping = Pump(self._streams, self._encoded(input), self.sandbox.output, self._read_ahead)
+            self._pumping = self._new_pump(self._encoded(input))
         elif input is not None:
             raise SpecError("has been given already", field="input")
         return self._pumping
+
+    def _new_pump(self, data: bytes | memoryview) -> Pump:
+        return Pump(self._streams, data, self.sandbox.output, self._read_ahead)
 
     def _take_back(self) -> None:
         """Streams that were used as files become descriptors again; what such a file had read ahead is kept."""
@@ -413,12 +437,17 @@ class Popen:
         return self._result_with(*self._captured(pump))
 
     def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
+        return self._result_of(Result, out, err, truncated)
+
+    def _result_of(
+        self, kind: type[R], out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]
+    ) -> R:
         assert self._ending is not None
         assert self._evidence is not None
         from ramet.seccomp.filters import kills
 
         evidence, usage = self._evidence
-        return Result(
+        return kind(
             argv=self.args,
             ending=self._ending,
             verdict=decide(self._ending, evidence._replace(filter_kills=kills(self.sandbox))),
@@ -571,7 +600,7 @@ def run(
         **fields,
     )
     try:
-        result = _finish(process, input)
+        result = finish(process, input)
     finally:
         process.close()
     if check and not result.ok:
@@ -597,7 +626,8 @@ def start_run(
     return Popen(argv, sandbox, stdin=source, **rest)
 
 
-def _finish(process: Popen, input: bytes | str | None) -> Result:
+def finish(process: Popen, input: bytes | str | None) -> Result:
+    """Feed and drain it to its end, or that of its time."""
     limit = process.sandbox.timeout
     try:
         process._communicate(input, None if limit is None else process._started + limit, limit)

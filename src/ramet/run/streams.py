@@ -169,6 +169,7 @@ class Pump:
         self.streams = streams
         self._guard: Guard | None = None
         self.input = memoryview(data)
+        self.others: dict[int, Callable[[], bool]] = {}
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
         for number, found in (already or {}).items():
             self.captures[number].add(found)
@@ -187,8 +188,10 @@ class Pump:
             if fd is not None:
                 by_fd[fd] = number
                 poller.register(fd, select.POLLOUT if number == 0 else select.POLLIN)
+        for fd in self.others:
+            poller.register(fd, select.POLLIN)
         over = False
-        while by_fd or not over:
+        while by_fd or self.others or not over:
             ready = poller.poll(milliseconds(sooner(deadline, guard.next_look())))
             guard.look()
             if not ready and deadline is not None and monotonic() >= deadline:
@@ -200,6 +203,9 @@ class Pump:
                 elif fd in by_fd and self.move(by_fd[fd], fd):
                     poller.unregister(fd)
                     self.streams.close_ours(by_fd.pop(fd))
+                elif fd in self.others and self.others[fd]():
+                    poller.unregister(fd)
+                    del self.others[fd]
             if over and 0 in by_fd.values():
                 # Nobody is left to read stdin; a full pipe must not keep us here.
                 fd = next(fd for fd, number in by_fd.items() if number == 0)
@@ -209,6 +215,10 @@ class Pump:
     def guard_with(self, guard: Guard) -> None:
         """Who ends a payload that writes too much, if that is wanted."""
         self._guard = guard
+
+    def watch(self, fd: int, take: Callable[[], bool]) -> None:
+        """Another descriptor to read from: take() takes what is there, and says whether that was the end."""
+        self.others[fd] = take
 
     def drain(self) -> None:
         """Take what is there now, and wait for no more: who was killed without a pid namespace of its own may have
@@ -220,6 +230,10 @@ class Pump:
                 if self.move(number, fd):
                     break
             self.streams.close_ours(number)
+        for fd, take in self.others.items():
+            while readable(fd, 0) and not take():
+                pass
+        self.others.clear()
 
     def move(self, number: int, fd: int) -> bool:
         """Move what can be moved now; True when the stream is at its end."""

@@ -1,0 +1,89 @@
+"""Functions in processes of their own: what a call costs, from a small and a large caller, and what a large value costs.
+
+python functions.py MEBIBYTES     a caller that holds so much serves lines on stdin: "call" or "fork"; prints nanoseconds
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import ramet
+from measure import interleaved, timed
+from ramet.call import call
+from report import Figure, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from report import Report
+
+MEBIBYTE = 1 << 20
+LARGE = 100_000_000
+
+
+def in_fork() -> None:
+    """One function by multiprocessing, as its documentation shows it."""
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    process.join()
+
+
+def start(report: Report, callers: dict[str, Callable[[str], float]], rounds: int) -> None:
+    """A function that does nothing. callers: by name, each takes what to do, and gives seconds."""
+    jobs = {
+        f"{name}, {label}": (lambda caller=caller, what=what: caller(what))
+        for label, caller in callers.items()
+        for name, what in (("ramet.call", "call"), ("multiprocessing, fork", "fork"))
+    }
+    found = interleaved(jobs, rounds)
+    report.add("A function that does nothing, in a process", *(Figure(name, value) for name, value in found.items()))
+    small, large = callers
+    report.add(
+        "",
+        ratio("fork / call", found[f"multiprocessing, fork, {small}"], found[f"ramet.call, {small}"], at_least=20),
+        ratio("call, large / empty", found[f"ramet.call, {large}"], found[f"ramet.call, {small}"], at_most=1.2),
+    )
+
+
+def isolated(report: Report, rounds: int) -> None:
+    """The same in a sandbox of its own, and a large array out of one."""
+    try:
+        import msgspec  # noqa: F401
+        import numpy
+    except ImportError as error:
+        report.skip("isolated functions", str(error))
+        return
+    array = numpy.ones(LARGE // 8)
+    nothing, give = ramet.isolated(int), ramet.isolated(lambda: array)
+    found = interleaved(
+        {
+            "ramet.isolated(int)": timed(nothing),
+            'ramet.run(["/bin/true"])': timed(lambda: ramet.run(["/bin/true"])),
+        },
+        rounds,
+    )
+    found |= interleaved({"100 MB array": timed(give), "copy of it": timed(array.copy)}, max(5, rounds // 10))
+    report.add("A function in a sandbox", *(Figure(name, value) for name, value in found.items()))
+    report.add("", ratio("array / copy", found["100 MB array"], found["copy of it"], at_most=1.3))
+
+
+def main() -> None:
+    """Touch every page, then serve."""
+    import mmap
+
+    held = mmap.mmap(-1, max(1, int(sys.argv[1])) * MEBIBYTE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for _ in range(int(sys.argv[1])):
+        held.write(b"x" * MEBIBYTE)
+    jobs = {"call": lambda: call(int), "fork": in_fork}
+    for line in sys.stdin:
+        job = jobs[line.strip()]
+        start = time.perf_counter_ns()
+        job()
+        print(time.perf_counter_ns() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+/* A program's steps made by this very process: for a forked Python child, which builds its sandbox around itself.
+ *
+ * Nothing is shared with anybody here, so this is ordinary C: libc and Python are at hand. */
+#include "core.h"
+
+#include "steps.h"
+
+#include <errno.h>
+#include <string.h>
+
+const char core_run_doc[] =
+    "run(program, inputs, text_at=-1, text=b'')\n"
+    "--\n\n"
+    "Make the steps of program (csrc/steps.h) and return None, or (step, errno) of the first that failed.\n"
+    "inputs are (offset, value) pairs stored in the program's data; text is stored at text_at, with a NUL.\n"
+    "Does not return where the steps end in an exec that succeeds.";
+
+static int store_text(unsigned char *data, uint32_t size, long long at, const Py_buffer *text)
+{
+    if (at < 0)
+        return 0;
+    if (at > (long long)size || text->len + 1 > (long long)size - at) {
+        PyErr_SetString(PyExc_ValueError, "text outside the program's data");
+        return -1;
+    }
+    memcpy(data + at, text->buf, (size_t)text->len);
+    data[at + text->len] = 0;
+    return 0;
+}
+
+PyObject *core_run(PyObject *module, PyObject *args)
+{
+    Py_buffer blob, text = {0};
+    PyObject *inputs, *result = NULL;
+    long long text_at = -1;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*O|Ly*:run", &blob, &inputs, &text_at, &text))
+        return NULL;
+    if (!program_check(blob.buf, (size_t)blob.len)) {
+        PyErr_SetString(PyExc_ValueError, "malformed program");
+        goto done;
+    }
+    uint32_t size = ((const struct program *)blob.buf)->data_size, at = 0;
+    unsigned char *data = PyMem_Malloc(size ? size : 1);
+    if (!data) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    memcpy(data, program_data(blob.buf), size);
+    struct loaded program = program_load(blob.buf, data);
+    if (core_store_inputs(inputs, data, size) == 0 && store_text(data, size, text_at, &text) == 0) {
+        int error = run_steps(&program, &at);
+        result = error ? Py_BuildValue("Ii", (unsigned)at, error) : Py_NewRef(Py_None);
+    }
+    PyMem_Free(data);
+done:
+    PyBuffer_Release(&blob);
+    if (text.obj)
+        PyBuffer_Release(&text);
+    return result;
+}

@@ -1,0 +1,159 @@
+"""The channel on which a function's process tells what it has: frames on a stream socket, large buffers beside them.
+
+A frame is its kind, how many descriptors belong to it, and a length, then so many bytes. Each descriptor is a memfd, sealed so that
+nobody can change or shorten it any more. The reader trusts nothing of it: lengths are checked before anything is kept,
+and once it has seen a frame that can't be it takes no more from there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+
+from ramet.call.wire import LARGE_MOST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from ramet.call.wire import Buffer
+
+HEADER = struct.Struct("<4sIQ")
+VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED = b"VALU", b"RAIS", b"CANT", b"LOG ", b"WARN", b"PICK"
+KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED})
+CHUNK = 1 << 18
+F_ADD_SEALS, F_GET_SEALS = 1033, 1034
+SEALS = 0xF  # SEAL | SHRINK | GROW | WRITE
+
+
+class Broken(Exception):
+    """What came is no frame, or more than is taken."""
+
+
+def send(to: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = ()) -> None:
+    """Blocks until the other side has taken it. Raises OSError when that has hung up."""
+    fds: list[int] = []
+    try:
+        for buffer in buffers:
+            fds.append(sealed(buffer))
+        import socket
+
+        head = HEADER.pack(kind, len(fds), len(data))
+        sent = socket.send_fds(to, [head], fds) if fds else to.send(head)
+        to.sendall(head[sent:])
+        to.sendall(data)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def sealed(buffer: Buffer) -> int:
+    """A memfd with these bytes, which stay as they are."""
+    fd = os.memfd_create("ramet-value", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(buffer).cast("B")
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def mapped(fd: int, most: int) -> memoryview:
+    """The bytes of a sealed memfd, without copying; writing to them changes a copy. Raises Broken for any other descriptor."""
+    try:
+        seals = fcntl.fcntl(fd, F_GET_SEALS)
+    except OSError:
+        raise Broken("a descriptor that is no memfd") from None
+    found = os.fstat(fd)
+    if seals & SEALS != SEALS:
+        raise Broken("a memfd that is not sealed")
+    if not 0 < found.st_size <= most:
+        raise Broken(f"a buffer of {found.st_size} bytes, where {most} may come")
+    if found.st_blocks * 512 < found.st_size:
+        raise Broken("a memfd with holes")
+    return memoryview(mmap.mmap(fd, found.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+
+
+class Frame:
+    """What was sent at once."""
+
+    __slots__ = ("buffers", "data", "kind")
+
+    def __init__(self, kind: bytes, data: bytearray, buffers: list[memoryview]) -> None:
+        self.kind, self.data, self.buffers = kind, data, buffers
+
+
+class Reader:
+    """The caller's end. most: bytes that all frames together may have, buffers included."""
+
+    def __init__(self, end: socket.socket, most: int) -> None:
+        self._end, self._left = end, most
+        self._bytes = bytearray()
+        self._head: tuple[bytes, int, int] | None = None
+        self._fds: list[int] = []
+
+    def take(self) -> tuple[list[Frame], bool]:
+        """The frames that are complete now, and: is that the end? Raises Broken."""
+        import _socket
+
+        try:
+            data, ancillary, flags, _ = self._end.recvmsg(
+                CHUNK, _socket.CMSG_SPACE(4 * (LARGE_MOST + 3)), _socket.MSG_CMSG_CLOEXEC | _socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return [], False
+        except ConnectionResetError:
+            return [], True
+        for level, kind, payload in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                self._fds += struct.unpack(f"<{len(payload) // 4}i", payload[: len(payload) // 4 * 4])
+        if len(self._fds) > LARGE_MOST or flags & _socket.MSG_CTRUNC:
+            raise Broken("more descriptors than a frame can have")
+        if not data:
+            return [], True
+        self._bytes += data
+        frames = []
+        while (frame := self._next()) is not None:
+            frames.append(frame)
+        return frames, False
+
+    def _next(self) -> Frame | None:
+        if self._head is None:
+            if len(self._bytes) < HEADER.size:
+                return None
+            kind, count, length = HEADER.unpack_from(self._bytes)
+            if kind not in KINDS or count > LARGE_MOST:
+                raise Broken("bytes that are no frame")
+            if length > self._left:
+                raise Broken(f"a message of {length} bytes, where {self._left} may come")
+            self._left -= length
+            self._head = kind, count, length
+            del self._bytes[: HEADER.size]
+        kind, count, length = self._head
+        if len(self._bytes) < length:
+            return None
+        data, self._bytes = self._bytes[:length], self._bytes[length:]
+        self._head = None
+        return Frame(kind, data, self._buffers(count))
+
+    def _buffers(self, count: int) -> list[memoryview]:
+        if len(self._fds) < count:
+            raise Broken("fewer descriptors than the frame has")
+        taken = []
+        for _ in range(count):
+            taken.append(mapped(self._fds[0], self._left))
+            self._left -= taken[-1].nbytes
+            os.close(self._fds.pop(0))
+        return taken
+
+    def close(self) -> None:
+        """Hang up; who still sends learns it."""
+        self._end.close()
+        while self._fds:
+            os.close(self._fds.pop())

@@ -1,0 +1,179 @@
+"""What happens in a function's process: the call, and telling how it went. The sandbox is around it by now."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ramet.call import channel
+from ramet.call.remote import shown, told
+from ramet.call.wire import Packer, Unsendable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+CO_COROUTINE = 0x80
+
+
+class Job:
+    """A function and its arguments, which the fork has brought here.
+
+    known: the modules that the caller has; most: bytes of result that it takes; pickled: it unpickles what we send.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, most: int, pickled: bool
+    ) -> None:
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+        self.most, self.pickled = most, pickled
+        preload(fn)
+        self.packer = Packer(frozenset(sys.modules))
+
+    def __call__(self, numbers: tuple[int, ...]) -> NoReturn:
+        """Call the function, tell, and end the process."""
+        import socket
+
+        code = 1
+        try:
+            end = socket.socket(fileno=numbers[0])
+            own = os.getpid()
+            code = self._run(end, own)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()  # nobody listens on the channel any more
+        finally:
+            _flush()
+            os._exit(code)
+
+    def _run(self, end: socket.socket, own: int) -> int:
+        forward_logs(end, self.packer)
+        try:
+            value = self._call()
+        except SystemExit as leaving:
+            return _exit_code(leaving)
+        except BaseException as error:
+            if os.getpid() == own:
+                error.__traceback__ = _from_function(error)
+                self._tell_error(end, error)
+            return 1
+        if os.getpid() != own:
+            return 0  # a copy that the function has forked comes out of it too; it has no result to tell
+        return self._tell(end, value)
+
+    def _call(self) -> Any:
+        value = self.fn(*self.args, **self.kwargs)
+        if type(value).__name__ == "coroutine":
+            import asyncio
+
+            return asyncio.run(value)
+        return value
+
+    def _tell(self, end: socket.socket, value: object) -> int:
+        try:
+            if self.pickled:
+                import pickle
+
+                kind, data, buffers = channel.PICKLED, pickle.dumps(value), []
+            else:
+                kind, data, buffers = channel.VALUE, self.packer.pack(value), self.packer.attached
+            size = len(data) + sum(memoryview(one).nbytes for one in buffers)
+            if size > self.most:
+                raise Unsendable(f"takes {size} bytes, and results_max is {self.most}")
+            channel.send(end, kind, data, buffers)
+        except (Unsendable, RecursionError) as error:
+            channel.send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
+            return 1
+        except BaseException as error:  # no memory for it, or a value that can't be pickled
+            self._tell_error(end, error)
+            return 1
+        return 0
+
+    def _tell_error(self, end: socket.socket, error: BaseException) -> None:
+        channel.send(end, channel.RAISED, self.packer.pack(told(error, self.packer)))
+
+
+def preload(fn: Callable[..., Any]) -> None:
+    """What the other side uses is loaded on this one: there the files may not be there."""
+    import gc  # noqa: F401
+    import signal  # noqa: F401
+    import socket  # noqa: F401
+    import traceback  # noqa: F401
+
+    if getattr(getattr(fn, "__code__", None), "co_flags", 0) & CO_COROUTINE:
+        import asyncio  # noqa: F401
+
+
+def _from_function(error: BaseException) -> Any:
+    """The traceback without our own two frames."""
+    trace = error.__traceback__
+    for _ in range(2):
+        trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    return trace
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    """As Python has it."""
+    code = leaving.code
+    if code is None or isinstance(code, int):
+        return (code or 0) & 0xFF
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _flush() -> None:
+    for file in (sys.stdout, sys.stderr):
+        try:
+            file.flush()
+        except Exception:  # closed by the function, or nobody reads it: what it wrote is lost, as in any program
+            continue
+
+
+def forward_logs(end: socket.socket, packer: Packer) -> None:
+    """Warnings, and records of loggers, go to the caller's. What the caller has not imported says what it says on stderr."""
+    own = os.getpid()
+
+    def send(kind: bytes, what: dict[str, object]) -> None:
+        if os.getpid() == own:
+            channel.send(end, kind, packer.pack(what))
+
+    if "warnings" in sys.modules:
+        import warnings
+
+        def showwarning(
+            message: Any, category: type, filename: str, lineno: int, file: Any = None, line: Any = None
+        ) -> None:
+            text = {"text": shown(str(message)), "category": category.__name__, "file": filename, "line": lineno}
+            send(channel.WARNING, text)
+
+        warnings.showwarning = showwarning
+    if "logging" in sys.modules:
+        import logging
+
+        def handle(self: logging.Logger, record: logging.LogRecord) -> None:
+            if self.filter(record) is not False:
+                send(channel.LOG, _record(record))
+
+        logging.Logger.handle = handle  # type: ignore[method-assign]
+
+
+def _record(record: Any) -> dict[str, object]:
+    import logging
+
+    text = logging.Formatter().formatException(record.exc_info) if record.exc_info else record.exc_text
+    return {
+        "name": str(record.name),
+        "levelno": int(record.levelno),
+        "levelname": str(record.levelname),
+        "msg": shown(record.getMessage()),
+        "pathname": str(record.pathname),
+        "lineno": int(record.lineno),
+        "funcName": str(record.funcName),
+        "created": float(record.created),
+        "threadName": str(record.threadName),
+        "process": os.getpid(),
+        "exc_text": shown(text) if isinstance(text, str) else None,
+    }

@@ -1,0 +1,302 @@
+"""isolated: a Python function as the payload of a sandbox of its own."""
+
+from __future__ import annotations
+
+import sys
+from functools import update_wrapper
+
+from ramet.errors import (
+    ExitError,
+    MemoryLimitError,
+    ResultError,
+    SpecError,
+    SpecTypeError,
+    TimeLimitError,
+)
+from ramet.run.process import Popen, finish, plan_for, sandbox_with
+from ramet.run.result import Result
+from ramet.run.streams import DEVNULL, PIPE, Capture, Pump
+from ramet.spec import values
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from ramet.call.inside import Job
+    from ramet.plan.steps import Plan, Slot
+    from ramet.run.hold import Signals
+    from ramet.run.launch import Launched
+    from ramet.run.process import Argv
+    from ramet.spec import Sandbox
+
+RESULTS = ("plain", "pickle")
+RESULTS_MAX = 1 << 30
+CO_GENERATOR, CO_ASYNC_GENERATOR = 0x20, 0x200
+
+
+class FunctionResult(Result):
+    """How a function's run ended: a `Result`, and what the function gave.
+
+    value: what it returned, None where it did not; exception: what calling it would have raised, or None.
+    """
+
+    __slots__ = ("exception", "value")
+    value: Any
+    exception: BaseException | None
+
+    @property
+    def ok(self) -> bool:
+        """Did it return?"""
+        return self.exception is None
+
+
+class Isolated:
+    """A function that runs in a sandbox of its own, each time it is called. See `isolated`."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        sandbox: Sandbox,
+        *,
+        results: str,
+        results_max: int,
+        exceptions: tuple[type[BaseException], ...],
+    ) -> None:
+        self.fn, self.sandbox = fn, sandbox
+        self._results, self._most, self._exceptions = results, results_max, exceptions
+        update_wrapper(self, fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function returns, or raises. What it prints is passed on to sys.stdout and sys.stderr."""
+        result = self._run(args, kwargs, relay=True)
+        if result.exception is not None:
+            raise result.exception
+        return result.value
+
+    def run(self, *args: Any, **kwargs: Any) -> FunctionResult:
+        """The same as a `FunctionResult`, output captured. Never raises because of what the function does."""
+        return self._run(args, kwargs, relay=False)
+
+    def plan(self) -> Plan:
+        """The plan of its sandbox on this host; print it to read it. Nothing runs."""
+        return plan_for_function(_name(self.fn), self.sandbox)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult:
+        from ramet.call.inside import Job
+
+        job = Job(self.fn, args, kwargs, most=self._most, pickled=self._results == "pickle")
+        process = _Process(job, self.sandbox, self._exceptions, relay=relay)
+        try:
+            result = finish(process, None)
+        finally:
+            process.close()
+        process.inbox.warn()
+        assert isinstance(result, FunctionResult)
+        return result
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """As a method."""
+        if instance is None:
+            return self
+        import types
+
+        return types.MethodType(self, instance)
+
+    def __reduce__(self) -> Any:
+        """By name where it stands for the function that it decorates; else the function and the rest."""
+        from ramet.call.wire import find_named
+
+        name = getattr(self, "__qualname__", "")
+        if find_named(self.__module__, name) is self:
+            return name
+        return _restored, (self.fn, self.sandbox, self._results, self._most, self._exceptions)
+
+    def __repr__(self) -> str:
+        return f"<isolated {_name(self.fn)}>"
+
+
+def _restored(
+    fn: Callable[..., Any], sandbox: Sandbox, results: str, most: int, exceptions: tuple[type[BaseException], ...]
+) -> Isolated:
+    return Isolated(fn, sandbox, results=results, results_max=most, exceptions=exceptions)
+
+
+def isolated(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Any:
+    """Make a function run in a process and a sandbox of its own; its value comes back, or its exception.
+
+        @ramet.isolated(memory="1G", timeout=10)
+        def parse(upload: bytes) -> list[str]: ...
+
+        parse(data)             # the value; or the exception, with the traceback of the sandbox as its cause
+        parse.run(data)         # a FunctionResult: value, exception, status, usage, stdout, stderr; raises nothing of the function's
+        ramet.isolated(json.loads, timeout=1)(text)
+
+    Any field of Sandbox by name, or a Sandbox; without any, the sandbox is that of `run`: no network, no files of the host.
+
+    The function is called in a fork of this process, so arguments, closures and imported modules are there, and nothing has to be
+    serialised on the way in. **So it can read whatever this process has in its memory**; what it can't is do anything with it
+    but return it. Modules that it imports itself must lie where the sandbox shows them.
+
+    results: "plain": nothing that comes out is unpickled. None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset,
+    Decimal, UUID, dates and times, paths, members of Enum, named tuples, dataclasses of modules that are imported here
+    (made without running any code of theirs), buffers, numpy arrays, Arrow tables. "pickle" takes anything, and **gives
+    the function this process**: for functions that you trust. results_max: bytes that may come out; large arrays
+    are mapped, not copied. exceptions: classes of yours that come back as themselves, as builtin ones do; others are a `RemoteError`.
+
+    A function that returns a coroutine has it run. sys.exit, or being killed, is an `ExitError`, which has the `Result`; a
+    limit a `TimeLimitError` or `MemoryLimitError`; a value that can't be sent a `ResultError`. Threads that it leaves end with it.
+
+    Raises SpecError (a generator function, a bad field), UnsupportedError (this host, or no msgspec: `pip install ramet[functions]`),
+    StepError. Needs Linux 5.14.
+    """
+    if fn is None:
+
+        def decorate(fn: Callable[..., Any]) -> Any:
+            return isolated(
+                fn, sandbox=sandbox, results=results, results_max=results_max, exceptions=exceptions, **fields
+            )
+
+        return decorate
+    _check_function(fn)
+    if results not in RESULTS:
+        raise SpecError(f"must be one of {', '.join(RESULTS)}, not {results!r}", field="results")
+    most = values.size(results_max, "results_max")
+    classes = tuple(exceptions)
+    for number, cls in enumerate(classes):
+        if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+            raise SpecTypeError(f"must be an exception class, not {cls!r}", field=f"exceptions[{number}]")
+    box = sandbox_with(sandbox, fields)
+    return Isolated(fn, box, results=results, results_max=most, exceptions=classes)
+
+
+def _check_function(fn: object) -> None:
+    if not callable(fn):
+        raise SpecTypeError(f"{fn!r} can't be called", field="fn")
+    flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
+    if flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
+        raise SpecTypeError(
+            f"{_name(fn)} is a generator function: its values would be made after it has returned",
+            field="fn",
+            hint="return a list",
+        )
+
+
+def _name(fn: object) -> str:
+    return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+
+
+def plan_for_function(name: str, sandbox: Sandbox) -> Plan:
+    """The plan of a sandbox around a function."""
+    from ramet.run.fork import numbers_handed
+
+    return plan_for((name,), sandbox, numbers_handed(1), function=True)
+
+
+class _Process(Popen):
+    """A function's process, in the shape of a program's: the channel is one more stream to be read."""
+
+    def __init__(self, job: Job, sandbox: Sandbox, exceptions: tuple[type[BaseException], ...], *, relay: bool) -> None:
+        import socket
+
+        from ramet.call.inbox import Inbox
+
+        ours, self._theirs = socket.socketpair()
+        self._ours, self._job, self._relay = ours, job, relay
+        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions)
+        try:
+            _flush_own()
+            super().__init__((_name(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            self._theirs.close()
+
+    def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
+        return plan_for_function(str(argv[0]), self.sandbox)
+
+    def _start(
+        self, stdio: tuple[int, int, int], given: Mapping[Slot, int], into: int | None, signals: Signals
+    ) -> Launched:
+        from ramet.run.fork import Function
+        from ramet.run.launch import launch
+
+        function = Function(self._job, (self._theirs.fileno(),))
+        try:
+            return launch(self.plan, stdio, given=given, into=into, signals=signals, function=function)
+        finally:
+            function.close()
+
+    def _new_pump(self, data: bytes | memoryview) -> Pump:
+        pump = super()._new_pump(data)
+        pump.watch(self._ours.fileno(), self.inbox.take)
+        if self._relay:
+            for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+                pump.captures[number] = _Relay(self.sandbox.output, stream)
+        return pump
+
+    def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
+        result = self._result_of(FunctionResult, out, err, truncated)
+        inbox = self.inbox
+        result.exception = None if inbox.has_value and result.exit_code == 0 else _failure(result, inbox.exception)
+        result.value = inbox.value if result.exception is None else None
+        return result
+
+    def close(self) -> None:
+        """Also hang up."""
+        super().close()
+        self._ours.close()
+
+
+def _failure(result: Result, told: BaseException | None) -> BaseException:
+    """A run that was ended for a limit, or by a signal, has not come as far as what it told."""
+    if told is not None and not result.ended_by_limit and result.signal is None:
+        if isinstance(told, ResultError):
+            told.result = result
+        return told
+    if result.status in ("timed-out", "cpu-time"):
+        return TimeLimitError(result)
+    if result.status == "out-of-memory":
+        return MemoryLimitError(result)
+    return ExitError(result)
+
+
+class _Relay(Capture):
+    """Passes on what comes, instead of keeping it."""
+
+    def __init__(self, limit: int, stream: Any) -> None:
+        import codecs
+
+        super().__init__(limit)
+        self._stream = stream
+        self._decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
+
+    def add(self, data: bytes) -> None:
+        room = self.limit - self.size
+        self.truncated = self.truncated or len(data) > room
+        self.size += len(data[:room])
+        if self._stream is not None:
+            self._stream.write(self._decode(data[:room], final=not data))
+
+
+def _flush_own() -> None:
+    """What is buffered would be in the copy too. A stream that can't be flushed is its owner's affair."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+
+
+__all__ = ["FunctionResult", "Isolated", "isolated"]
