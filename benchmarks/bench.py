@@ -46,18 +46,17 @@ class Bench:
 
     def run(self) -> Report:
         """All parts, one after the other."""
-        for part in (
-            *(
-                self.start,
-                self.limits,
-                self.large_caller,
-                self.function,
-                self.plan,
-                self.walls,
-                self.python,
-                self.leaks,
-            ),
-        ):
+        parts = (
+            self.start,
+            self.limits,
+            self.large_caller,
+            self.function,
+            self.plan,
+            self.walls,
+            self.python,
+            self.leaks,
+        )
+        for part in parts:
             part()
         return self.report
 

@@ -24,7 +24,13 @@ extern const char core_call_doc[];
 PyObject *core_clone3(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_clone3_doc[];
 
+PyObject *core_trace(PyObject *module, PyObject *args);
+extern const char core_trace_doc[];
+
 PyObject *core_syscall(PyObject *module, PyObject *args);
 extern const char core_syscall_doc[];
+
+PyObject *core_shares_memory(PyObject *module, PyObject *args);
+extern const char core_shares_memory_doc[];
 
 #endif

@@ -1,8 +1,9 @@
 /* ramet's init: pid 1 of a sandbox.
  *
  * Static, without libc, exec'd from a sealed memfd that nobody may read, so that nothing of the caller is in its memory,
- * the payload has nothing of the host's to overwrite, and the kernel lets nobody inside trace it, from its first
- * instruction on (would_dump() in fs/exec.c). The payload is its child already: csrc/child.c. Init
+ * the payload has nothing of the host's to overwrite, and nobody inside without CAP_SYS_PTRACE can trace it, from its first
+ * instruction on (would_dump() in fs/exec.c; of a root caller's, whose id is not mapped inside, nobody at all). The
+ * parent-death signal is given up already, and the payload is its child already: csrc/child.c. Init
  *   1. gives up every capability but that to signal any process inside,
  *   2. reaps every orphan, forwards the signals the caller sends,
  *   3. dies, and its pid namespace with it, when the caller is dead or has let go of the control socket,

@@ -18,7 +18,9 @@ static PyMethodDef core_methods[] = {
     {"spawn", WITH_KEYWORDS(core_spawn), METH_VARARGS | METH_KEYWORDS, core_spawn_doc},
     {"call", WITH_KEYWORDS(core_call), METH_VARARGS | METH_KEYWORDS, core_call_doc},
     {"clone3", WITH_KEYWORDS(core_clone3), METH_VARARGS | METH_KEYWORDS, core_clone3_doc},
+    {"trace", core_trace, METH_VARARGS, core_trace_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
+    {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -27,8 +27,13 @@
  * 7. The kernel's answers. clone3 may be ENOSYS under a container's filter: then, and only then, clone.
  * 8. The pid race. Always CLONE_PIDFD, and exit_signal 0, so that until the exec a caller that waits for any child
  *    sees nothing of it. exec makes it SIGCHLD, whatever it was (de_thread() in the kernel): a caller that ignores
- *    SIGCHLD or waits for any child may take the end away, so how it ended is asked of init, or of the pidfd. The plan begins with the parent-death signal and then looks whether the caller
- *    is still there, so there is no moment at which a dead caller leaves a waiting child.
+ *    SIGCHLD or waits for any child may take the end away, so how it ended is asked of init, or of the pidfd. The plan
+ *    begins with the parent-death signal and then looks whether the caller is still there, so there is no moment at
+ *    which a dead caller leaves a waiting child. Init gives the signal up just before its exec (a thread that started it
+ *    may end as soon as we return) and looks at the caller's pidfd from then on.
+ * 9. The OOM killer ends everybody who has the victim's memory, so a child that dies for its group's memory would take us
+ *    along. Until it has left our memory, which is a moment after we are told so (shares.c), its group kills nobody for
+ *    that (ramet/cgroups/group.py).
  */
 #include "core.h"
 
@@ -200,7 +205,8 @@ static void wait_cleared(volatile uint32_t *word)
 }
 
 /* Until both have left our memory. The kernel wakes one waiter, and the payload's process waits for the first word
- * too: whoever is woken wakes the other. The second word is set before the first is cleared. */
+ * too: whoever is woken wakes the other. The second word is set before the first is cleared; where the payload's
+ * process is a fork, with a memory of its own, it stays 0. */
 static void wait_left_memory(struct child *child)
 {
     wait_cleared(child->running);

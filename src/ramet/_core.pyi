@@ -46,5 +46,17 @@ def clone3(
 ) -> tuple[int, int, int, int]:
     """Clone with a struct clone_args; (pid, pidfd, parent_tid, child_tid)."""
 
+def trace(
+    pid: int,
+    every: bool,
+    calls: _ReadBuffer,
+    ready: Callable[[], object],
+    sink: Callable[[bytes], object],
+) -> None:
+    """Follow a child and all that it starts by ptrace, until all have ended."""
+
 def syscall(call: str, number: int, /, *arguments: int | _ReadBuffer) -> int:
     """Make one system call; raises OSError with its name."""
+
+def shares_memory(pid: int, /) -> bool:
+    """Has this process our memory? Raises OSError where that can't be asked."""

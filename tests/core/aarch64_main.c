@@ -182,11 +182,11 @@ static struct loaded load(const char *path)
     return program_load(blob, (unsigned char *)(uintptr_t)program_data(blob));
 }
 
-static void say_failure(const struct child *child)
+static void say_failure(const struct failure *failed)
 {
-    say("stage", child->failed_stage);
-    say("step", child->failed_step);
-    say("errno", child->failed_errno);
+    say("stage", (long)failed->stage);
+    say("step", (long)failed->step);
+    say("errno", failed->error);
 }
 
 /* child BLOB: child_main in a forked child, as of a caller that ignores SIGTERM. */
@@ -199,7 +199,25 @@ static void child_alone(const char *path)
     child->clone.stack = (uint64_t)(uintptr_t)shared(CHILD_STACK_SIZE);
     sys4(__NR_rt_sigaction, SIGTERM, &ignore, 0, KERNEL_SIGSET_BYTES);
     say("status", exit_status(clone_on_stack(&child->clone, 0, child_main, child)));
-    say_failure(child);
+    say_failure(&child->failed);
+}
+
+/* become BLOB INIT PLACE PAYLOAD: the child runs BLOB, clones the payload's process, and runs INIT, in whose data the
+ * payload's pid is written at PLACE. Each in a memory of its own: this emulator knows no other. */
+static void become(const char *path, const char *init, const char *place, const char *payload)
+{
+    struct child *child = shared(sizeof *child);
+    child->program = load(path);
+    child->init = load(init);
+    child->payload = load(payload);
+    child->payload_pid = (char *)child->init.data + strtoull(place, NULL, 0);
+    child->clone = (struct kernel_clone_args){.exit_signal = SIGCHLD, .stack_size = CHILD_STACK_SIZE};
+    child->payload_clone = child->clone;
+    child->clone.stack = (uint64_t)(uintptr_t)shared(CHILD_STACK_SIZE);
+    child->payload_clone.stack = (uint64_t)(uintptr_t)shared(CHILD_STACK_SIZE);
+    say("status", exit_status(clone_on_stack(&child->clone, 0, child_main, child)));
+    say("waiting", (long)child->payload_running);
+    say_failure(&child->failed);
 }
 
 /* join JOIN BLOB FLAGS: the intermediate process, which runs JOIN and clones the child with these flags. */
@@ -215,7 +233,7 @@ static void joined(const char *join, const char *path, const char *flags)
     args.stack = (uint64_t)(uintptr_t)shared(CHILD_STACK_SIZE);
     say("status", exit_status(clone_on_stack(&args, 0, intermediate_main, child)));
     say("made", child->pid > 0);
-    say_failure(child);
+    say_failure(&child->failed);
 }
 
 /* plain: the list of calls of ramet.lowlevel: a value, an error, an address, the result of an earlier one. */
@@ -271,6 +289,8 @@ int main(int argc, char **argv)
         clone_it(argv[2]);
     else if (!strcmp(what, "child") && argc == 3)
         child_alone(argv[2]);
+    else if (!strcmp(what, "become") && argc == 6)
+        become(argv[2], argv[3], argv[4], argv[5]);
     else if (!strcmp(what, "join") && argc == 5)
         joined(argv[2], argv[3], argv[4]);
     else if (!strcmp(what, "plain") && argc == 3)

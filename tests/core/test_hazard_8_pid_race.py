@@ -1,5 +1,11 @@
 """Hazard 8 of csrc/spawn.c: whose child it is, whoever else waits, and many at once."""
 
+import errno as E
+
+from core_programs import NUMBERS, failed, spawn, step, succeeded
+
+from ramet.plan.calls import CALLS
+
 
 def test_8_pid_race_caller_that_ignores_sigchld_gets_the_verdict(python):
     """With SIGCHLD ignored the kernel reaps for us; init's report still says how it ended."""
@@ -184,3 +190,14 @@ def test_8_pid_race_wait_from_two_threads(python):
         print("same")
     """)
     assert out == "same\n"
+
+
+def test_8_pid_race_joining_process_that_is_killed_is_no_start(monkeypatch, nothing_left):
+    """An intermediate that somebody ends before it has cloned the child is a failed clone, not a child without a pid."""
+    monkeypatch.setitem(CALLS, "exit_group", (231, 94, ""))
+    gone = [step("chdir", "/"), step("exit_group", 0)]
+    assert "exit_group" not in NUMBERS
+    assert spawn(step("chdir", "/"), join=gone) == failed(0, E.EINTR, stage=2)
+    assert spawn(step("chdir", "/"), join=gone, join_shares=True) == failed(0, E.EINTR, stage=2)
+    assert succeeded(spawn(step("chdir", "/"), join=gone[:1]))
+    assert succeeded(spawn(step("chdir", "/"), join=gone[:1], join_shares=True))

@@ -123,4 +123,76 @@ def test_inputs_of_the_wrong_form_are_refused(inputs, raised):
 def test_join_program_is_checked_too():
     """The intermediate's program is held to the same rules."""
     with pytest.raises(ValueError, match="malformed"):
-        _core.spawn(program([], [], b""), [], 0, join=b"no program at all")
+        _core.spawn(program([], [], b""), [], 0, join=(b"no program at all", []))
+
+
+STEP_MADE_TO_FAIL = program([(NR_INJECT, 0, 0, 0, 0, 0, *[2**64 - 99] + [0] * 5)], [], bytes(64))
+NOTHING = program([], [], bytes(64))
+
+
+def with_init(**changed):
+    """A spawn whose child fails in its first step, so that nothing else runs; well-formed but for what is changed."""
+    given = {"payload": (NOTHING, []), "init": (NOTHING, []), "gate": 0, "pid_text": 0} | changed
+    return _core.spawn(STEP_MADE_TO_FAIL, [], 0, **{name: value for name, value in given.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"gate": 60},
+        {"gate": -1},
+        {"gate": -(2**63)},
+        {"pid_text": 48},
+        {"pid_text": 47},
+        {"join": (NOTHING, []), "join_shares": True},
+        {"join": (NOTHING, []), "gate": -1},
+        {"payload": None, "init": None, "gate": None, "pid_text": None},
+    ],
+)
+def test_programs_with_init_are_taken(changed):
+    """What fits is taken, to the last byte of the data; the child runs, and its failure is told."""
+    assert with_init(**changed) == (-1, -1, CHILD, 0, 99)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gate": 61},
+        {"gate": 62},
+        {"gate": 64},
+        {"gate": 2**32},
+        {"gate": 2**63 - 4},
+        {"gate": 2**63 - 1},
+        {"pid_text": 49},
+        {"pid_text": 64},
+        {"pid_text": 2**32},
+        {"pid_text": 2**63 - 16},
+        {"pid_text": 2**63 - 1},
+        {"pid_text": -1},
+        {"payload": None},
+        {"init": None},
+        {"payload": None, "gate": -1},
+        {"payload": None, "init": None},
+        {"payload": None, "init": None, "pid_text": None},
+        {"payload": None, "init": None, "gate": None},
+        {"join": (NOTHING, [])},
+        {"payload": (b"no program at all", [])},
+        {"init": (b"no program at all", [])},
+        {"payload": (NOTHING, [(64, 1)])},
+        {"init": (NOTHING, [(-4, 1)])},
+    ],
+)
+def test_programs_with_init_that_do_not_fit_are_refused(changed):
+    """A gate or a place for the pid outside its program's data, or not aligned, or one of the four without the others, or
+    a gate where the memory is a copy: ValueError, and nothing runs."""
+    with pytest.raises(ValueError, match=r"malformed|do not fit|outside"):
+        with_init(**changed)
+
+
+@pytest.mark.parametrize("name", ["join", "payload", "init"])
+@pytest.mark.parametrize("given", [b"bytes", 7, (NOTHING,), (7, []), (NOTHING, 7), (NOTHING, [], 0)])
+def test_programs_of_the_wrong_form_are_refused(name, given):
+    """A further program is a tuple of bytes and inputs."""
+    with pytest.raises(TypeError):
+        with_init(**{name: given} | ({"gate": -1} if name == "join" else {}))

@@ -81,6 +81,11 @@ KINDS = {
     ),
     "fsmount": ([*TMPFS], [step("fsopen", "tmpfs", 1, result=FD), step("fsmount", FD, 1, 0)], E.EINVAL),
     "fsopen": ([step("fsopen", "tmpfs", 1)], [step("fsopen", "nonsensefs", 1)], E.ENODEV),
+    "futex": (  # to wake nobody; to wait where the word is another already
+        [step("futex", ZERO, 1, 1, 0, 0, 0)],
+        [step("futex", ZERO, 0, 1, 0, 0, 0)],
+        E.EAGAIN,
+    ),
     "ioctl": (
         [
             step("socket", 2, 2, 0, result=FD),
@@ -152,9 +157,15 @@ KINDS = {
     ),
     "setgroups": ([], [step("setgroups", 0, ZERO)], E.EPERM),  # succeeds only where ids are mapped: below
     "sethostname": ([step("sethostname", "name", 4)], [step("sethostname", "name", 65)], E.EINVAL),
+    "setpgid": ([step("setpgid", 0, 0)], [step("setsid"), step("setpgid", 0, 0)], E.EPERM),
     "setresgid": ([step("setresgid", -1, -1, -1)], [step("setresgid", 5, 5, 5)], E.EINVAL),
     "setresuid": ([step("setresuid", -1, -1, -1)], [step("setresuid", 5, 5, 5)], E.EINVAL),
     "setsid": ([step("setsid")], [step("setsid"), step("setsid")], E.EPERM),
+    "signalfd4": (
+        [step("signalfd4", -1, Block(b"\xff" * 8), 8, 0)],
+        [step("signalfd4", -1, Block(b"\xff" * 8), 7, 0)],
+        E.EINVAL,
+    ),
     "socket": ([step("socket", 2, 2, 0)], [step("socket", 99, 2, 0)], E.EAFNOSUPPORT),
     "symlinkat": (
         [*map_own_ids(), *ROOT, step("symlinkat", "x", Slot("mnt"), "a")],

@@ -24,7 +24,7 @@ NUMBERS = numbers(os.uname().machine)
 PR_SET_CHILD_SUBREAPER = 36
 WALL = 0x40000000
 PATIENCE = float(os.environ.get("PATIENCE", "5"))
-LONGEST = float(os.environ.get("LONGEST", "0.012"))  # a start takes 1 to 4 ms; the caller starts one after the other
+SHORTEST_SPAN = 0.012  # a start takes 1 to 4 ms; the caller starts one after the other
 
 
 def start_for_ever(mode):
@@ -33,6 +33,9 @@ def start_for_ever(mode):
 
     def loop():
         while True:
+            if mode == "ahead":
+                ramet.run(["true"])  # makes namespaces for the next one while it waits, by a process of their own
+                continue
             if mode == "control":
                 if len(alive) == 3:
                     signal.pause()
@@ -65,6 +68,12 @@ def everything_ended():
         return [int(word) for word in file.read().split()]
 
 
+def children_of(pid):
+    """Of its main thread."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
 def describe(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline") as cmdline:
@@ -81,6 +90,9 @@ def main():
     survivors, descendants = [], 0
     ramet.run(["true"])
     started = monotonic()
+    for _ in range(5):
+        ramet.run(["true"])
+    span = max(SHORTEST_SPAN, monotonic() - started)  # longer on a machine that has much else to do
     for _ in range(count):
         reader, writer = os.pipe()
         caller = os.fork()
@@ -93,10 +105,10 @@ def main():
                 os._exit(1)
         os.read(reader, 1)
         if mode == "control":
-            sleep(0.1)  # long enough to have started some
-        sleep(chance.uniform(0, LONGEST))  # the moment is to be random: there is nothing to wait for
-        with open(f"/proc/{caller}/task/{caller}/children") as file:
-            descendants += len(file.read().split())
+            while len(children_of(caller)) < 3:
+                sleep(0.001)
+        sleep(chance.uniform(0, span))  # the moment is to be random: there is nothing to wait for
+        descendants += len(children_of(caller))
         os.kill(caller, signal.SIGKILL)
         os.close(reader)
         os.close(writer)

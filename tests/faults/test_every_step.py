@@ -2,13 +2,17 @@
 
 import errno as E
 import os
+from contextlib import contextmanager
 
 import pytest
 from hosts import state
 
 import ramet
+from needs import need
+from ramet.plan.compile import compile
 from ramet.plan.encode import failing
 from ramet.plan.render import step_text
+from ramet.run import ahead
 from ramet.run.launch import launch
 from ramet.run.process import plan_for
 from ramet.spec import Namespace, Sandbox
@@ -20,6 +24,12 @@ SPECS = {
     "tty": {"tty": True},
     "host": {"rootfs": "host", "mounts": [ramet.Tmpfs("/mnt")], "masked_paths": ["/proc/kcore"]},
     "join": {"namespaces": {Namespace.MOUNT}, "join": [ramet.Join(Namespace.UTS, pid=os.getpid())]},
+    "join with init": {
+        "namespaces": {Namespace.MOUNT, Namespace.PID},
+        "join": [ramet.Join(Namespace.UTS, pid=os.getpid())],
+    },
+    "by fork": {"namespaces": set(Namespace), "kernel": (6, 1)},
+    "ahead": {},
 }
 
 
@@ -35,22 +45,29 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
     """Step N of each stage returns an errno instead of being made: a StepError with that stage, step,
     errno, call and
     origin; no process, zombie, mount or descriptor more than before."""
-    fields = SPECS[name]
-    if name == "join" and os.geteuid():
+    fields, holder = dict(SPECS[name]), None
+    if "join" in fields and os.geteuid():
         # An ordinary user joins only below a user namespace of their own, which is made here
         holder = ramet.Popen(["sleep", "1000"], as_pid1=True)
-        fields = {
-            "namespaces": {Namespace.MOUNT},
-            "join": [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)],
-        }
+        fields["join"] = [ramet.Join(k, pid=holder.pid) for k in (Namespace.USER, Namespace.UTS)]
+    kernel = fields.pop("kernel", None)
     plan = plan_for(["/bin/true"], Sandbox(**fields))
-    launch(plan, (null, null, null)).close()  # the control: it works when nothing is made to fail
+    if kernel:  # as there: init and the payload's process have a memory each
+        plan = compile(plan.spec, plan.facts.replace(kernel=kernel), plan.command)
+        assert not plan.gated
+    if name == "ahead":
+        need(plan.kit, "a kernel on which namespaces are made ahead: before 7.1")
+        plan = compile(plan.spec, plan.facts, plan.command, ahead=True)
     before = state()
+    with pair_for(plan) as given:
+        launch(plan, (null, null, null), given=given).close()  # the control: it works when nothing is made to fail
+    assert state() == before
     tried = 0
     for stage in plan.stages.values():
         for number, step in enumerate(stage.steps):
-            with pytest.raises(ramet.StepError) as raised:
-                launch(plan, (null, null, null), encoded=failing(plan, stage.name, number, ODD_ERRNO))
+            encoded = failing(plan, stage.name, number, ODD_ERRNO)
+            with pair_for(plan) as given, pytest.raises(ramet.StepError) as raised:
+                launch(plan, (null, null, null), encoded=encoded, given=given)
             error = raised.value
             assert (error.stage, error.index, error.errno) == (stage.name, number, ODD_ERRNO), step
             assert (error.origin, error.doing, error.call) == (step.origin, step.doing, step_text(step))
@@ -58,8 +75,22 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
             tried += 1
         assert state() == before
     assert tried == len(plan) > 20
-    if name == "join" and os.geteuid():
+    if holder:
         holder.close()
+
+
+@contextmanager
+def pair_for(plan):
+    """The descriptors of a fresh pair of namespaces, for a plan that enters one."""
+    if not plan.ahead:
+        yield None
+        return
+    pair = ahead._make(plan.kit)
+    assert pair is not None
+    try:
+        yield pair.inputs
+    finally:
+        pair.close()
 
 
 def test_a_failing_step_never_runs_the_payload(null):
@@ -93,10 +124,11 @@ def wait_for(reader):
 def test_errno_of_a_failing_step_is_kept(errno, null, nothing_left):
     """The errno that comes back is the step's, whichever it is; and the next run works."""
     plan = plan_for(["/bin/true"], Sandbox())
-    for number in (0, 30, len(plan.stages["child"].steps) - 1):
+    for stage, number in (("child", 0), ("init", 3), ("init", -1), ("payload", 30), ("payload", -1)):
+        number %= len(plan.stages[stage].steps)
         with pytest.raises(ramet.StepError) as raised:
-            launch(plan, (null, null, null), encoded=failing(plan, "child", number, errno))
-        assert (raised.value.index, raised.value.errno) == (number, errno)
+            launch(plan, (null, null, null), encoded=failing(plan, stage, number, errno))
+        assert (raised.value.stage, raised.value.index, raised.value.errno) == (stage, number, errno)
     assert ramet.run(["/bin/true"]).ok
 
 

@@ -114,7 +114,7 @@ def test_interrupted_at_every_line_leaves_no_process(mode):
 @pytest.mark.parametrize(
     "where",
     [
-        "ramet.run.image.plan_memory",
+        "ramet.run.image.init_image",
         "ramet.run.image.own_pidfd",
         "ramet.run.control.pair",
         "ramet.run.control.receive",

@@ -150,21 +150,24 @@ def test_no_more_namespaces_is_named(name):
     assert before == after == "True"
 
 
-@pytest.mark.parametrize("call", ["os.memfd_create", "os.pipe2", "os.pidfd_open", "_socket.socketpair"])
+@pytest.mark.parametrize("call", ["os.memfd_create", "os.pipe2", "os.pidfd_open", "ramet.run.control.pair"])
 def test_a_descriptor_that_cannot_be_had_is_a_step_error(call, monkeypatch):
     """Whatever the caller itself can't open is a StepError of the stage "caller", not a bare OSError."""
     import importlib
 
     import ramet
-    from ramet.run import image
+    from ramet.run import ahead, image
 
     def refuse(*_args, **_kwargs):
         raise OSError(24, "Too many open files")
 
+    ahead.forget()
     module, _, name = call.rpartition(".")
     with monkeypatch.context() as patched:
         if call == "os.pidfd_open":
             patched.setattr(image, "_self", {})
+        if call == "os.memfd_create":
+            patched.setattr(image, "_init", {})
         patched.setattr(importlib.import_module(module), name, refuse)
         with pytest.raises(ramet.StepError) as raised:
             ramet.run(["true"])

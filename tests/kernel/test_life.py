@@ -1,6 +1,7 @@
 """Init, orphans, daemons, ends: who lives how long, and what is said about it."""
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -229,3 +230,17 @@ def test_usage_counts_the_whole_tree():
     assert idle.usage.cpu_user < busy.usage.cpu_user
     assert idle.usage.memory_peak_of == "caller" or idle.usage.memory_peak < 64 << 20
     assert busy.duration >= busy.usage.cpu_user * 0.5
+
+
+def test_peak_that_may_be_the_callers_is_called_so():
+    """The kernel counts what the payload's process shared with us before exec: of a payload smaller than us the peak is
+    called the caller's; of a larger one it is its own."""
+    large = bytearray(64 << 20)
+    large[::4096] = b"x" * (len(large) // 4096)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    small = shell("true").usage
+    assert (small.memory_peak_of, small.memory_peak <= own) == ("caller", True)
+    more = own + (32 << 20)
+    big = python(f"x = bytearray({more}); x[::4096] = b'x' * len(x[::4096])").usage
+    assert big.memory_peak_of == "process"
+    assert more < big.memory_peak < more + (64 << 20)

@@ -14,7 +14,7 @@ from limited import PATIENCE, ROUNDS, groups_of, may, processes_with
 from payloads import MARK, argv
 
 import ramet
-from needs import SLOW
+from needs import SLOW, only
 
 pytestmark = pytest.mark.timeout(1800 if SLOW or PATIENCE > 1 else 120)
 
@@ -58,23 +58,24 @@ MEMORY = [
 
 @pytest.mark.parametrize(("name", "fields"), MEMORY)
 def test_memory_bomb(name, fields):
-    """Whatever kind of memory it takes, and in how many processes, it is out of memory at 40 MiB, killed for that, and never
+    """Whatever kind of memory it takes, and in how many processes, it is out of memory at 40 MiB, and never
     had more; with 8 MiB it exits."""
     may("memory", "processes")
     result = hundred_times(
         getattr(payloads, name), 256, "out-of-memory", tame=8, memory="40M", processes=PROCESSES, **fields
     )
-    assert result.ended_by_limit
     assert result.limits_hit[0] == "out-of-memory"
     if result.usage.memory_peak_of == "group":
         assert result.usage.memory_peak <= 40 << 20
 
 
-def test_page_cache_is_reclaimed_and_kills_nobody(tmp_path):
+def test_page_cache_is_reclaimed_and_kills_nobody():
     """A payload that writes 200 MiB to a disk within 40 MiB of memory exits, and never had more: page cache can be given back."""
     may("memory")
     with tempfile.TemporaryDirectory(prefix="limits-", dir="/var/tmp") as folder:
         os.chmod(folder, 0o777)
+        disk = os.stat(folder).st_dev
+        only(os.path.exists(f"/sys/dev/block/{os.major(disk)}:{os.minor(disk)}"), "where /var/tmp is on a disk")
         for _ in range(min(ROUNDS, 10)):
             result = run(
                 payloads.PAGE_CACHE,

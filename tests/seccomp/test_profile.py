@@ -294,3 +294,57 @@ def test_bad_policies(make, field):
     with pytest.raises(SpecError) as caught:
         make()
     assert caught.value.field == field
+
+
+# Condensing
+
+POLICIES = {
+    "default": lambda: profile.default(),
+    "kill": lambda: profile.default(kill=True),
+    "nested": lambda: profile.default(nested=True),
+    "capabilities": lambda: profile.default(frozenset({"CAP_SYS_ADMIN", "CAP_NET_RAW", "CAP_SYS_TIME"})),
+    "alone": lambda: profile.alone(),
+    "deny": lambda: Seccomp(action="allow").deny("getpid", "mount", errno="EACCES"),
+    "nothing": lambda: Seccomp(),
+    "everything": lambda: Seccomp(action="allow"),
+    "one argument": lambda: Seccomp((Rule("read", when=(Condition(0, "==", 1),)),)),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_condensed(name):
+    """The short program answers every call of every machine, with arguments that matter, as libseccomp's programs do."""
+    policy = POLICIES[name]()
+    whole, short = filters.translated(policy), filters.compiled(policy)
+    for machine in AUDIT_ARCH:
+        for number in [*range(library.NUMBERS_END + 64), 0x3FFFFFFF, *range(0x40000000, 0x40000240), 2**31 - 1]:
+            for arguments in ((), (2**64 - 1,) * 6, (1, 0x5412, 3)):
+                expected = answer(whole, machine, number, arguments)
+                assert answer(short, machine, number, arguments) == expected, (machine, number, arguments)
+    values = [
+        0,
+        1,
+        2,
+        10,
+        16,
+        17,
+        40,
+        0x5412,
+        0x541C,
+        0xFFFFFFFF,
+        HIGH | 1,
+        HIGH | 0x5412,
+        *(1 << n for n in range(64)),
+    ]
+    for rule in (*policy.rules, *policy.vetoes):
+        for call in rule.names if rule.when else ():
+            number = library.number(call)
+            for value in values:
+                for arguments in ((value,), (0, value), (16, 3, value), (value, value, value)):
+                    assert answer(short, MACHINE, number, arguments) == answer(whole, MACHINE, number, arguments)
+
+
+def test_condensed_is_short(default):
+    """The default profile is one program of less than half of libseccomp's instructions."""
+    whole = sum(map(len, filters.translated(profile.default()))) // 8
+    assert len(default) == 1 and len(default[0]) // 8 < whole / 2

@@ -5,6 +5,7 @@ import os
 import pytest
 
 import ramet
+from ramet.run import ahead
 
 
 def children():
@@ -20,6 +21,7 @@ def nothing_started():
     """Afterwards there is no child, no mount and no descriptor that was not there before."""
 
     def state():
+        ahead.forget()
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             return children(), file.read(), set(os.listdir("/proc/self/fd"))
 

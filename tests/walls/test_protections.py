@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import ramet
-from needs import as_root, as_user, need
+from needs import as_root, as_user, need, only
 from ramet import Bind, Landlock, Namespace, Rootfs, Sandbox, Seccomp
 from ramet.host.facts import facts
 
@@ -41,17 +41,12 @@ def test_the_default():
 def test_namespaces(kind):
     """A namespace is enforced exactly where the payload is in another one than the caller."""
     if kind is Namespace.USER:
-        need(
-            os.geteuid() == 0, "root, to make namespaces without a user namespace"
-        ) if os.geteuid() == 0 else pytest.skip("only as root")
+        only(os.geteuid() == 0, "as root")
     link = f"/proc/self/ns/{kind.value}"
     for namespaces in (Sandbox().namespaces, Sandbox().namespaces - {kind}):
         result = shell(f"readlink {link}", namespaces=namespaces)
         inside = result.stdout.strip()
         assert (inside != os.readlink(link)) == (states(result)[f"{kind.value} namespace"] == "enforced"), result.stderr
-
-
-SEEN = "grep -E '^(CapEff|NoNewPrivs|Seccomp_filters)' /proc/self/status; ps -o sess= -p $$"
 
 
 @pytest.mark.parametrize(
@@ -128,8 +123,7 @@ os.setresuid(1, 1, 1)
 print(before, effective())
 """
     maps = [ramet.IdMapping(0, 65533), ramet.IdMapping(1, 65532)]
-    if os.geteuid() != 0:
-        pytest.skip("only as root")
+    only(os.geteuid() == 0, "as root")
     result = ramet.run(
         [sys.executable, "-I", "-S", "-c", code],
         uid=0,

@@ -103,6 +103,11 @@ def _listed(fd: int, path: str) -> set[int]:
         return set()
 
 
+def first_listed(fd: int, path: str, most: int) -> list[int]:
+    """The lowest pids of a list, which were there first (but for a counter that has begun anew)."""
+    return sorted(_listed(fd, path))[:most]
+
+
 def _exists(fd: int, name: str) -> bool:
     try:
         os.stat(name, dir_fd=fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from time import sleep
 
 from ramet.cgroups import ending, files, owners, reading, spots
 from ramet.cgroups import limits as limit_files
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ramet.cgroups.spots import Spot
     from ramet.spec.group_limits import GroupLimits as Limits
 
+#: Processes of a group whose first has just exec'd: init, the payload, and a few that it may have made since.
+AT_START = 8
+EXEC_AT_MOST, BLIND_WAIT = 1.0, 0.002  # s
 STALE = (errno.ENOENT, errno.EBADF, errno.ENOTDIR, errno.ENODEV)
 
 
@@ -115,13 +119,27 @@ class Group:
 
     name: of its directories. into: a descriptor for clone3's CLONE_INTO_CGROUP, or None. entries: descriptors to each of which
     the child writes "0" as its first steps, and so enters; none on a host with version 2 alone. limits: what it was made with.
+    starved: had it reached its memory limit before that could kill? Then it was refused memory in other ways.
     """
 
-    __slots__ = ("_building", "_made", "_owner", "_place", "_program", "_watch", "entries", "into", "limits", "name")
+    __slots__ = (
+        "_building",
+        "_made",
+        "_owner",
+        "_place",
+        "_program",
+        "_watch",
+        "entries",
+        "into",
+        "limits",
+        "name",
+        "starved",
+    )
 
     def __init__(self, place: Place, program: _Program, limits: Limits, *, building: bool) -> None:
         self._place, self._program, self.limits, self._building = place, program, limits, building
         self.name = owners.new_name()
+        self.starved = False
         self._owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the group
         self._made: list[Spot] = []
         self._watch: int | None = None
@@ -163,8 +181,26 @@ class Group:
         self._close_ways_in()
         if self._building:
             self._building = False
+            self._wait_for_exec()
+            self.starved = reading.starved(self)
             for spot, write in self._program.arming:
                 self._write(spot, write)
+
+    def _wait_for_exec(self) -> None:
+        """Until nobody in it has our memory; see csrc/shares.c. Only the first two can have it: the others are their children."""
+        from ramet import _core
+
+        spot = self.spot_of("memory")
+        if spot is None or not self._program.arming:
+            return
+        for pid in ending.first_listed(spot.fd, f"{self.name}/cgroup.procs", AT_START):
+            for _ in ending.waits(EXEC_AT_MOST):
+                try:
+                    if not _core.shares_memory(pid):
+                        break
+                except OSError:
+                    sleep(BLIND_WAIT)  # it can't be asked here; the kernel takes microseconds
+                    break
 
     def _close_ways_in(self) -> None:
         fds = self.entries if self.into is None else (*self.entries, self.into)

@@ -134,6 +134,14 @@ def _at_limit_v1(spot: Spot, name: str) -> int:
     return counted or int(number("memory.max_usage_in_bytes") + NEAR >= number("memory.limit_in_bytes"))
 
 
+def starved(group: Group) -> bool:
+    """See `Group.starved`. Version 2 slows down who is above its soft limit, and refuses nothing."""
+    spot = group.spot_of("memory")
+    if spot is None or spot.version == 2 or group.limits.memory is None:
+        return False
+    return (_number(spot, f"{group.name}/memory.max_usage_in_bytes") or 0) + NEAR >= int(group.limits.memory)
+
+
 def cpu_usec(group: Group) -> int:
     """See `Group.cpu_usec`."""
     spot = group.unified

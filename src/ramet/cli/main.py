@@ -29,8 +29,10 @@ COMMANDS = {
     "explain": "say what a clone does, what a process has, what two share",
     "ps": "list namespaces, who is in them, and who owns them",
     "tree": "show processes as a tree, with the namespaces that are new at each",
+    "trace": "show the processes, threads and namespaces that a command makes",
     "top": "show the sandboxes that are alive, and what they use",
     "doctor": "say what this host can do, and how to fix what it can't",
+    "lab": "run experiments about clone and show what they prove",
 }
 VERSION = Option("--version", "", "print ramet's version and exit")
 GLOBAL = (options.HELP, VERSION, options.DEBUG)

@@ -67,6 +67,7 @@ def compile(
     """
     _check(spec, facts)
     shape = Shape(spec, facts, command)
+    _check_time(spec, facts, shape)
     kit = kit_for(spec, facts, shape.maps) if learn is None else None
     assert kit or not ahead
     stages = {}
@@ -122,12 +123,6 @@ def _check(spec: Sandbox, facts: Facts) -> None:
             field="Sandbox.namespaces",
             hint="add Namespace.USER",
         )
-    if Namespace.TIME in spec.namespaces and spec.as_pid1 and facts.kernel < (6, 3):
-        raise UnsupportedError(
-            "a time namespace with as_pid1=True",
-            fact=f"the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
-            needs="Linux 6.3, where exec enters the new time namespace; with init any kernel will do",
-        )
     for name in spec.capabilities:
         from ramet.spec.capabilities import NUMBERS
 
@@ -135,6 +130,15 @@ def _check(spec: Sandbox, facts: Facts) -> None:
             raise UnsupportedError(
                 f"keeping {name}", fact=f"the kernel's last capability is {facts.last_cap}", needs="a newer kernel"
             )
+
+
+def _check_time(spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    if Namespace.TIME in spec.namespaces and not shape.init and facts.kernel < (6, 3):
+        raise UnsupportedError(
+            f"a time namespace {'with as_pid1=True' if spec.as_pid1 else 'without a pid namespace'}",
+            fact=f"the kernel is {facts.kernel[0]}.{facts.kernel[1]}",
+            needs="Linux 6.3, where exec enters the new time namespace; with init any kernel will do",
+        )
 
 
 def _clone_flags(spec: Sandbox, facts: Facts, shape: Shape, groups: Groups | None) -> int:

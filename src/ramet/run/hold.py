@@ -19,7 +19,8 @@ ALL, NONE = b"\xff" * 8, bytes(8)
 class Signals:
     """``try: signals.hold() ... finally: signals.release()``. Cheap; may be called again and again.
 
-    Of the thread that made this object, and of no other: called from another (run/spawner.py), they do nothing.
+    Of the thread that made this object, and of no other: called from another (run/spawner.py), they do nothing. Holding twice is
+    holding once, so that a start can hold for all of its parts.
     """
 
     __slots__ = ("_before", "_held", "_thread")
@@ -30,7 +31,7 @@ class Signals:
         self._thread = get_ident()
 
     def hold(self) -> None:
-        if self._thread != get_ident():
+        if self._held or self._thread != get_ident():
             return
         number = _number()
         # Asked first: should a handler raise after either call, release knows what to go back to.

@@ -90,7 +90,9 @@ def _memfd(name: str, *, executable: bool) -> int:
         # Since Linux 6.3 one says which; without it vm.memfd_noexec decides, and warns in the log.
         return os.memfd_create(name, flags | (MFD_EXEC if executable else 0))
     except OSError as error:
-        if error.errno != 22 or not executable:  # EINVAL: an older kernel, where every memfd is executable
+        if error.errno not in (errno.EINVAL, errno.EACCES):
+            raise
+        if error.errno != errno.EINVAL or not executable:  # EINVAL: an older kernel, where every memfd is executable
             raise UnsupportedError(
                 "ramet's init is run from a memfd",
                 fact=f"memfd_create says {errno_name(error.errno or 0)}",

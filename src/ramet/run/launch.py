@@ -103,10 +103,12 @@ def launch(
     encoded: Encodings | None = None,
     given: Mapping[Slot, int] | None = None,
     into: int | None = None,
+    signals: Signals | None = None,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
-    given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into.
+    given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. signals: who holds
+    them already; let go when the child is known.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -114,7 +116,7 @@ def launch(
         _check_open(fd)
     made = _Descriptors()
     launched = Launched()
-    signals = Signals()
+    signals = signals or Signals()
     try:
         signals.hold()
         if plan.init or plan.sync or plan.tty:

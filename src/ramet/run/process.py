@@ -118,28 +118,32 @@ class Popen:
         self._files: dict[int, Any] = {}
         self._read_ahead: dict[int, bytes] = {}
         self._pumping: Pump | None = None
-        self._streams = Streams(stdin, stdout, stderr, self.plan.owner)
         self._started = monotonic()
+        signals = Signals()
         try:
-            self._make_group()
+            self._streams = Streams(stdin, stdout, stderr, self.plan.owner, signals=signals)
+            self._make_group(signals)
             theirs = self._streams.theirs
-            self._launched = self._launch((theirs[0], theirs[1], theirs[2]))
+            self._launched = self._launch((theirs[0], theirs[1], theirs[2]), signals)
             if self._group is not None:
                 self._group.opened()
         except BaseException:
-            self._streams.close_all()
+            if hasattr(self, "_streams"):
+                self._streams.close_all()
             if self._launched is not None:
                 launched, self._launched = self._launched, None
                 launched.close()
             self._close_group()
             raise
+        finally:
+            signals.release()
         self._streams.close_theirs()
         self._guard = Guard(self.sandbox, self._group, self._kill)
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
 
-    def _launch(self, stdio: tuple[int, int, int]) -> Launched:
+    def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
         own, kit = self.plan, self.plan.kit
         given: dict[Slot, int] = {}
@@ -150,31 +154,27 @@ class Popen:
             given, into = inputs(self._group), self._group.into
         pair = ahead.take(kit) if kit is not None else None
         if kit is None or pair is None:
-            return launch(own, stdio, given=given, into=into)
+            return launch(own, stdio, given=given, into=into, signals=signals)
         self.plan = compile(own.spec, own.facts, own.command, ahead=True, groups=own.groups, filters=own.filters)
         try:
-            return launch(self.plan, stdio, given={**given, **pair.inputs}, into=into)
+            return launch(self.plan, stdio, given={**given, **pair.inputs}, into=into, signals=signals)
         except StepError as error:
             if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
             ahead.refuse(kit)
             self.plan = own
-            return launch(own, stdio, given=given, into=into)
+            return launch(own, stdio, given=given, into=into, signals=signals)
         finally:
             pair.close()
 
-    def _make_group(self) -> None:
+    def _make_group(self, signals: Signals) -> None:
         if self.plan.groups is None or not self.plan.groups.made:
             return
         from ramet.run.groups import make
 
-        signals = Signals()
-        try:
-            signals.hold()  # a group that nobody knows would stay until this process ends
-            self._group = make(self.plan)
-        finally:
-            signals.release()
+        signals.hold()  # a group that nobody knows would stay until this process ends
+        self._group = make(self.plan)
 
     def _close_group(self) -> None:
         group, self._group = self._group, None
@@ -375,6 +375,7 @@ class Popen:
             evidence = Evidence(
                 self._guard.cause,
                 oom_kills=kills,
+                memory_refused=group.starved,
                 forks_refused=refused,
                 disk_full=full,
                 cpu_used_up=limit is not None and account.cpu is not None and account.cpu >= float(limit),

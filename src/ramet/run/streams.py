@@ -27,17 +27,25 @@ class Streams:
     """Both ends of stdin, stdout and stderr. Ours are None where the stream is no pipe of ours.
 
     owner: uid and gid that pipes are given to; else a payload with other ids than the caller's could not open
-    /dev/stdin or /dev/stderr.
+    /dev/stdin or /dev/stderr. signals: who holds them already, and lets them go.
     """
 
-    def __init__(self, stdin: object, stdout: object, stderr: object, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        stdin: object,
+        stdout: object,
+        stderr: object,
+        owner: tuple[int, int] | None = None,
+        *,
+        signals: Signals | None = None,
+    ) -> None:
         self._owner = owner
         self.theirs: list[int] = []
         self.ours: list[int | None] = [None, None, None]
         self._close: list[int] = []
-        signals = Signals()
+        own = signals or Signals()
         try:
-            signals.hold()
+            own.hold()
             for number, (name, wanted) in enumerate((("stdin", stdin), ("stdout", stdout), ("stderr", stderr))):
                 self.theirs.append(self._choose(number, name, wanted))
         except BaseException as error:
@@ -48,7 +56,8 @@ class Streams:
                 raise caller_failed(error) from None
             raise
         finally:
-            signals.release()
+            if signals is None:
+                own.release()
 
     def _choose(self, number: int, name: str, wanted: object) -> int:
         if wanted is None:
@@ -58,7 +67,8 @@ class Streams:
             mine, other = (writer, reader) if number == 0 else (reader, writer)
             self._close.append(other)
             self.ours[number] = mine
-            os.set_blocking(mine, False)
+            if number == 0:
+                os.set_blocking(mine, False)  # what is read is there: poll has said so
             if self._owner is not None:
                 os.fchown(mine, *self._owner)
             return other

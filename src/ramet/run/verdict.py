@@ -23,16 +23,18 @@ STATUSES = (
 class Evidence(
     namedtuple(
         "Evidence",
-        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills",
-        defaults=(None, 0, 0, False, False, True),
+        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills memory_refused",
+        defaults=(None, 0, 0, False, False, False, False),
     )
 ):
     """What is known besides how the payload's process ended.
 
     cause: why the caller killed it, if it did: "timed-out", "cpu-time", "output-limit". oom_kills: processes that the kernel killed
     for the group's memory. forks_refused: by the limit of processes. disk_full: at the end no room was left on the
-    sandbox's own file system. cpu_used_up: the CPU time of all of it reached the limit. filter_kills: is there a filter
-    for system calls that kills, or did SIGSYS come from elsewhere?
+    sandbox's own file system. cpu_used_up: the CPU time of all of it reached the limit. filter_kills: its filter
+    ends it for a call that is denied; without that, a SIGSYS is one that it has sent itself.
+    memory_refused: it came to its memory limit when that could not yet kill (version 1, until the caller knows of its exec), so
+    system calls failed, or worse.
     """
 
     __slots__ = ()
@@ -56,18 +58,20 @@ def decide(ending: Ending, evidence: Evidence) -> Verdict:
     if evidence.cpu_used_up and ending.signal in (SIGKILL, SIGXCPU) and "cpu-time" not in hits:
         hits.append("cpu-time")
     ended = bool(hits)
+    if evidence.memory_refused and not evidence.oom_kills and (ending.signal is not None or ending.exit_code):
+        hits.append("out-of-memory")
     if evidence.disk_full:
         hits.append("disk-limit")
     if evidence.forks_refused:
         hits.append("processes-limit")
-    if ending.signal == SIGSYS and evidence.filter_kills and not ended:
-        return Verdict("syscall-denied", tuple(hits), ended)
-    return Verdict(_status(ending, hits, ended=ended), tuple(hits), ended)
+    return Verdict(_status(ending, evidence, hits, ended=ended), tuple(hits), ended)
 
 
-def _status(ending: Ending, hits: list[str], *, ended: bool) -> str:
+def _status(ending: Ending, evidence: Evidence, hits: list[str], *, ended: bool) -> str:
     if ended:
         return hits[0]
+    if ending.signal == SIGSYS and evidence.filter_kills:
+        return "syscall-denied"
     if hits and (ending.signal is not None or ending.exit_code):
         return hits[0]  # it failed, and this is what it was refused
     return "exited" if ending.signal is None else "signaled"

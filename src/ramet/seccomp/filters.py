@@ -1,9 +1,9 @@
 """From a policy to the programs that the kernel runs for each system call.
 
-Two programs: the first allows, and tells calls that are younger than the policy from those it refuses; the second, where there are
-vetoes, takes away what an allow-list can't except: one value of an argument. The kernel asks both, and the stricter answer counts;
-where both answer with an errno, that of the program which was installed last. A call that both allow without looking
-at its arguments is not asked about again (since Linux 5.11), so most calls cost nothing.
+libseccomp makes two: the first allows, and tells calls that are younger than the policy from those it refuses; the second, where
+there are vetoes, takes away what an allow-list can't except: one value of an argument. `ramet.seccomp.condense` makes one short
+program of them. A call that it allows without looking at its arguments the kernel does not ask about again (since Linux 5.11), so
+most calls cost no more than that there is a filter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ramet.spec.seccomp import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from ramet.spec import Sandbox
     from ramet.spec.seccomp import Rule
@@ -84,30 +84,48 @@ def unpacked(content: bytes) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=64)
 def compiled(policy: Seccomp) -> tuple[bytes, ...]:
-    """The programs of a policy, by libseccomp. Raises UnsupportedError without it, SpecError for what it refuses."""
-    from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, Program, known
+    """The program of a policy, by libseccomp, and condensed where that makes it shorter; two where it can't be. Raises
+    UnsupportedError without libseccomp, SpecError for what it refuses."""
+    from ramet.seccomp.condense import condensed, merged
+    from ramet.seccomp.library import NUMBERS_END
 
-    refusal = _action(policy.action, int(policy.errno))
-    with Program(refusal) as first:
-        for rule in policy.rules:
-            for name, number in _numbers(rule):
-                first.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
-        if refusal != ALLOW:
-            for number in range(max(known().values()) + 1, NUMBERS_END):
-                first.add(number, ERRNO | int(policy.unknown))
-        programs = [first.bytes()]
-    if policy.vetoes:
-        with Program(ALLOW) as second:
-            for rule in policy.vetoes:
-                for name, number in _numbers(rule):
-                    second.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
-            programs.append(second.bytes())
+    whole = translated(policy)
+    depends = {number for rule in policy.rules if rule.when for _, number in _numbers(rule)}
+    depends |= {number for rule in policy.vetoes if rule.when for _, number in _numbers(rule)}
+
+    def dependent() -> bytes:
+        few = translated(policy, only=depends)
+        return merged(*few) if len(few) == 2 else few[0]
+
+    short = condensed(whole, dependent, depends, os.uname().machine, NUMBERS_END)
+    programs = whole if short is None else (short,)
     for program in programs:
         if len(program) > INSTRUCTIONS_MOST * INSTRUCTION_SIZE:
             raise SpecError(
                 f"makes a filter of {len(program) // INSTRUCTION_SIZE} instructions; the kernel takes {INSTRUCTIONS_MOST}",
                 field="Sandbox.seccomp",
             )
+    return programs
+
+
+def translated(policy: Seccomp, only: Collection[int] | None = None) -> tuple[bytes, ...]:
+    """As libseccomp makes them: what allows; and, where there are vetoes, what takes away. only: the calls they are for."""
+    from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, Program, known
+
+    refusal = _action(policy.action, int(policy.errno))
+    programs: list[bytes] = []
+    for rules, default in ((policy.rules, refusal), (policy.vetoes, ALLOW)):
+        if programs and not rules:
+            continue
+        with Program(default) as program:
+            for rule in rules:
+                for name, number in _numbers(rule):
+                    if only is None or number in only:
+                        program.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
+            if not programs and refusal != ALLOW and only is None:
+                for number in range(max(known().values()) + 1, NUMBERS_END):
+                    program.add(number, ERRNO | int(policy.unknown))
+            programs.append(program.bytes())
     return tuple(programs)
 
 
