@@ -20,7 +20,7 @@ ALLOWED = {
     "spec": LOW,
     "host": LOW | {"spec", "lowlevel", "_core"},
     "plan": LOW | {"spec"},
-    "cgroups": LOW | {"spec", "lowlevel"},
+    "cgroups": LOW | {"spec", "lowlevel", "_core"},
     "seccomp": LOW | {"spec"},
     "run": LOW | {"spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
