@@ -93,7 +93,14 @@ def test_init_is_closed_from_its_first_instruction_on(mode, ids, helpless):
         rights &= {name for name in rights if ramet.spec.capabilities.NUMBERS[name] <= last_capability()}
     argv = [sys.executable, "-I", "-c", PROBE]
     with ramet.Popen(
-        argv, seccomp="none", capabilities=rights, stdout=ramet.PIPE, stderr=ramet.PIPE, text=True, **ids
+        argv,
+        seccomp="none",
+        landlock=False,
+        capabilities=rights,
+        stdout=ramet.PIPE,
+        stderr=ramet.PIPE,
+        text=True,
+        **ids,
     ) as box:
         found = box.stdout.readline()
         error = "" if found else box.stderr.read()
