@@ -17,7 +17,7 @@ BOTH = {
     "abstract": "hhhhhooooo",
     "userns": "y-yyyyy---",
     "gain": "yyyyyyy---",
-    "keyring": "hhhhhhhh--",
+    "keyring": "hhoooooo--",
 }
 ROOT = {
     "private": "hh--------",

@@ -77,6 +77,8 @@ def unsafe_defaults(variables: dict[str, str]) -> dict[str, Any]:
         "capabilities": {"ALL"},
         "no_new_privs": False,
         "nested_namespaces": True,
+        "seccomp": "none",
+        "landlock": False,
         "rlimits": {"CORE": current(RLIMIT_CORE), "NPROC": current(RLIMIT_NPROC)},
         "new_session": False,
         "env": {**os.environ, **variables},
