@@ -227,7 +227,7 @@ def _changes(stage: dict[str, Any], before: dict[str, Any] | None, keys: list[st
 
 
 def _beside_default(default: dict[str, Any]) -> Markup:
-    lacks = ["this filter", *default["only_here"]]
+    lacks = ["this filter (it has the default profile instead)", *default["only_here"]]
     own = [f"uid {default['uid_there']} inside, not {default['uid_here']}", *default["only_there"]]
     return element(
         "p",
