@@ -2,6 +2,11 @@
 
 import gc
 import os
+
+#: numpy and pyarrow start threads when they are imported, and many a test here is about a caller that has none.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+
 import tempfile
 import time
 from pathlib import Path
@@ -85,6 +90,8 @@ def _temporary_files():
 
 
 def pytest_collection_modifyitems(items):
+    # Last: what they import, and the threads of what they try, stay.
+    items.sort(key=lambda item: "call" in item.path.parts)
     for item in items:
         if item.get_closest_marker("slow") and not SLOW:
             item.add_marker(pytest.mark.skip(reason="only with RAMET_SLOW=1"))
