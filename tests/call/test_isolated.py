@@ -315,6 +315,14 @@ def test_timeout():
     assert isolated(time.sleep, timeout=30)(0) is None
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_place_is_kept():
+    """What other tests have left open of control groups is closed before the descriptors are counted."""
+    from ramet import cgroups
+
+    cgroups.forget()
+
+
 def test_memory_limit():
     """A function that takes more memory than it may is a MemoryLimitError, which is a MemoryError; the caller goes on."""
     from ramet import cgroups
