@@ -18,6 +18,12 @@ from needs import MUST_WORK, SLOW
 from ramet.run import ahead
 
 
+def pytest_collection_finish():
+    """What is there now stays: pytest's own thousands of tests need not be looked through by each gc.collect() to come."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def launch():
     """Run a command in a sandbox; the result, as text. Any field of Sandbox by name."""
