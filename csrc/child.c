@@ -185,8 +185,11 @@ void child_main(void *arg)
 {
     struct child *child = arg;
     reset_dispositions();
-    if (!run_stage(&child->program, STAGE_CHILD, &child->failed) && child->payload.n_steps)
-        become_init(child);
+    if (!run_stage(&child->program, STAGE_CHILD, &child->failed)) {
+        child->whole = 1;
+        if (child->payload.n_steps)
+            become_init(child);
+    }
     sys_exit_group(EXIT_STEP_FAILED);
 }
 

@@ -18,6 +18,10 @@ void core_dumpable_abandon(void); /* the child is lost in the middle: one fewer,
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_spawn_doc[];
 
+PyObject *core_begin(PyObject *module, PyObject *args);
+extern const char core_begin_doc[];
+extern PyTypeObject core_begun_type;
+
 /* Store (offset, value) pairs in a program's data; -1 with an exception. */
 int core_store_inputs(PyObject *inputs, unsigned char *data, uint32_t data_size);
 

@@ -16,6 +16,7 @@ PyObject *core_oserror(int error, const char *call)
 
 static PyMethodDef core_methods[] = {
     {"spawn", WITH_KEYWORDS(core_spawn), METH_VARARGS | METH_KEYWORDS, core_spawn_doc},
+    {"begin", core_begin, METH_VARARGS, core_begin_doc},
     {"call", WITH_KEYWORDS(core_call), METH_VARARGS | METH_KEYWORDS, core_call_doc},
     {"clone3", WITH_KEYWORDS(core_clone3), METH_VARARGS | METH_KEYWORDS, core_clone3_doc},
     {"trace", core_trace, METH_VARARGS, core_trace_doc},
@@ -38,5 +39,8 @@ PyMODINIT_FUNC PyInit__core(void);
 
 PyMODINIT_FUNC PyInit__core(void)
 {
-    return PyModule_Create(&core_module);
+    PyObject *module = PyModule_Create(&core_module);
+    if (module && PyModule_AddType(module, &core_begun_type) < 0)
+        Py_CLEAR(module);
+    return module;
 }

@@ -35,9 +35,7 @@
  *    along. Until it has left our memory, which is a moment after we are told so (shares.c), its group kills nobody for
  *    that (ramet/cgroups/group.py).
  */
-#include "core.h"
-
-#include "child.h"
+#include "spawn.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -67,31 +65,16 @@ const char core_spawn_doc[] =
 
 #define PAGE 4096u
 
-/* The caller's thread state that a clone disturbs. */
-struct guard {
-    uint64_t mask;
-};
-
-static void guard_enter(struct guard *guard)
+void guard_enter(struct guard *guard)
 {
     uint64_t all = ~(uint64_t)0;
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &guard->mask, KERNEL_SIGSET_BYTES);
 }
 
-static void guard_leave(const struct guard *guard)
+void guard_leave(const struct guard *guard)
 {
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard->mask, 0, KERNEL_SIGSET_BYTES);
 }
-
-/* The programs of one spawn, and whose memory they run in. */
-enum { PROGRAM, JOIN, PAYLOAD, INIT, PROGRAMS };
-
-struct programs {
-    Py_buffer blob[PROGRAMS]; /* without buf: there is none */
-    PyObject *inputs[PROGRAMS];
-    long long gate, pid_text;
-    int shares; /* is the child's memory ours? */
-};
 
 static int has(const struct programs *programs, int which) { return programs->blob[which].buf != NULL; }
 
@@ -99,16 +82,6 @@ static uint32_t data_size(const struct programs *programs, int which)
 {
     return has(programs, which) ? ((const struct program *)programs->blob[which].buf)->data_size : 0;
 }
-
-/* One mapping: for each process (child, intermediate, payload's) a guard page and a stack, then struct child, then
- * the data of each program. */
-struct arena {
-    unsigned char *base;
-    size_t size;
-    unsigned char *stack, *join_stack, *payload_stack;
-    struct child *child;
-    unsigned char *data[PROGRAMS];
-};
 
 static size_t page_up(size_t size) { return (size + PAGE - 1) & ~(size_t)(PAGE - 1); }
 
@@ -207,14 +180,14 @@ static void wait_cleared(volatile uint32_t *word)
 /* Until both have left our memory. The kernel wakes one waiter, and the payload's process waits for the first word
  * too: whoever is woken wakes the other. The second word is set before the first is cleared; where the payload's
  * process is a fork, with a memory of its own, it stays 0. */
-static void wait_left_memory(struct child *child)
+void wait_left_memory(struct child *child)
 {
     wait_cleared(child->running);
     sys3(__NR_futex, child->running, FUTEX_WAKE, 1);
     wait_cleared(&child->payload_running);
 }
 
-static void reap(int pidfd)
+void child_reap(int pidfd)
 {
     siginfo_t info;
     /* ECHILD: a CLONE_AUTOREAP child (Linux 7.1) leaves nothing to reap */
@@ -246,19 +219,22 @@ static int outlives(const struct child *child) { return (child->clone.flags & CL
  * descriptor table, so that the pidfd it is given for the child is ours. Its memory is a copy, which it shares with
  * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours; and where
  * nobody else is where they go, it may be. */
-static void start_joined(struct child *child, unsigned char *stack)
+long join_start(struct child *child, unsigned char *stack, int waits)
 {
     struct kernel_clone_args args = {
-        .flags = (outlives(child) ? CLONE_VM : 0) | CLONE_VFORK | CLONE_FILES,
+        .flags = (outlives(child) ? CLONE_VM : 0) | (waits ? CLONE_VFORK | CLONE_FILES : 0),
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = CHILD_STACK_SIZE,
     };
     child->clone.flags |= CLONE_PARENT;
     long pid = clone_on_stack(&args, child->no_clone3, intermediate_main, child);
-    if (sys_failed(pid)) {
+    if (sys_failed(pid))
         fail_clone(child, pid);
-        return;
-    }
+    return sys_failed(pid) ? 0 : pid;
+}
+
+void join_end(struct child *child, long pid)
+{
     int status;
     while (waitpid((pid_t)pid, &status, __WALL) < 0 && errno == EINTR)
         ;
@@ -267,14 +243,14 @@ static void start_joined(struct child *child, unsigned char *stack)
     /* Somebody has killed it. The child may be there all the same, and in our memory. */
     if (child->pidfd >= 0) {
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
-        reap(child->pidfd);
+        child_reap(child->pidfd);
     }
     fail_clone(child, -EINTR);
 }
 
 /* The caller's side of the sync steps, with its own signal mask: Ctrl-C must work while newuidmap hangs. On an
  * exception the child is killed. */
-static int run_sync(PyObject *sync, const struct guard *guard, struct child *child)
+int child_sync(PyObject *sync, const struct guard *guard, struct child *child)
 {
     uint64_t all = ~(uint64_t)0;
     guard_leave(guard);
@@ -300,7 +276,7 @@ static PyObject *started_as(struct child *child, PyObject *into)
 {
     if (into && (set_int(into, "pid", child->pid) < 0 || set_int(into, "pidfd", child->pidfd) < 0)) {
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
-        reap(child->pidfd);
+        child_reap(child->pidfd);
         return NULL;
     }
     return Py_BuildValue("Liiii", (long long)child->pid, (int)child->pidfd, 0, 0, 0);
@@ -310,17 +286,18 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
 {
     struct child *child = arena->child;
     struct guard guard;
+    long pid;
 
     Py_BEGIN_ALLOW_THREADS
     guard_enter(&guard);
-    if (arena->join_stack)
-        start_joined(child, arena->join_stack);
-    else
+    if (!arena->join_stack)
         start(child);
+    else if ((pid = join_start(child, arena->join_stack, 1)) > 0)
+        join_end(child, pid);
     Py_END_ALLOW_THREADS
 
     int started = child->pid > 0;
-    int failed_sync = started && sync ? run_sync(sync, &guard, child) : 0;
+    int failed_sync = started && sync ? child_sync(sync, &guard, child) : 0;
 
     Py_BEGIN_ALLOW_THREADS
     if (started && outlives(child))
@@ -335,7 +312,7 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
         /* a payload's process that failed leaves an init behind */
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
         Py_BEGIN_ALLOW_THREADS
-        reap(child->pidfd);
+        child_reap(child->pidfd);
         Py_END_ALLOW_THREADS
     }
     /* A sync that failed because the child had: the step is the cause. But Ctrl-C stays Ctrl-C. */
@@ -376,8 +353,7 @@ static void describe(struct arena *arena, const struct programs *programs, unsig
     };
 }
 
-/* A program given as (bytes, inputs), or None. */
-static int parse_program(PyObject *given, struct programs *programs, int which)
+int programs_parse(PyObject *given, struct programs *programs, int which)
 {
     if (given == Py_None)
         return 0;
@@ -388,7 +364,7 @@ static int parse_program(PyObject *given, struct programs *programs, int which)
     return PyArg_ParseTuple(given, "y*O", &programs->blob[which], &programs->inputs[which]) ? 0 : -1;
 }
 
-static int programs_check(const struct programs *programs)
+int programs_check(const struct programs *programs)
 {
     for (int which = 0; which < PROGRAMS; which++) {
         const Py_buffer *blob = &programs->blob[which];
@@ -410,24 +386,45 @@ static int programs_check(const struct programs *programs)
     return 0;
 }
 
+void programs_release(struct programs *programs)
+{
+    for (int which = 0; which < PROGRAMS; which++)
+        if (has(programs, which))
+            PyBuffer_Release(&programs->blob[which]);
+}
+
+int arena_fill(struct arena *arena, const struct programs *programs, unsigned long long flags, int cgroup, int clone3,
+               int syncs)
+{
+    int error = arena_make(arena, programs);
+    if (error) {
+        core_oserror(error, "mmap");
+        return -1;
+    }
+    if (load_all(arena, programs)) {
+        munmap(arena->base, arena->size);
+        return -1;
+    }
+    describe(arena, programs, flags, cgroup, syncs);
+    arena->child->no_clone3 = !clone3;
+    core_dumpable_save();
+    return 0;
+}
+
+void arena_end(struct arena *arena)
+{
+    core_dumpable_restore();
+    munmap(arena->base, arena->size);
+}
+
 static PyObject *spawn(const struct programs *programs, unsigned long long flags, int cgroup, int clone3, PyObject *sync,
                        PyObject *into)
 {
     struct arena arena = {0};
-    PyObject *result = NULL;
-    int error = arena_make(&arena, programs);
-    if (error) {
-        core_oserror(error, "mmap");
+    if (arena_fill(&arena, programs, flags, cgroup, clone3, sync != NULL))
         return NULL;
-    }
-    if (load_all(&arena, programs) == 0) {
-        describe(&arena, programs, flags, cgroup, sync != NULL);
-        arena.child->no_clone3 = !clone3;
-        core_dumpable_save();
-        result = spawn_in(&arena, sync, into);
-        core_dumpable_restore();
-    }
-    munmap(arena.base, arena.size);
+    PyObject *result = spawn_in(&arena, sync, into);
+    arena_end(&arena);
     return result;
 }
 
@@ -446,11 +443,9 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
         return NULL;
     sync = sync == Py_None ? NULL : sync;
     programs.shares = join == Py_None || join_shares || sync;
-    if (parse_program(join, &programs, JOIN) == 0 && parse_program(payload, &programs, PAYLOAD) == 0 &&
-        parse_program(init, &programs, INIT) == 0 && programs_check(&programs) == 0)
+    if (programs_parse(join, &programs, JOIN) == 0 && programs_parse(payload, &programs, PAYLOAD) == 0 &&
+        programs_parse(init, &programs, INIT) == 0 && programs_check(&programs) == 0)
         result = spawn(&programs, flags, cgroup, clone3, sync, into == Py_None ? NULL : into);
-    for (int which = 0; which < PROGRAMS; which++)
-        if (has(&programs, which))
-            PyBuffer_Release(&programs.blob[which]);
+    programs_release(&programs);
     return result;
 }

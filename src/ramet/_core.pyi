@@ -26,6 +26,18 @@ def spawn(
 ) -> tuple[int, int, int, int, int]:
     """Clone a child that runs program; (pid, pidfd, 0, 0, 0), or (-1, -1, stage, step, errno)."""
 
+class Begun:
+    """A child that was started by begin, and the memory that it runs in."""
+
+    def meet(self, sync: Callable[[int, int], object], /) -> bool:
+        """Call sync(pid, pidfd) while the child waits; False where there is no child."""
+
+    def end(self) -> bool:
+        """Wait until it has ended; were all of its steps made?"""
+
+def begin(program: _ReadBuffer, inputs: _Inputs, flags: int, join: tuple[_ReadBuffer, _Inputs], /) -> Begun:
+    """Start what spawn would start, and return at once."""
+
 def call(
     fn: object,
     args: tuple[object, ...],

@@ -30,6 +30,7 @@ SPECS = {
     },
     "by fork": {"namespaces": set(Namespace), "kernel": (6, 1)},
     "ahead": {},
+    "mould": {},
 }
 
 
@@ -55,9 +56,10 @@ def test_every_step_failing_is_named_and_leaves_nothing(name, null, nothing_left
     if kernel:  # as there: init and the payload's process have a memory each
         plan = compile(plan.spec, plan.facts.replace(kernel=kernel), plan.command)
         assert not plan.gated
-    if name == "ahead":
+    if name in ("ahead", "mould"):
         need(plan.kit, "a kernel on which namespaces are made ahead: before 7.1")
-        plan = compile(plan.spec, plan.facts, plan.command, ahead=True)
+        kit = plan.kit if name == "mould" else plan.kit.plain
+        plan = compile(plan.spec, plan.facts, plan.command, ahead=kit)
     before = state()
     with pair_for(plan) as given:
         launch(plan, (null, null, null), given=given).close()  # the control: it works when nothing is made to fail
@@ -85,8 +87,9 @@ def pair_for(plan):
     if not plan.ahead:
         yield None
         return
-    pair = ahead._make(plan.kit)
-    assert pair is not None
+    ahead.begin(plan.ahead).finish()
+    pair = ahead.take(plan.ahead)
+    assert pair is not None and pair.kit == plan.ahead
     try:
         yield pair.inputs
     finally:

@@ -20,7 +20,7 @@ from ramet.errors import SpecError, UnsupportedError
 from ramet.plan.check import check
 from ramet.plan.compile import compile
 from ramet.plan.steps import Block
-from ramet.spec import Bind, Command, Directory, IdMapping, Join, Namespace, Rootfs, Sandbox, Tmpfs
+from ramet.spec import Bind, Command, Directory, File, IdMapping, Join, Namespace, Rootfs, Sandbox, Symlink, Tmpfs
 
 TRUE = Command(("/bin/true",))
 
@@ -226,7 +226,7 @@ def test_namespaces_made_ahead_are_entered_and_not_made(host):
     """With a pair ready the clone makes neither of the two, nobody maps ids or brings up lo, and the rest of the plan is
     the same."""
     own = compile(Sandbox(), host, TRUE)
-    entering = compile(Sandbox(), host, TRUE, ahead=True)
+    entering = compile(Sandbox(), host, TRUE, ahead=own.kit.plain)
     assert own.clone_flags ^ entering.clone_flags == 0x10000000 | 0x40000000
     assert [(step.call, str(step.args[0])) for step in steps(entering, "join")] == [
         ("setns", "ahead_user"),
@@ -241,6 +241,57 @@ def test_namespaces_made_ahead_are_entered_and_not_made(host):
     assert check(own) == check(entering) == []
 
 
+@pytest.mark.parametrize("host", [USER, ROOT, OLD_ROOT, ARM_USER])
+def test_root_from_a_mould_is_entered_and_not_built(host):
+    """With a copy of a mould ready the clone makes no mount namespace, nothing of the host is bound, and after that the
+    plan is the same; only /proc, /dev/pts and what may be written to are the run's own."""
+    own = compile(Sandbox(), host, TRUE)
+    entering = compile(Sandbox(), host, TRUE, ahead=own.kit)
+    assert own.clone_flags ^ entering.clone_flags == 0x10000000 | 0x40000000 | 0x20000
+    assert [str(step.args[0]) for step in steps(entering, "join")] == ["ahead_user", "ahead_net", "ahead_mnt"]
+    building = {"pivot_root", "umount2", "mknodat", "symlinkat"}
+    assert building <= {step.call for step in own} and not building & {step.call for step in entering}
+    covered = [step.args[3] for step in calls(entering, "move_mount")]
+    assert covered == ["/dev/shm", "/tmp", "/home/user", "/dev/shm", "/dev/pts", "/proc", "keys"]
+    later = [step.call for step in own if step.doing == "limit capabilities" or step.origin == "Sandbox.landlock"]
+    assert (
+        [step.call for step in entering if step.doing == "limit capabilities" or step.origin == "Sandbox.landlock"]
+        == later
+        != []
+    )
+    assert len(entering) < len(own) - 60
+    assert check(entering) == []
+
+
+def test_what_comes_from_no_mould():
+    """A mould is for the default view, and what only adds files of the sandbox's own to it."""
+
+    def mould(host=USER, **fields):
+        kit = compile(Sandbox(**fields), host, TRUE).kit
+        return kit and kit.mould
+
+    assert mould() is mould(hostname="other", memory="1G", allow_degraded={"memory"}) is not None
+    assert mould(mounts=[File("/etc/x", b"1")]) is mould(mounts=[File("/etc/x", b"1")]) is not mould()
+    assert len({mould(), mould(uid=7), mould(ROOT), mould(ARM_USER), mould(mounts=[Directory("/srv")])} - {None}) == 5
+    for fields in (
+        {"mounts": [Bind("/usr", "/srv")]},
+        {"mounts": [Tmpfs("/srv")]},
+        {"mounts": [File("/tmp/x", b"1")]},
+        {"mounts": [Directory("/home")]},
+        {"mounts": [Symlink("/dev/x", "null")]},
+        {"rootfs": "empty"},
+        {"capabilities": {"CAP_SYS_ADMIN"}},
+        {"nested_namespaces": True},
+        {"masked_paths": ["/usr/share"]},
+        {"readonly_paths": ["/tmp"]},
+        {"tty": True},
+        {"namespaces": {Namespace.USER, Namespace.NET, Namespace.MOUNT}},
+        {"namespaces": set(Namespace)},
+    ):
+        assert mould(**fields) is None, fields
+    assert mould(ROOT.replace(capabilities=ROOT.capabilities & ~(1 << 21))) is None
+
+
 def test_what_can_be_made_ahead():
     """Equal kits stand for each other: what differs in the ids, lo or user namespaces inside has another; and none is there
     without both namespaces, with a join, with a helper that maps ids, or where the kernel ends the child by itself."""
@@ -248,7 +299,8 @@ def test_what_can_be_made_ahead():
     def kit(host=USER, **fields):
         return compile(Sandbox(**fields), host, TRUE).kit
 
-    assert kit() == kit(hostname="other", mounts=[Tmpfs("/x")]) != None  # noqa: E711
+    assert kit() == kit(hostname="other") != None  # noqa: E711
+    assert kit().plain == kit(mounts=[Tmpfs("/x")]) != kit()
     assert len({kit(), kit(loopback=False), kit(uid=7), kit(nested_namespaces=True), kit(ROOT), kit(ARM_USER)}) == 6
     assert kit(namespaces={Namespace.USER}) is None
     assert kit(namespaces={Namespace.PID}, join=[Join(Namespace.USER, pid=5)]) is None

@@ -78,20 +78,21 @@ def test_flags_have_their_kernel_names():
 def test_plan_says_whether_the_caller_is_stopped():
     """What is said of the clone tells vfork-style from waiting, and agrees with the flags."""
 
-    def first(host, *, ahead=False, **fields):
-        return str(compile(Sandbox(**fields), host, TRUE, ahead=ahead)).split("\n\n")[0]
+    def first(host, **fields):
+        return str(compile(Sandbox(**fields), host, TRUE)).split("\n\n")[0]
 
-    alone, user, root, ahead = (
-        first(USER, as_pid1=True),
-        first(USER),
-        first(ROOT),
-        first(USER, ahead=True),
-    )
+    def entering(kit):
+        return str(compile(Sandbox(), USER, TRUE, ahead=kit)).split("\n\n")[0]
+
+    alone, user, root = first(USER, as_pid1=True), first(USER), first(ROOT)
+    kit = compile(Sandbox(), USER, TRUE).kit
+    ahead, copied = entering(kit.plain), entering(kit)
     assert "CLONE_VFORK" in alone and alone.endswith("no sync: vfork-style")
     assert user.endswith("the caller goes on when it has left our memory")
     assert root.endswith("the caller maps ids while the child waits")
-    assert ahead.endswith("in a user and a network namespace that were made ahead of need")
-    for text in (user, root, ahead):
+    assert ahead.endswith("in namespaces that were made ahead of need: user and net")
+    assert copied.endswith("in namespaces that were made ahead of need: user, net and mnt")
+    for text in (user, root, ahead, copied):
         assert "CLONE_VFORK" not in text and "CLONE_CHILD_CLEARTID" in text
 
 

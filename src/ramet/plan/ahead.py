@@ -1,17 +1,18 @@
-"""Namespaces made ahead of need: the user and the network namespace of a sandbox to come.
+"""Namespaces made ahead of need: those of a sandbox to come that hold nothing of its payload's.
 
 A network namespace takes the kernel 0.3 to 0.6 ms, as long as the whole rest of a sandbox, and the user namespace that
-owns it must come before it. Neither holds anything of the payload: so the caller makes a fresh pair while it waits for
-one payload (`ramet.run.ahead`), and the next sandbox of the same kit enters that instead of making its own. Each pair is
-used once.
+owns it must come before it. So the caller makes a fresh pair while it waits for one payload (`ramet.run.ahead`), and the next
+sandbox of the same kit enters that instead of making its own; with them, where it can be, a copy of the root's mould
+(`ramet.plan.mould`). Each is used once.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
 
-from ramet.plan.idmap import caller_writes, wait_for_maps
-from ramet.plan.life import die_with_caller
+from ramet.plan.idmap import CONTROL, caller_writes
+from ramet.plan.life import die_with_caller, keep_only, wait_for_caller
+from ramet.plan.mould import MOULD_MOUNT, MOULD_USER, PROC, mould_for
 from ramet.plan.steps import Builder, Slot, Stage
 from ramet.plan.surroundings import bring_up_loopback, forbid_user_namespaces
 from ramet.spec import Namespace
@@ -19,55 +20,95 @@ from ramet.spec import Namespace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.host.facts import Facts
-    from ramet.plan.idmap import Maps
+    from ramet.plan.mould import Mould
+    from ramet.plan.shape import Shape
     from ramet.plan.steps import CallerStep
     from ramet.spec import Sandbox
 
-#: Inputs: the descriptors of the two namespaces.
-USER_NS, NET_NS = Slot("ahead_user"), Slot("ahead_net")
-FLAGS = Namespace.USER.clone_flag | Namespace.NET.clone_flag
+#: Inputs: the descriptors of the namespaces.
+USER_NS, NET_NS, MOUNT_NS = Slot("ahead_user"), Slot("ahead_net"), Slot("ahead_mnt")
 
 
-class Kit(namedtuple("Kit", "sync loopback nested machine")):
-    """What two namespaces made ahead are like. Equal kits can stand for each other.
+class Kit(namedtuple("Kit", "sync loopback nested machine mould")):
+    """What namespaces made ahead are like. Equal kits can stand for each other.
 
-    sync: how the caller maps the ids. loopback: lo is up. nested: user namespaces inside are allowed.
+    sync: how the caller maps the ids. loopback: lo is up. nested: user namespaces inside are allowed. mould: what the mount
+    namespace is a copy of, or None: then there is none.
     """
 
     __slots__ = ()
     sync: tuple[CallerStep, ...]
+    mould: Mould | None
+
+    @property
+    def kinds(self) -> tuple[Namespace, ...]:
+        """Which namespaces, in the order in which they can be entered: the first gives the right to the others."""
+        return (Namespace.USER, Namespace.NET, *((Namespace.MOUNT,) if self.mould else ()))
+
+    @property
+    def flags(self) -> int:
+        """Of the clone that makes them."""
+        return sum(kind.clone_flag for kind in self.kinds)
+
+    @property
+    def maps_itself(self) -> bool:
+        """Does the maker write its own maps? Below an ordinary user's mould the caller is no longer the parent (user_namespaces(7))."""
+        return self.mould is not None and self.mould.own_user
+
+    @property
+    def plain(self) -> Kit:
+        """The same without a mount namespace."""
+        return self._replace(mould=None)
 
 
-def kit_for(spec: Sandbox, facts: Facts, maps: Maps | None) -> Kit | None:
+def kit_for(spec: Sandbox, facts: Facts, shape: Shape) -> Kit | None:
     """What could be made ahead for such a sandbox; None where nothing can.
 
     Not where a helper maps the ids: it takes longer than many a payload. Nor where the kernel ends the child with the
     caller by itself (CLONE_PIDFD_AUTOKILL): that excludes CLONE_PARENT, by which namespaces are entered.
     """
+    maps = shape.maps
     both = {Namespace.USER, Namespace.NET} <= spec.namespaces
     if not both or spec.join or maps is None or maps.helper or facts.autokill:
         return None
-    return Kit(caller_writes(maps), spec.loopback, bool(spec.nested_namespaces), facts.machine)
+    mould = mould_for(spec, facts, shape, maps)
+    return Kit(caller_writes(maps), spec.loopback, bool(spec.nested_namespaces), facts.machine, mould)
 
 
 def making(kit: Kit) -> Stage:
-    """The steps of the process that the namespaces are made with; it ends after them, and what the caller has
-    opened stays."""
+    """The steps of the process that the namespaces are made with. It says when it is there, waits until the caller has opened
+    them, and mapped its ids, and ends."""
     b = Builder()
     die_with_caller(b)
+    keep_only(b, CONTROL, *((PROC,) if kit.maps_itself else ()))
+    if kit.maps_itself:
+        for step in kit.sync:
+            b.about(step.origin, step.doing)
+            name, content = step.args
+            b.write_file(f"self/{name}", content, at=1)
     if kit.loopback:
         bring_up_loopback(b)
     if not kit.nested:
         forbid_user_namespaces(b)
-    wait_for_maps(b)  # last: the caller writes them meanwhile
+    wait_for_caller(b, 0, "wait until the caller has opened the namespaces")
     return Stage("child", tuple(b.steps))
 
 
-def entering() -> Stage:
-    """The steps of the intermediate process that clones the child inside. User first: it gives the right to the other."""
+def way_in(kit: Kit) -> Stage:
+    """The steps of the process that clones the maker: into the mould, or nowhere. User first: it gives the right to the other."""
     b = Builder()
-    b.about("Sandbox.namespaces", "enter the user namespace made ahead")
-    b.call("setns", USER_NS, Namespace.USER.clone_flag)
-    b.about("Sandbox.namespaces", "enter the network namespace made ahead")
-    b.call("setns", NET_NS, Namespace.NET.clone_flag)
+    if kit.mould is not None:
+        b.about("Sandbox.rootfs", "enter the mould")
+        if kit.maps_itself:
+            b.call("setns", MOULD_USER, Namespace.USER.clone_flag)
+        b.call("setns", MOULD_MOUNT, Namespace.MOUNT.clone_flag)
+    return Stage("join", tuple(b.steps))
+
+
+def entering(kit: Kit) -> Stage:
+    """The steps of the intermediate process that clones the child inside."""
+    b = Builder()
+    for slot, kind in zip((USER_NS, NET_NS, MOUNT_NS), kit.kinds, strict=False):
+        b.about("Sandbox.namespaces", f"enter the {kind.value} namespace made ahead")
+        b.call("setns", slot, kind.clone_flag)
     return Stage("join", tuple(b.steps))

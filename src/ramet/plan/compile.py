@@ -21,8 +21,9 @@ from functools import lru_cache
 
 from ramet.errors import SpecError, UnsupportedError
 from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
-from ramet.plan.ahead import FLAGS, entering, kit_for
+from ramet.plan.ahead import entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
+from ramet.plan.mould import complete_root
 from ramet.plan.mounts import build_root
 from ramet.plan.protections import protections
 from ramet.plan.shape import Shape
@@ -35,6 +36,7 @@ from ramet.spec.seccomp import keeps_from_nesting
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.host.facts import Facts
+    from ramet.plan.ahead import Kit
     from ramet.plan.limits import Groups, Held
     from ramet.spec import Command, Join, Sandbox
 
@@ -53,7 +55,7 @@ def compile(
     facts: Facts,
     command: Command,
     *,
-    ahead: bool = False,
+    ahead: Kit | None = None,
     groups: Groups | None = None,
     filters: tuple[bytes, ...] = (),
     learn: int | None = None,
@@ -61,7 +63,7 @@ def compile(
 ) -> Plan:
     """The plan of this sandbox on this host, ending in the execution of this command.
 
-    ahead: for a caller that has namespaces of the plan's kit ready (`ramet.plan.ahead`). groups: the control group that a sandbox
+    ahead: for a caller that has namespaces of this kit ready (`ramet.plan.ahead`), which is the plan's or its plain form. groups: the control group that a sandbox
     with limits gets on this host. filters: its policy for system calls, compiled. learn: the one filter reports calls, to the other
     end of this socket among pass_fds. function: the payload is no program but goes on in the process that has made the steps, a copy
     of the caller.
@@ -71,11 +73,11 @@ def compile(
     _check(spec, facts)
     shape = Shape(spec, facts, command)
     _check_time(spec, facts, shape)
-    kit = kit_for(spec, facts, shape.maps) if learn is None else None
-    assert kit or not ahead
+    kit = kit_for(spec, facts, shape) if learn is None else None
+    assert ahead is None or (kit and ahead in (kit, kit.plain))
     stages = {}
     if ahead:
-        stages["join"] = entering()
+        stages["join"] = entering(ahead)
     elif spec.join:
         stages["join"] = Stage("join", tuple(_join(spec, facts)))
     gated = shape.init and not function and _gated(spec, facts, shape)
@@ -107,7 +109,7 @@ def compile(
         spec=spec,
         facts=facts,
         command=command,
-        clone_flags=_clone_flags(spec, facts, shape, groups, function=function) & ~(FLAGS if ahead else 0),
+        clone_flags=_clone_flags(spec, facts, shape, groups, function=function) & ~(ahead.flags if ahead else 0),
         stages=stages,
         sync=idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else (),
         kit=kit,
@@ -211,7 +213,7 @@ def _time_before_clone(spec: Sandbox, facts: Facts, shape: Shape) -> bool:
     return Namespace.TIME in spec.namespaces and shape.init and facts.kernel < (6, 3)
 
 
-def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: bool, groups: Groups | None) -> None:
+def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: Kit | None, groups: Groups | None) -> None:
     """What both init and the payload need."""
     die_with_caller(b)
     if shape.maps and not ahead:
@@ -262,15 +264,17 @@ def _payload(
     wall: landlock.Fence,
     *,
     gated: bool,
-    ahead: bool,
+    ahead: Kit | None,
     learn: int | None,
     function: bool,
 ) -> Stage:
     """The sandbox, from inside, up to the payload's exec."""
     if shape.init and spec.joined(Namespace.PID):
         die_with_caller(b)  # with init, that is, and not by the end of the pid namespace
-    surroundings.surround(b, spec, ahead=ahead)
-    if Namespace.MOUNT in spec.namespaces:
+    surroundings.surround(b, spec, ahead=ahead is not None)
+    if ahead and ahead.mould:
+        complete_root(b, spec, facts, shape)
+    elif Namespace.MOUNT in spec.namespaces:
         build_root(b, spec, facts, shape)
     if spec.tty:
         open_terminal(b, spec, shape)

@@ -9,6 +9,7 @@ from ramet.plan.steps import Block, Builder, Slot
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 POLLIN = 1
+LAST_FD = 2**32 - 1
 
 #: Input: a pidfd of the caller. Readable when the caller is dead.
 CALLER = Slot("caller")
@@ -32,3 +33,18 @@ def _polled(b: Builder) -> Block:
             assert isinstance(block, Block)
             return block
     return Block(CALLER, struct.pack("<hh", POLLIN, 0), text="{caller, POLLIN}")
+
+
+def keep_only(b: Builder, *descriptors: Slot) -> None:
+    """These, as 0 and so on, and nothing else of the caller's: the end of a pipe, say, that a payload waits for."""
+    b.about("descriptors", "keep none of the caller's")
+    for number, slot in enumerate(descriptors):
+        b.call("dup3", slot, number, 0)
+    b.call("close_range", len(descriptors), LAST_FD, 0)
+
+
+def wait_for_caller(b: Builder, control: int, doing: str) -> None:
+    """Say that we are there, and stop until the caller has done its part. One that lets go instead ends us."""
+    b.about("caller", doing)
+    b.call("write", control, b"R", 1, expect=1)
+    b.call("read", control, Block(bytes(8), text='""'), 1, expect=1)

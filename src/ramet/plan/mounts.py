@@ -69,14 +69,12 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     _make_root(tree, spec, facts, shape)
     taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
     if shape.root == "minimal":
-        _minimal_view(tree, spec, facts, shape, taken)
+        minimal_view(tree, spec, facts, shape, taken)
     if shape.root != "empty":
         _default_mounts(tree, facts, shape, taken)
     if shape.root == "minimal":
-        _running_python(tree, facts, shape, taken)
-    for n, mount in enumerate(spec.mounts):
-        b.about(f"Sandbox.mounts[{n}] = {_short(mount)}", f"mount {mount.destination}")  # type: ignore[attr-defined]
-        _APPLY[type(mount)](tree, mount, facts, shape, f"{n}")
+        running_python(tree, facts, shape, taken)
+    user_mounts(tree, spec, facts, shape)
     for n, path in enumerate(spec.readonly_paths):
         b.about(f"Sandbox.readonly_paths[{n}]", f"make {path} read-only")
         tree.make_readonly(path)
@@ -85,6 +83,13 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
         tree.mask(path)
     tree.seal()
     tree.enter()
+
+
+def user_mounts(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
+    """The spec's own, in their order."""
+    for n, mount in enumerate(spec.mounts):
+        tree.b.about(f"Sandbox.mounts[{n}] = {_short(mount)}", f"mount {mount.destination}")  # type: ignore[attr-defined]
+        _APPLY[type(mount)](tree, mount, facts, shape, f"{n}")
 
 
 def _short(mount: Mount) -> str:
@@ -125,7 +130,8 @@ def _overlay_root(tree: Tree, facts: Facts, shape: Shape, real: str) -> Slot:
     return _overlay(tree, facts, shape, ["lower"], None, None)
 
 
-def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
+def minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
+    """The host's programs and libraries, and a few files of /etc; but not what the user has put a mount at."""
     networked = Namespace.NET not in spec.namespaces
     names = [name for name in facts.layout if networked or name not in view.ETC_NETWORK]
     for name in names:
@@ -145,7 +151,7 @@ def _minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: 
             tree.make_file(name, content.encode(), 0o644)
 
 
-def _running_python(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) -> None:
+def running_python(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) -> None:
     """After /tmp and the home directory: the prefix may lie below one of these."""
     for prefix, real in facts.python:
         if not _covered(prefix, taken):
@@ -220,11 +226,20 @@ def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None
     tree.attach(fd, mount.destination, is_dir=True)
     if shape.own_pids and not shape.may_mount:
         # Who may make a proc could not any more, had this one a part covered (mount_too_revealing in the kernel).
-        # All else in a proc of one's own that tells of others, or changes anything, is the host's root's by ownership.
-        null = tree.b.open("mnt", "open_tree", AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | O_CLOEXEC)
-        tree.b.call("move_mount", null, "", fd, "keys", MOVE_MOUNT_F_EMPTY_PATH, allow=(errno.ENOENT,))
-        tree.b.close(null)
+        hide_keys(tree, fd)
     tree.b.close(fd)
+
+
+def hide_keys(tree: Tree, proc: Slot, *, sealed: bool = False) -> None:
+    """All else in a proc of one's own that tells of others, or changes anything, is the host's root's by ownership.
+
+    sealed: the device is read-only already.
+    """
+    null = tree.b.open("mnt", "open_tree", AT_FDCWD, "/dev/null", OPEN_TREE_CLONE | O_CLOEXEC)
+    if not sealed:
+        tree.set_attributes(null, RDONLY, recursive=False)
+    tree.b.call("move_mount", null, "", proc, "keys", MOVE_MOUNT_F_EMPTY_PATH, allow=(errno.ENOENT,))
+    tree.b.close(null)
 
 
 def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
@@ -237,14 +252,7 @@ def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
         dev, base = tree.new_fs("tmpfs", NOSUID | NOEXEC, mode="0755", size="64k"), ""
         tree.attach(dev, where, is_dir=True)
         tree.sealed.append(dev)
-    for name in DEVICES + (("tty",) if shape.tty else ()):
-        node = tree.b.open("mnt", "open_tree", AT_FDCWD, f"/dev/{name}", OPEN_TREE_CLONE | O_CLOEXEC)
-        tree.set_attributes(node, RDONLY, recursive=False)  # writing goes on; the host's inode can't be touched(1)
-        tree.b.call("mknodat", dev, base + name, S_IFREG | 0o666, 0)
-        tree.b.call("move_mount", node, "", dev, base + name, MOVE_MOUNT_F_EMPTY_PATH)
-        tree.b.close(node)
-    for name, target in DEV_LINKS:
-        tree.b.call("symlinkat", target, dev, base + name)
+    device_nodes(tree, dev, base, ("tty",) if shape.tty else ())
     pts = tree.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666")
     _mount_in(tree, dev, base + "pts", pts)
     if shape.tty and where == "/dev":
@@ -252,6 +260,18 @@ def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
     else:
         tree.b.close(pts)
     _dev_shm(tree, mount, dev, base)
+
+
+def device_nodes(tree: Tree, dev: Slot, base: str, more: tuple[str, ...]) -> None:
+    """The devices, bound from the host, and the links beside them, below a directory at `base`."""
+    for name in (*DEVICES, *more):
+        node = tree.b.open("mnt", "open_tree", AT_FDCWD, f"/dev/{name}", OPEN_TREE_CLONE | O_CLOEXEC)
+        tree.set_attributes(node, RDONLY, recursive=False)  # writing goes on; the host's inode can't be touched(1)
+        tree.b.call("mknodat", dev, base + name, S_IFREG | 0o666, 0)
+        tree.b.call("move_mount", node, "", dev, base + name, MOVE_MOUNT_F_EMPTY_PATH)
+        tree.b.close(node)
+    for name, target in DEV_LINKS:
+        tree.b.call("symlinkat", target, dev, base + name)
 
 
 def _dev_shm(tree: Tree, mount: Dev, dev: Slot, base: str) -> None:

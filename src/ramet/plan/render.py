@@ -232,7 +232,8 @@ def clone_lines(plan: Plan) -> list[str]:
     if plan.sync:
         how = "the caller maps ids while the child waits"
     if plan.ahead:
-        how = "in a user and a network namespace that were made ahead of need"
+        *names, last = (kind.value for kind in plan.ahead.kinds)
+        how = f"in namespaces that were made ahead of need: {', '.join(names)} and {last}"
     return [*(line.rstrip() for line in lines), f"  {how}"]
 
 

@@ -44,6 +44,11 @@ else:
         __slots__ = ()
 
 
+AT_FDCWD = -100
+O_WRONLY = os.O_WRONLY
+O_CLOEXEC = os.O_CLOEXEC
+
+
 class Slot(str):
     """A 32-bit word that holds the result of an earlier step or an input of the caller, by name."""
 
@@ -102,8 +107,8 @@ class Plan:
     stages: by name; "child" is always there. clone_flags: of the child's clone, without CLONE_VM, CLONE_VFORK and
     CLONE_PIDFD, which `spawn` adds. sync: what the caller does while the child waits. inputs: the slots the caller
     fills, by name. init: is there ramet's own pid 1? gated: does the payload's process share its memory until both exec, and wait
-    for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: this
-    one enters such a pair. groups: the control group it gets; filters: for system calls; protections: how its limits are held.
+    for it? kit: the namespaces that could be made ahead for such a plan, or None; ahead: the kit
+    whose namespaces this one enters. groups: the control group it gets; filters: for system calls; protections: how its limits are held.
     environment: the payload's; function: it is a function of the caller's, called in the process that has made the steps.
     tty: the child sends back the master of a new pseudo-terminal. owner: the payload's uid and gid outside, where these
     are not the caller's: pipes for it should be its own. prepared: mounts that the caller makes before the clone. notes: what a careful reader should know.
@@ -149,7 +154,7 @@ class Plan:
         notes: tuple[str, ...],
         owner: tuple[int, int] | None = None,
         kit: Kit | None = None,
-        ahead: bool = False,
+        ahead: Kit | None = None,
         groups: Groups | None = None,
         filters: tuple[bytes, ...] = (),
         environment: Mapping[str, str] | None = None,
@@ -227,14 +232,9 @@ class Builder:
         """Add a close."""
         self.steps.append(Step("close", (slot,), None, self.origin, self.doing, allow, None, False))
 
-    def write_file(self, path: str, content: str) -> None:
-        """Open a file of /proc, write to it in one call, close it."""
-        fd = self.open("file", "openat", AT_FDCWD, path, O_WRONLY | O_CLOEXEC)
+    def write_file(self, path: str, content: str, at: int | Slot = AT_FDCWD) -> None:
+        """Open a file of /proc, below a directory or by its whole path (AT_FDCWD), write to it in one call, close it."""
+        fd = self.open("file", "openat", at, path, O_WRONLY | O_CLOEXEC)
         data = os.fsencode(content)
         self.call("write", fd, data, len(data), expect=len(data))
         self.close(fd)
-
-
-AT_FDCWD = -100
-O_WRONLY = os.O_WRONLY
-O_CLOEXEC = os.O_CLOEXEC

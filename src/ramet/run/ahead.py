@@ -1,8 +1,9 @@
 """Namespaces made ahead of need: see `ramet.plan.ahead`.
 
-A caller that waits for its child has nothing to do; it makes a user and a network namespace then, which its next sandbox
-of the same kit enters. Not for the first of a kind: there may be no second. What is kept is two descriptors, no process; it
-goes with the caller. A pair is used once, and only by the process that made it: a fork forgets them.
+A caller that waits for its child has nothing to do; it makes a user and a network namespace then, and a copy of the root's
+mould, which its next sandbox of the same kit enters. Not for the first of a kind: there may be no second. What is kept is
+a few descriptors, no process; it goes with the caller. Each set is used once, and only by the process that made it: a
+fork forgets them.
 """
 
 from __future__ import annotations
@@ -10,105 +11,112 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from ramet import _core
-from ramet.plan.ahead import FLAGS, NET_NS, USER_NS, making
+from ramet.plan.ahead import MOUNT_NS, NET_NS, USER_NS, making, way_in
 from ramet.plan.encode import encode
-from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
-from ramet.plan.life import CALLER
-from ramet.run import control, image
-from ramet.run.hold import Signals
-from ramet.run.launch import Launched
-from ramet.run.sync import serve
+from ramet.plan.mould import PROC
+from ramet.run import image
+from ramet.run.made import Made, Making
+from ramet.run.moulds import Cast, cast
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ramet.plan.ahead import Kit
     from ramet.plan.encode import Encoded
-    from ramet.plan.steps import Slot
+    from ramet.plan.mould import Mould
 
-CLEAR_SIGHAND = 1 << 32
 MOST = 8
 
 
-class Pair:
-    """A user and a network namespace that nobody has been in but their maker. Owns two descriptors."""
+class Ahead(Made):
+    """The namespaces of one sandbox to come. mould: what the mount namespace among them is a copy of."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("kit", "mould")
 
-    def __init__(self) -> None:
-        self._held: dict[Slot, tuple[int, tuple[int, int]]] = {}
-
-    def take(self, pid: int) -> None:
-        """Open what the process is in."""
-        for slot, name in ((USER_NS, "user"), (NET_NS, "net")):
-            fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            self._held[slot] = fd, image.identity(fd)
-
-    @property
-    def inputs(self) -> dict[Slot, int]:
-        """The descriptors under their names in a plan."""
-        return {slot: fd for slot, (fd, _) in self._held.items()}
-
-    def is_whole(self) -> bool:
-        """Are the descriptors still ours? A caller that becomes a daemon closes those it does not know."""
-        return all(image.still(*held) for held in self._held.values())
-
-    def close(self) -> None:
-        """Let go of the namespaces. What has got one of the numbers meanwhile is not ours to close."""
-        while self._held:
-            _, (fd, identity) = self._held.popitem()
-            if image.still(fd, identity):
-                os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
+    def __init__(self, kit: Kit, mould: Cast | None) -> None:
+        super().__init__()
+        self.kit, self.mould = kit, mould
 
 
 #: By kit, the kit used last at the end. Without a lock, which a fork or a signal handler's exception could leave locked:
 #: single operations on a list and a dict are atomic.
-_kept: dict[Kit, list[Pair]] = {}
+_kept: dict[Kit, list[Ahead]] = {}
+_moulds: dict[Mould, Cast] = {}
 _owner = os.getpid()
 #: Kits that a sandbox was made of before.
 _used: set[Kit] = set()
-#: Kits whose namespaces could not be entered, though they could be made: a filter that allows clone and not setns, say.
+#: Kits whose namespaces could not be made or entered: under a filter that allows clone and not setns, say.
 _refused: set[Kit] = set()
 
 
 def _after_fork() -> None:
-    """The parent's pairs are not ours: two processes must not share a network."""
+    """The parent's are not ours: two processes must not share a network."""
     global _owner
     _kept.clear()
+    _moulds.clear()
     _owner = os.getpid()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def take(kit: Kit) -> Pair | None:
-    """A pair of this kit, if there is one; the taker's alone from now on."""
-    pairs = _kept.get(kit)
-    if not pairs or _owner != os.getpid():  # a function in a CLONE_VM child sees the list, not its descriptors
+def take(kit: Kit) -> Ahead | None:
+    """Namespaces of this kit, or of its plain form, if there are any; the taker's alone from now on."""
+    if _owner != os.getpid():  # a function in a CLONE_VM child sees the list, not its descriptors
+        return None
+    found = _take(kit)
+    if found is None and kit.mould is not None:
+        found = _take(kit.plain)
+    return found
+
+
+def _take(kit: Kit) -> Ahead | None:
+    kept = _kept.get(kit)
+    if not kept:
         return None
     try:
-        pair = pairs.pop()
+        found = kept.pop()
     except IndexError:  # another thread was faster
         return None
-    return pair if pair.is_whole() else None
+    if kit.mould is not None and (found.mould is None or not found.mould.is_current()):
+        # The host has changed, and what was copied from it is of no use any more.
+        if _moulds.get(kit.mould) is found.mould:
+            _moulds.pop(kit.mould, None)
+            _kept.pop(kit, None)
+        return None
+    return found if found.is_whole() else None
 
 
-def prepare(kit: Kit) -> None:
-    """See to it that the next sandbox of this kit finds a pair, if it is likely that there is a next one."""
+def prepare(kit: Kit) -> Preparing | None:
+    """See to it that the next sandbox of this kit finds its namespaces, if it is likely that there is a next one.
+
+    They are being made when this returns; the result is to be met, when it is ready, and finished.
+    """
     if kit not in _used:
         _used.add(kit)
-        return
+        return None
+    if kit.mould is not None and kit in _refused:
+        kit = kit.plain
     if _kept.get(kit) or kit in _refused or _owner != os.getpid():
-        return
-    pair = _make(kit)
-    if pair is None:
-        return
-    _kept[kit] = [*_kept.pop(kit, ()), pair]  # what another thread keeps in between is let go
-    while sum(map(len, list(_kept.values()))) > MOST:
-        _kept.pop(list(_kept)[0], None)  # noqa: RUF015  atomic, unlike next(iter())
+        return None
+    return begin(kit)
+
+
+class Preparing:
+    """Namespaces that are being made: see `ramet.run.made.Making`."""
+
+    __slots__ = ("_made", "_making", "meet", "ready")
+
+    def __init__(self, made: Ahead, making: Making) -> None:
+        self._made, self._making = made, making
+        self.ready, self.meet = making.ready, making.meet
+
+    def finish(self) -> None:
+        """Keep them for the next sandbox."""
+        if self._making.finish():
+            kit = self._made.kit
+            _keep(_kept, kit, [*_kept.pop(kit, ()), self._made])  # what another thread keeps in between is let go
 
 
 def refuse(kit: Kit) -> None:
@@ -121,35 +129,53 @@ def forget() -> None:
     """Close all that is kept."""
     if _owner == os.getpid():
         _kept.clear()
+        _moulds.clear()
 
 
-@lru_cache(maxsize=MOST)
-def _program(kit: Kit) -> Encoded:
-    return encode(making(kit), kit.machine)
-
-
-def _make(kit: Kit) -> Pair | None:
+def begin(kit: Kit) -> Preparing | None:
     """None where it can't be: the next run makes its own then, and tells what is wrong."""
-    maker, pair, signals = Launched(), Pair(), Signals()
-    theirs = -1
+    mould = None
+    if kit.mould is not None:
+        mould = _mould(kit, kit.mould)
+        if mould is None:
+            _refused.add(kit)  # its plain form will do
+            return None
+    made = Ahead(kit, mould)
+    wanted = dict(zip((USER_NS, NET_NS, MOUNT_NS), kit.kinds, strict=False))
+    program, join = _programs(kit)
+    given = mould.inputs if mould is not None else {}
+    proc = -1
     try:
-        signals.hold()
-        maker.control, theirs = control.pair()
-        ours = maker.control
-
-        def sync(pid: int, pidfd: int) -> None:
-            pair.take(pid)
-            serve(kit.sync, ours, pid)
-
-        program = _program(kit)
-        inputs = {CONTROL: theirs, CONTROL_CALLER_END: ours, CALLER: image.own_pidfd()}
-        values = [(offset, inputs[slot]) for slot, offset in program.offsets.items() if slot in inputs]
-        _, _, failed, _, _ = _core.spawn(program.blob, values, FLAGS | CLEAR_SIGHAND, sync=sync, into=maker)
+        if kit.maps_itself:
+            given[PROC] = proc = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        steps = () if kit.maps_itself else kit.sync
+        return Preparing(made, Making(made, wanted, program, kit.flags, steps, join=join, given=given))
     except OSError:
         return None
     finally:
-        if theirs >= 0:
-            os.close(theirs)
-        maker.close()
-        signals.release()
-    return None if failed else pair
+        if proc >= 0:
+            os.close(proc)
+
+
+def _mould(kit: Kit, mould: Mould) -> Cast | None:
+    """The one that is kept, or a new one."""
+    found = _moulds.get(mould)
+    if found is not None and found.is_whole():  # whether it is current is asked by who takes a copy
+        return found
+    made = cast(mould, kit.machine)
+    if made is not None:
+        _moulds.pop(mould, None)
+        _keep(_moulds, mould, made)
+    return made
+
+
+def _keep(kept: dict[Any, Any], key: object, value: object) -> None:
+    """As the one used last, and no more than so many."""
+    kept[key] = value
+    while len(kept) > MOST:
+        kept.pop(list(kept)[0], None)  # noqa: RUF015  atomic, unlike next(iter())
+
+
+@lru_cache(maxsize=MOST)
+def _programs(kit: Kit) -> tuple[Encoded, Encoded]:
+    return encode(making(kit), kit.machine), encode(way_in(kit), kit.machine)

@@ -53,6 +53,16 @@ def above(fd: int, lowest: int) -> int:
         ) from None
 
 
+def above_standard(fd: int) -> int:
+    """The same descriptor, moved out of the way where it is one of the standard three: the caller has closed those."""
+    if fd > 2:
+        return fd
+    try:
+        return above(fd, LOWEST)
+    finally:
+        os.close(fd)
+
+
 def _keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:
     """Keep a descriptor that was made for a key, unless another thread was faster; the one that is kept."""
     mine = fd, identity(fd)

@@ -251,7 +251,7 @@ def _spawn(
             values_of(encoded.child, inputs),
             plan.clone_flags,
             join=_program(encoded.join, inputs),
-            join_shares=plan.ahead,
+            join_shares=plan.ahead is not None,
             payload=_program(encoded.payload, inputs),
             init=_program(encoded.init, inputs),
             gate=encoded.payload.offsets[INIT_RUNNING] if encoded.payload and plan.gated else -1,

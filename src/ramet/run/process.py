@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ramet.cgroups import Group
     from ramet.plan.limits import Groups
     from ramet.plan.steps import Plan, Slot
+    from ramet.run.ahead import Preparing
     from ramet.run.launch import Launched
     from ramet.run.result import Usage
 
@@ -129,6 +130,7 @@ class Popen:
         self._group: Group | None = None
         self._evidence: tuple[Evidence, Usage] | None = None
         self._seen: Usage | None = None
+        self._preparing: Preparing | None = None
         self._ending: Ending | None = None
         self._lock = allocate_lock()
         self.sandbox = sandbox_with(sandbox, fields)
@@ -154,6 +156,7 @@ class Popen:
             if self._launched is not None:
                 launched, self._launched = self._launched, None
                 launched.close()
+            self._preparing = None
             self._close_group()
             raise
         finally:
@@ -185,7 +188,7 @@ class Popen:
             own.spec,
             own.facts,
             own.command,
-            ahead=True,
+            ahead=pair.kit,
             groups=own.groups,
             filters=own.filters,
             function=own.function,
@@ -196,7 +199,7 @@ class Popen:
             if error.stage != "join":
                 raise
             # They could be made and not entered: a filter that refuses setns, say. The sandbox can make its own.
-            ahead.refuse(kit)
+            ahead.refuse(pair.kit)
             self.plan = own
             return self._start(stdio, given, into, signals)
         finally:
@@ -310,16 +313,25 @@ class Popen:
     def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> Pump:
         pump = self._pump(input)
         try:
-            if self.plan.kit is not None:
-                ahead.prepare(self.plan.kit)  # while the payload works
+            self._prepare()
+            if self._preparing is not None:
+                pump.watch(self._preparing.ready, self._preparing.meet)
             pump.run(self._ended_fd(), deadline, self._guard)
             self._settle()
+            if self._preparing is not None:
+                self._preparing.finish()
+                self._preparing = None
         except KeyboardInterrupt:
             self.kill()
             raise
         except TimeoutExpired:
             raise TimeoutExpired("the sandbox still ran", seconds=timeout or 0) from None
         return pump
+
+    def _prepare(self) -> None:
+        """Let the next sandbox's namespaces be made, while this one's are built or its payload works."""
+        if self.plan.kit is not None and self._preparing is None:
+            self._preparing = ahead.prepare(self.plan.kit)
 
     def _pump(self, input: bytes | str | None) -> Pump:
         """The one pump of this object: what it has read before a timeout is not lost."""
@@ -501,6 +513,7 @@ class Popen:
     def close(self) -> None:
         """Kill it if it still runs, reap it, and close every descriptor of this object."""
         launched, self._launched = self._launched, None
+        self._preparing = None
         if launched is None:
             return
         if self._ending is None:

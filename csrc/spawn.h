@@ -1,0 +1,56 @@
+/* One spawn, for spawn.c, which waits for its child, and begun.c, which does not at once. */
+#ifndef RAMET_SPAWN_H
+#define RAMET_SPAWN_H
+
+#include "child.h"
+#include "core.h"
+
+/* The caller's thread state that a clone disturbs. */
+struct guard {
+    uint64_t mask;
+};
+
+/* The programs of one spawn, and whose memory they run in. */
+enum { PROGRAM, JOIN, PAYLOAD, INIT, PROGRAMS };
+
+struct programs {
+    Py_buffer blob[PROGRAMS]; /* without buf: there is none */
+    PyObject *inputs[PROGRAMS];
+    long long gate, pid_text;
+    int shares; /* is the child's memory ours? */
+};
+
+/* One mapping: for each process (child, intermediate, payload's) a guard page and a stack, then struct child, then
+ * the data of each program. */
+struct arena {
+    unsigned char *base;
+    size_t size;
+    unsigned char *stack, *join_stack, *payload_stack;
+    struct child *child;
+    unsigned char *data[PROGRAMS];
+};
+
+void guard_enter(struct guard *guard);
+void guard_leave(const struct guard *guard);
+
+/* A program given as (bytes, inputs), or None; -1 with an exception. */
+int programs_parse(PyObject *given, struct programs *programs, int which);
+int programs_check(const struct programs *programs);
+void programs_release(struct programs *programs);
+
+/* Map, load and describe the child; -1 with an exception. syncs: will it wait for the caller? */
+int arena_fill(struct arena *arena, const struct programs *programs, unsigned long long flags, int cgroup, int clone3,
+               int syncs);
+void arena_end(struct arena *arena);
+
+/* Clone the intermediate process, which clones the child; its pid, or 0 where that is noted as failed. waits: CLONE_VFORK. */
+long join_start(struct child *child, unsigned char *stack, int waits);
+void join_end(struct child *child, long pid);
+
+void child_reap(int pidfd);
+void wait_left_memory(struct child *child);
+
+/* The caller's side of the sync steps, with its own signal mask; 0, or -1 with an exception, and the child is killed. */
+int child_sync(PyObject *sync, const struct guard *guard, struct child *child);
+
+#endif

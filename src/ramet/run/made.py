@@ -1,0 +1,135 @@
+"""Namespaces that a process was made for and left behind: kept by their descriptors, and by nothing else."""
+
+from __future__ import annotations
+
+import os
+
+from ramet import _core
+from ramet.plan.idmap import CONTROL
+from ramet.plan.life import CALLER
+from ramet.run import control, image
+from ramet.run.hold import Signals
+from ramet.run.launch import values_of
+from ramet.run.sync import serve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ramet.plan.encode import Encoded
+    from ramet.plan.steps import CallerStep, Slot
+    from ramet.spec import Namespace
+
+CLEAR_SIGHAND = 1 << 32
+
+
+class Made:
+    """Some namespaces that nobody has been in but their maker. Owns a descriptor of each."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[Slot, tuple[int, tuple[int, int]]] = {}
+
+    def take(self, pid: int, wanted: Mapping[Slot, Namespace]) -> None:
+        """Open what the process is in."""
+        for slot, kind in wanted.items():
+            self.hold(slot, os.open(f"/proc/{pid}/ns/{kind.value}", os.O_RDONLY | os.O_CLOEXEC))
+
+    def hold(self, slot: Slot, fd: int) -> None:
+        """Own this descriptor too."""
+        self._held[slot] = fd, image.identity(fd)
+
+    @property
+    def inputs(self) -> dict[Slot, int]:
+        """The descriptors under their names in a plan."""
+        return {slot: fd for slot, (fd, _) in self._held.items()}
+
+    def is_whole(self) -> bool:
+        """Are the descriptors still ours? A caller that becomes a daemon closes those it does not know."""
+        return all(image.still(*held) for held in self._held.values())
+
+    def close(self) -> None:
+        """Let go of the namespaces. What has got one of the numbers meanwhile is not ours to close."""
+        while self._held:
+            _, (fd, identity) = self._held.popitem()
+            if image.still(fd, identity):
+                os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Making:
+    """Namespaces that are being made, by a child that goes on beside us until it waits for us.
+
+    ready: readable when it does, or has failed: time for `meet`. Whoever drops this object ends the child.
+    """
+
+    __slots__ = ("_begun", "_made", "_met", "_ours", "_steps", "_wanted")
+
+    def __init__(
+        self,
+        made: Made,
+        wanted: Mapping[Slot, Namespace],
+        program: Encoded,
+        flags: int,
+        steps: Sequence[CallerStep],
+        *,
+        join: Encoded,
+        given: Mapping[Slot, int] | None = None,
+    ) -> None:
+        """Run a program in a child made with these flags, from inside what `join` enters; steps: what the caller has to do for it."""
+        self._ours = theirs = -1
+        self._made, self._wanted, self._steps = made, wanted, steps
+        self._met: bool | None = None
+        signals = Signals()
+        try:
+            signals.hold()
+            self._ours, theirs = control.pair()
+            theirs = image.above_standard(theirs)
+            inputs = {CONTROL: theirs, CALLER: image.own_pidfd(), **(given or {})}
+            self._begun = _core.begin(
+                program.blob,
+                values_of(program, inputs),
+                flags | CLEAR_SIGHAND,
+                (join.blob, values_of(join, inputs)),
+            )
+        finally:
+            if theirs >= 0:
+                os.close(theirs)
+            signals.release()
+
+    @property
+    def ready(self) -> int:
+        return self._ours
+
+    def meet(self) -> bool:
+        """Open what the child is in, make the caller's steps, let it end. True, so that it can be what ends a watch."""
+
+        def sync(pid: int, pidfd: int) -> None:
+            self._made.take(pid, self._wanted)
+            serve(self._steps, self._ours, pid)
+
+        if self._met is None:
+            try:
+                self._met = self._begun.meet(sync)
+            except OSError:
+                self._met = False
+        return True
+
+    def finish(self) -> bool:
+        """Wait for its end. False where it has failed."""
+        self.meet()
+        whole = self._begun.end()
+        self.close()
+        return bool(whole and self._met)
+
+    def close(self) -> None:
+        fd, self._ours = self._ours, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ours"):
+            self.close()

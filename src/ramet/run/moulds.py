@@ -1,0 +1,80 @@
+"""Moulds that this process has made: see `ramet.plan.mould`."""
+
+from __future__ import annotations
+
+import os
+import select
+from _thread import RLock
+from functools import lru_cache
+
+from ramet.plan.encode import encode
+from ramet.plan.mould import MOULD_MOUNT, MOULD_USER
+from ramet.plan.steps import Slot, Stage
+from ramet.run.made import Made, Making
+from ramet.spec import Namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ramet.plan.encode import Encoded
+    from ramet.plan.mould import Mould
+
+#: Whose mounts are shown: another namespace, or another root, is another host.
+VIEW = ("/proc/thread-self/ns/mnt", "/")
+MOUNTS = Slot("mounts")
+
+
+class Cast(Made):
+    """The namespaces of a mould, as long as what it shows is what the host has.
+
+    A source that was replaced (ldconfig writes a new ld.so.cache and renames it) is another file under its name. What was
+    mounted or unmounted anywhere changes the list of mounts, which can be polled for that (proc_pid_mountinfo(5)).
+    """
+
+    __slots__ = ("_changed", "_lock", "_sources")
+
+    def __init__(self, mould: Mould) -> None:
+        super().__init__()
+        self._lock = RLock()
+        self._changed = False
+        self.hold(MOUNTS, os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
+        self._sources = {path: _identity(path) for path in (*VIEW, *mould.sources)}
+
+    def is_current(self) -> bool:
+        """Does the host show the same?"""
+        with self._lock:  # a change is told once, to whoever asks first
+            self._changed = self._changed or self._mounts_changed()
+            return not self._changed
+
+    def _mounts_changed(self) -> bool:
+        if not self.is_whole():
+            return True
+        poller = select.poll()
+        poller.register(self.inputs[MOUNTS], select.POLLPRI)
+        try:
+            return bool(poller.poll(0)) or any(_identity(path) != was for path, was in self._sources.items())
+        except OSError:
+            return True
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+@lru_cache(maxsize=8)
+def _programs(mould: Mould, machine: str) -> tuple[Encoded, Encoded]:
+    return encode(mould.making(), machine), encode(Stage("join", ()), machine)
+
+
+def cast(mould: Mould, machine: str) -> Cast | None:
+    """Make its namespaces; None where that can't be, or the host has changed meanwhile."""
+    wanted = {MOULD_MOUNT: Namespace.MOUNT}
+    if mould.own_user:
+        wanted[MOULD_USER] = Namespace.USER
+    try:
+        made = Cast(mould)
+        program, nowhere = _programs(mould, machine)
+        making = Making(made, wanted, program, mould.flags, mould.sync, join=nowhere)
+    except OSError:
+        return None
+    return made if making.finish() and made.is_current() else None
