@@ -5,7 +5,8 @@ from __future__ import annotations
 from ramet.host.namespaces import KINDS
 from ramet.lab.report.code import python
 from ramet.lab.report.html import Markup, caption, disclosure, element, head_row, hidden, join, scrolling
-from ramet.lab.report.words import plural, show, who
+from ramet.lab.report.words import plural, who
+from ramet.lab.words import show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
