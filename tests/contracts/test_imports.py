@@ -10,11 +10,12 @@ import ramet
 #: host sees spec's values (it looks up what a spec names), and plan gets facts as a value: for its annotations only.
 #: lab's experiments are written as a reader would write them: with `import ramet`, which is "" here.
 #: lowlevel, single system calls, is above flags and below whoever asks or changes the machine.
-LOW = {"errors", "flags", "flag_facts"}
+LOW = {"errors", "flags", "flag_facts", "text"}
 ALLOWED = {
     "errors": set(),
     "flags": {"errors", "flag_facts"},  # its table, loaded when first asked for
     "flag_facts": {"errors", "flags"},
+    "text": set(),
     "rules": LOW,
     "lowlevel": LOW | {"_core", "rules"},
     "spec": LOW,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ramet.cli.options import WIDTH, wrap
+from ramet.cli.options import WIDTH
 from ramet.lab.experiment import CONFIRMED, CORRECTED
 from ramet.lab.words import NOWHERE, flag_words, kinds, show, spoken
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

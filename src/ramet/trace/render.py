@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 
 from ramet.flags import SIGNAL_MAX, format_clone, signal_name
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def render(trace: Trace, marks: Marks = LINES) -> str:
         begin, *more = _wrapped(entry.text, entry.end, width, len(entry.head))
         lines.append(before + (marks.last if entry.is_last else marks.branch) + entry.head + begin)
         lines += [inner + line for line in more]
-        lines += [inner + line for note in entry.notes for line in _words(note, width - len(marks.gap))]
+        lines += [inner + line for note in entry.notes for line in wrap(note, width - len(marks.gap))]
         rest += [(each, below) for each in reversed(of_child)]
     lines += [f"{_name(task)} (of a maker that was killed)" for task in trace.tasks[1:] if task.maker is None]
     return "\n".join([*(line.rstrip() for line in lines), "", summary(trace)])
@@ -244,16 +245,6 @@ def _pieces(text: str) -> list[str]:
             pieces.append(text[begin : at + 1])
             begin = at + 1
     return [*pieces, text[begin:]]
-
-
-def _words(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".lstrip()
-    return lines
 
 
 # The last line
