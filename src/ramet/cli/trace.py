@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from importlib import import_module
 
 from ramet.cli import options
 from ramet.cli.options import Option
@@ -38,6 +39,8 @@ SLOW = Option(
 )
 TABLE = (OUTPUT, JSON, SLOW, options.DEBUG, options.HELP)
 
+#: What the tree is made and printed with.
+LATER = ("ramet.trace.records", "ramet.trace.tree", "ramet.trace.why", "ramet.trace.render")
 #: The terminal sends the first two to the command as well, the others are for us alone.
 OF_KEYS = (signal.SIGINT, signal.SIGQUIT)
 PASSED_ON = (*OF_KEYS, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -114,6 +117,8 @@ def follow(argv: Sequence[str], *, filtered: bool, env: Mapping[str, str] | None
 
     tracee = Tracee(argv, filtered=filtered, env=env)
     with _Signals() as signals:
+        for name in LATER:
+            import_module(name)  # now, while nobody waits for us
         poller = select.poll()
         for fd in (signals.arrive, tracee.done):
             poller.register(fd, select.POLLIN)

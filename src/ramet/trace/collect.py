@@ -15,7 +15,7 @@ import struct
 
 from ramet import _core
 from ramet.errors import CommandError, Error, UnsupportedError, errno_name
-from ramet.trace import calls, records, tree
+from ramet.trace import calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ class Tracee:
         self.pidfd = os.pidfd_open(self.pid)
         self._filter_errno = _word(told)
         self.filtered = filtered and self._filter_errno == 0
+        self._begun = _thread.allocate_lock()
+        self._begun.acquire()
         self.tracer = _thread.start_new_thread(self._follow, ())
+        self._begun.acquire()  # the interpreter is the tracer's until then
 
     # the child
 
@@ -125,6 +128,7 @@ class Tracee:
         if self._go >= 0:
             os.close(self._go)
             self._go = -1
+            self._begun.release()
 
     # the end
 
@@ -147,6 +151,8 @@ class Tracee:
             raise self._refused(self._failed) from None
         if problem:
             raise _not_executed(self.path, self.command, problem)
+        from ramet.trace import records, tree
+
         why = None if self.filtered or not self._filter_errno else errno_name(self._filter_errno)
         tasks = tree.assemble(records.parse(self._records), self.pid)
         return Trace(self.command, tasks, filtered=self.filtered, unfiltered_for=why)
