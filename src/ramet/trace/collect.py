@@ -111,7 +111,9 @@ class Tracee:
 
     def _follow(self) -> None:
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread takes them
+            # The main thread takes them. But for SIGCHLD: where it is blocked, the kernel can't drop it as nobody's
+            # concern, and every stop of a tracee would wake the main thread.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGCHLD})
             machine = os.uname().machine
             _core.trace(self.pid, not self.filtered, calls.table(machine), self._let_go, self._records.append)
         except BaseException as error:
