@@ -97,8 +97,9 @@ class Tracee:
         try:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)  # Python ignores them
-            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # as exec will: no exception of ours on the way there
+            for number in signal.valid_signals():
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.SIG_DFL)  # as exec will: no handler of ours on the way there
             os.write(tell, struct.pack("i", _install_filter() if filtered else 0))
             if os.read(waits, 1):
                 os.execve(self.path, self.command, self.env)

@@ -134,7 +134,7 @@ class Call:
     @property
     def new_for_children(self) -> tuple[str, ...]:
         """The kinds that an unshare made for the children which are to come: pid, time."""
-        if self.errno or self.result is None or self.name != "unshare":
+        if self.name != "unshare" or self.errno or self.result is None:
             return ()
         return kinds_of((self.flags or 0) & _FOR_CHILDREN)
 
