@@ -18,6 +18,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "fcntl": (72, 25),
     "getcwd": (79, 17),
     "getpid": (39, 172),
+    "getppid": (110, 173),
     "gettid": (186, 178),
     "ioctl": (16, 29),
     "ioprio_get": (252, 31),
