@@ -35,6 +35,25 @@ while (walker.nextNode()) {
 }
 return [...found];
 """
+#: What is shown in letters smaller than 12 pixels on the screen; a picture's are drawn smaller or larger than they say.
+SMALL = """
+const found = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode.parentElement;
+  if (!walker.currentNode.textContent.trim() || node.closest('script, .sr, .skip') || !node.checkVisibility()) continue;
+  const drawn = node.getScreenCTM ? node.getScreenCTM().a : 1;
+  const size = parseFloat(getComputedStyle(node).fontSize) * drawn;
+  if (size < 11.99) found.push(`${size.toFixed(1)} ${walker.currentNode.textContent.slice(0, 30)}`);
+}
+return found;
+"""
+#: What scrolls, and neither has the focus when Tab comes to it nor holds anything that has.
+UNREACHED = """
+return [...document.querySelectorAll('*')].filter(e => e.checkVisibility()
+  && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1
+  && e.getAttribute('tabindex') === null && !e.querySelector('a, button, input, summary, [tabindex="0"]')).map(e => e.outerHTML.slice(0, 60));
+"""
 OPEN = "return [...document.querySelectorAll('.experiment')].filter(e => e.open).map(e => e.id)"
 FOCUS = "document.querySelector(arguments[0]).focus({focusVisible: true})"
 TIPS = "return [...document.querySelectorAll('.tip')].filter(e => e.checkVisibility({visibilityProperty: true})).map(e => e.textContent)"
@@ -201,6 +220,26 @@ def test_all_text_can_be_read(page, width, dark):
         "document.querySelector('h1').style.color = 'rgb(140, 140, 140)'; document.querySelector('h1').style.fontSize = '12px'; document.querySelector('h1').style.background = 'rgb(200, 200, 200)'"
     )
     assert len(page.run(CONTRASTS)) == 1, "the control: a grey heading is found"
+
+
+@pytest.mark.parametrize("width", [320, 375, 1280])
+def test_no_text_is_tiny(page, width):
+    """With all of it open, no text is drawn in less than 12 pixels, in the plots neither."""
+    page.screen(width)
+    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert [] == page.run(SMALL)
+    page.run("for (const each of document.querySelectorAll('.plot > svg')) each.style.width = '60px'")
+    assert page.run(SMALL), "the control: in a picture made smaller, the letters are too small"
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_what_scrolls_can_be_scrolled_by_keyboard(page, width):
+    """With all of it open, whatever is wider than its box can be reached with Tab, from where the arrow keys scroll."""
+    page.screen(width)
+    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert [] == page.run(UNREACHED)
+    page.run("document.querySelectorAll('pre').forEach(each => each.removeAttribute('tabindex'))")
+    assert page.run(UNREACHED), "the control: programs that Tab does not reach are found"
 
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1280])

@@ -20,7 +20,11 @@ ARGUMENTS = (
     "--disable-dev-shm-usage",
 )
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver's key for a reference to one
-SCREEN = "return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches]"
+#: How wide the page is (one that is not made for phones is wider than a phone), and the theme it should have.
+SCREEN = """
+const fits = document.querySelector('meta[name=viewport]') !== null || arguments[0] >= 600;
+return [fits ? innerWidth : arguments[0], matchMedia('(prefers-color-scheme: dark)').matches];
+"""
 KEYS = {"Enter": "\ue007", "Tab": "\ue004", "Shift": "\ue008", "Right": "\ue014", "Down": "\ue015", "Space": " "}
 
 
@@ -159,7 +163,7 @@ class Browser:
         )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.cdp("Emulation.setEmulatedMedia", features=[theme])
-        self.expect(SCREEN, [width, dark])
+        self.expect(SCREEN, [width, dark], width)
 
     def console(self):
         """What has been written to the console since last asked: messages of errors and refusals too."""

@@ -151,7 +151,7 @@ def _stage(stage: dict[str, Any], before: dict[str, Any] | None, labels: dict[st
     return disclosure(
         summary,
         element("p", stage["why"]),
-        python(stage["code"]),
+        python(stage["code"], "The code of this step"),
         _calls(stage["new_calls"]),
         _spaces(stage["namespaces"]),
         element("ul", [element("li", line) for line in told_of]) if told_of else None,

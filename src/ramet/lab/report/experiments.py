@@ -212,6 +212,10 @@ def _row(what: str, one: str, other: str) -> Markup:
 
 
 def _program(evidence: Evidence) -> Markup:
-    control = [element("h4", "The control"), python(evidence.control_source)] if evidence.control_source else None
+    control = (
+        [element("h4", "The control"), python(evidence.control_source, "The control")]
+        if evidence.control_source
+        else None
+    )
     where = element("p", "The lines that ran, from ", element("code", evidence.file), class_="note")
-    return join(element("h4", "The program"), where, python(evidence.source), control)
+    return join(element("h4", "The program"), where, python(evidence.source, "The program"), control)
