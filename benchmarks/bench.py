@@ -18,6 +18,7 @@ import functions
 import limits
 import ramet
 import rivals
+import tracing
 from leaks import leaks
 from measure import interleaved, timed
 from ramet.call import call
@@ -56,6 +57,7 @@ class Bench:
             self.functions,
             self.plan,
             self.walls,
+            self.trace,
             self.python,
             self.leaks,
         )
@@ -192,6 +194,10 @@ class Bench:
                     at_most=1.03,
                 ),
             )
+
+    def trace(self) -> None:
+        """Following a command that makes tasks, against strace."""
+        tracing.measure(self.report, self.directory, self.rounds // 10 + 1, self.many)
 
     def python(self) -> None:
         """Import, and the command line, over an interpreter that does nothing."""

@@ -15,7 +15,10 @@ import pytest
 
 import ramet
 from needs import MUST_WORK, SLOW
-from ramet.run import ahead
+from observed import children, descriptors
+from ramet import lowlevel
+
+READ = 63 if os.uname().machine == "aarch64" else 0
 
 
 def pytest_collection_finish():
@@ -33,6 +36,25 @@ def launch():
         return ramet.run(argv, sandbox, text=True, **fields)
 
     return launch
+
+
+@pytest.fixture
+def waiting():
+    """Make a child with these flags (lowlevel.Clone) that waits until the test is over."""
+    read, write = os.pipe()
+    made = []
+
+    def start(flags):
+        made.append(lowlevel.clone3(flags, child=[lowlevel.Call(READ, read, lowlevel.Buffer(8), 1)]))
+        return made[-1]
+
+    yield start
+    os.write(write, bytes(len(made)))
+    for each in made:
+        each.wait()
+        each.close()
+    os.close(read)
+    os.close(write)
 
 
 # The host afterwards is the host before
@@ -58,29 +80,12 @@ def host_unchanged(warm):
 
 
 def _host():
-    ahead.forget()  # kept on purpose; tests/process/test_ahead.py looks after them
-    return {"children": _children(), "descriptors": _descriptors(), "mounts": _mounts(), "files": _temporary_files()}
-
-
-def _children():
-    """Zombies too. Of every thread, since each has children of its own."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            found.update((task / "children").read_text().split())
-        except OSError:
-            continue  # this thread has just ended
-    return found
-
-
-def _descriptors():
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
-        except OSError:
-            continue  # the one that listed the directory
-    return found
+    return {
+        "children": children(),
+        "descriptors": set(descriptors().items()),
+        "mounts": _mounts(),
+        "files": _temporary_files(),
+    }
 
 
 def _mounts():

@@ -392,6 +392,8 @@ def _no_such_flag(kind: type[IntFlag], part: str, bare: str, field: str) -> Spec
     names = {flag.name: flag for flag in kind if flag.name}
     near = get_close_matches(bare, names, n=1)
     hint = f"did you mean {kernel_name(names[near[0]])}?" if near else None
+    if len(part.replace(",", " ").split()) > 1:
+        hint = f"flags are joined by |: {'|'.join(part.replace(',', ' ').split())}"
     return SpecError(f"there is no flag {part!r} in {kind.__name__}_*", field=field, hint=hint)
 
 

@@ -202,6 +202,10 @@ def test_debug_shows_the_traceback_and_its_absence_does_not(ramet):
         (["--verson"], "--verson: no such option\n\nhint: did you mean --version?"),
         (["explain"], "explain: takes flags, a call, a process or two, or a file"),
         (["explain", "CLONE_VM", "1"], "explain: can't be explained together: 'CLONE_VM' is flags and '1' is a pid"),
+        (
+            ["explain", "CLONE_VM,CLONE_FS"],
+            "flags: there is no flag 'CLONE_VM,CLONE_FS' in CLONE_*\n\nhint: flags are joined by |: CLONE_VM|CLONE_FS",
+        ),
         (["explain", "--as", "flasg", "1"], "--as: there is no kind of subject 'flasg'\n\nhint: did you mean 'flags'?"),
         (["explain", "1", "2", "3"], "explain: takes one process or two, not 3"),
         (["ps", "-t", "nte"], "-t: there is no namespace 'nte'\n\nhint: did you mean 'net'?"),

@@ -10,19 +10,21 @@ import ramet
 #: host sees spec's values (it looks up what a spec names), and plan gets facts as a value: for its annotations only.
 #: lab's experiments are written as a reader would write them: with `import ramet`, which is "" here.
 #: lowlevel, single system calls, is above flags and below whoever asks or changes the machine.
-LOW = {"errors", "flags", "flag_facts"}
+LOW = {"errors", "flags", "flag_facts", "text"}
 ALLOWED = {
     "errors": set(),
     "flags": {"errors", "flag_facts"},  # its table, loaded when first asked for
     "flag_facts": {"errors", "flags"},
+    "text": set(),
+    "proc": set(),
     "rules": LOW,
     "lowlevel": LOW | {"_core", "rules"},
     "spec": LOW,
-    "host": LOW | {"spec", "lowlevel", "_core"},
+    "host": LOW | {"proc", "spec", "lowlevel", "_core"},
     "plan": LOW | {"spec"},
-    "cgroups": LOW | {"spec", "lowlevel", "_core"},
+    "cgroups": LOW | {"proc", "spec", "lowlevel", "_core"},
     "seccomp": LOW | {"spec"},
-    "run": LOW | {"spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
+    "run": LOW | {"proc", "spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
     "trace": LOW | {"rules", "_core"},
     "aio": LOW | {"spec", "plan", "host", "cgroups", "run"},

@@ -19,22 +19,9 @@ READ, WRITE, PRCTL = (63, 64, 167) if os.uname().machine == "aarch64" else (0, 1
 
 
 @pytest.fixture
-def child():
-    """A child made with these flags that waits until the test is over."""
-    read, write = os.pipe()
-    made = []
-
-    def start(flags):
-        made.append(lowlevel.clone3(flags, child=[lowlevel.Call(READ, read, lowlevel.Buffer(8), 1)]))
-        return made[-1].pid
-
-    yield start
-    os.write(write, bytes(len(made)))
-    for each in made:
-        each.wait()
-        each.close()
-    os.close(read)
-    os.close(write)
+def child(waiting):
+    """The pid of a child made with these flags that waits until the test is over."""
+    return lambda flags: waiting(flags).pid
 
 
 # A process

@@ -6,30 +6,6 @@ import traceback
 
 import pytest
 
-from ramet import lowlevel
-
-READ = 63 if os.uname().machine == "aarch64" else 0
-
-
-@pytest.fixture
-def waiting():
-    """A child made with these flags, that waits until the test is over."""
-    read, write = os.pipe()
-    made = []
-
-    def start(flags):
-        calls = [lowlevel.Call(READ, read, lowlevel.Buffer(8), 1)]
-        made.append(lowlevel.clone3(flags, child=calls))
-        return made[-1]
-
-    yield start
-    os.write(write, bytes(len(made)))
-    for each in made:
-        each.wait()
-        each.close()
-    os.close(read)
-    os.close(write)
-
 
 def tell(write, function, args):
     """In a child: what the function returns, or why it failed, into the pipe."""

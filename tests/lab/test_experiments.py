@@ -211,7 +211,7 @@ def test_find(wanted, name):
     [
         ("memry", "did you mean memory?"),
         ("cgrup", "did you mean cgroup"),
-        ("auto", "autoreap or autokill"),
+        ("auto", "autoreap, autokill or "),
         ("xyzzy", "ramet lab lists them"),
         (0, "experiments 1 to"),
         ("99", "experiments 1 to"),

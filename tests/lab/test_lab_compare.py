@@ -128,7 +128,7 @@ def test_a_caller_that_dies_is_told_of():
         ("", "is empty"),
         ("1G,,2G", "is empty"),
         ("much", "'much' is no size"),
-        ("-1", "must be more than 0"),
+        ("-1", "-1 is no size"),
         ("1X", "is no size"),
         ("256M,0.25G", "names a size twice"),
         ("1e30G", "does not fit"),
@@ -213,7 +213,10 @@ def test_the_command_prints_text_or_json(capfd):
     assert "posix_spawn true" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(("argv", "said"), [(["fork"], "takes no argument"), (["--size", "0"], "did you mean --sizes")])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [(["fork"], "takes no argument"), (["--size", "0"], "did you mean --sizes"), (["--sizes", "-1"], "-1 is no size")],
+)
 def test_what_makes_no_sense_is_refused(argv, said):
     """An argument or an unknown option is answered, and nothing is measured."""
     with pytest.raises(SpecError, match=said):

@@ -15,7 +15,8 @@ import time
 import pytest
 
 from ramet import lab
-from ramet.cli.lab_page import evidence_text, list_text, show, summary_text
+from ramet.cli.lab_page import evidence_text, list_text, summary_text
+from ramet.lab.words import show
 
 RAMET = [sys.executable, "-m", "ramet"]
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

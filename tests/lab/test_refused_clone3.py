@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import ctypes, os, struct, sys
 from ramet import _core
-from ramet.lab.kernel import NR
+from ramet.lab.numbers import NR
 clone3 = 435  # on every machine
 code = b"".join(struct.pack("<HBBI", *one) for one in (
     (0x20, 0, 0, 0),                          # load the call's number

@@ -35,6 +35,25 @@ while (walker.nextNode()) {
 }
 return [...found];
 """
+#: What is shown in letters smaller than 12 pixels on the screen; a picture's are drawn smaller or larger than they say.
+SMALL = """
+const found = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode.parentElement;
+  if (!walker.currentNode.textContent.trim() || node.closest('script, .sr, .skip') || !node.checkVisibility()) continue;
+  const drawn = node.getScreenCTM ? node.getScreenCTM().a : 1;
+  const size = parseFloat(getComputedStyle(node).fontSize) * drawn;
+  if (size < 11.99) found.push(`${size.toFixed(1)} ${walker.currentNode.textContent.slice(0, 30)}`);
+}
+return found;
+"""
+#: What scrolls, and neither has the focus when Tab comes to it nor holds anything that has.
+UNREACHED = """
+return [...document.querySelectorAll('*')].filter(e => e.checkVisibility()
+  && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1
+  && e.getAttribute('tabindex') === null && !e.querySelector('a, button, input, summary, [tabindex="0"]')).map(e => e.outerHTML.slice(0, 60));
+"""
 OPEN = "return [...document.querySelectorAll('.experiment')].filter(e => e.open).map(e => e.id)"
 FOCUS = "document.querySelector(arguments[0]).focus({focusVisible: true})"
 TIPS = "return [...document.querySelectorAll('.tip')].filter(e => e.checkVisibility({visibilityProperty: true})).map(e => e.textContent)"
@@ -70,11 +89,7 @@ def test_nothing_is_said_and_nobody_asked(page, url):
     page.point_at("#grid tbody td")
     page.type("#find", "pid")
     page.run("localStorage.clear(); console.info('the last word')")
-    said = []
-    deadline = time.monotonic() + 20
-    while not any("the last word" in message for message in said) and time.monotonic() < deadline:
-        said += page.console()  # whatever came before it is there by then
-    assert len(said) == 1
+    assert len(page.expect_said("the last word")) == 1, "whatever came before it is there by then"
     assert {url} == {address for address in page.requests() if not address.startswith("data:")}
 
 
@@ -98,9 +113,7 @@ def test_its_policy_holds(page):
         const image = document.createElement('img'); image.src = 'http://127.0.0.1:9/x.png'; document.body.append(image);
     """)
     assert page.run("return window.foreign ?? null") is None
-    refused = page.console()
-    assert any("script-src" in message or "inline script" in message for message in refused)
-    assert any("img-src" in message for message in refused)
+    page.expect_said("inline script", "img-src")
 
 
 def test_each_experiment_opens_by_click(page, everything):
@@ -111,10 +124,10 @@ def test_each_experiment_opens_by_click(page, everything):
     assert page.run(seen) == 0
     for name in everything:
         page.click(f"#experiment-{name} > summary")
-    assert [f"experiment-{name}" for name in everything] == page.run(OPEN)
+    page.expect(OPEN, [f"experiment-{name}" for name in everything])
     assert page.run(seen) >= len(everything)
     page.click("#experiment-pid > summary")
-    assert "experiment-pid" not in page.run(OPEN)
+    page.expect(OPEN, [f"experiment-{name}" for name in everything if name != "pid"])
 
 
 def test_each_experiment_opens_by_keyboard(page, everything):
@@ -123,25 +136,24 @@ def test_each_experiment_opens_by_keyboard(page, everything):
     page.run(FOCUS, f"#experiment-{names[-1]} > summary")
     for _ in names:  # from the last one up, as what is opened holds links of its own
         page.press("Enter", "Shift+Tab")
-    assert [f"experiment-{name}" for name in names] == page.run(OPEN)
+    page.expect(OPEN, [f"experiment-{name}" for name in names])
     page.run(FOCUS, f"#experiment-{names[0]} > summary")
     page.press("Space")
-    assert f"experiment-{names[0]}" not in page.run(OPEN)
+    page.expect(OPEN, [f"experiment-{name}" for name in names[1:]])
 
 
 def test_tab_gets_from_the_top_to_the_experiments(page):
     """The first Tab goes to the link past the navigation, which appears; by Tab alone the first experiment is reached."""
     page.press("Tab")
-    assert page.run("const at = document.activeElement; return [at.className, at.getBoundingClientRect().x >= 0]") == [
-        "skip",
-        True,
-    ]
+    page.expect(
+        "const at = document.activeElement; return [at.className, at.getBoundingClientRect().x >= 0]", ["skip", True]
+    )
     for _ in range(20):
         if page.run("return document.activeElement.parentElement.id") == "experiment-memory":
             break
         page.press("Tab")
     page.press("Enter")
-    assert ["experiment-memory"] == page.run(OPEN)
+    page.expect(OPEN, ["experiment-memory"])
     assert page.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
@@ -152,14 +164,15 @@ def test_the_plot_shows_its_numbers(page, found, width, picture):
     way = found["compare"]["latency"]["ways"][0]
     assert [] == page.run(TIPS)
     page.point_at(f".{picture} .point.way-0 .hit")
+    page.expect(f"{TIPS}.length", 1)
     (tip,) = page.run(TIPS)
     assert re.fullmatch(r"fork, 0[\d.]+ [µm]s median[\d.]+ [µm]s at the least", tip)
     page.point_at("h2")
-    assert [] == page.run(TIPS)
+    page.expect(TIPS, [])
     page.run(FOCUS, f".{picture} .point.way-0")
-    assert [tip] == page.run(TIPS)
+    page.expect(TIPS, [tip])
     page.press("Tab")
-    assert page.run(TIPS)[0].startswith("fork, 16 MiB")
+    page.expect(f"{TIPS}.map(text => text.slice(0, 12))", ["fork, 16 MiB"])
     assert way["name"] in page.run("return document.activeElement.getAttribute('aria-label')")
     assert page.run(
         "const r = document.activeElement.querySelector('.tip rect').getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth"
@@ -168,15 +181,15 @@ def test_the_plot_shows_its_numbers(page, found, width, picture):
 
 def test_the_grid_reads_its_cells(page):
     """What was seen in a cell is told when it is pointed at, and when the arrow keys come to it; one Tab leads past it."""
-    read = "return document.getElementById('cell').textContent"
+    read = "return document.getElementById('cell').textContent.startsWith(arguments[0])"
     page.point_at("#grid tbody tr:nth-child(2) td")
-    assert page.run(read).startswith("VM, memory: shared; the manual says shared")
+    page.expect(read, True, "VM, memory: shared; the manual says shared")
     page.run(FOCUS, "#grid tbody td")
     page.press("Right", "Down", "Down")
-    assert page.run(read).startswith("FS, current directory: shared")
+    page.expect(read, True, "FS, current directory: shared")
     assert page.run("return document.activeElement.textContent").endswith("shared")
     page.press("Tab")
-    assert page.run("return document.activeElement.closest('#grid')") is None
+    page.expect("return document.activeElement.closest('#grid')", None)
 
 
 def test_themes(page):
@@ -186,12 +199,13 @@ def test_themes(page):
     light = page.run(ground)
     assert page.run(pressed) == "false"
     page.screen(1280, dark=True)
-    dark = page.run(ground)
-    assert (light != dark, page.run(pressed)) == (True, "true")
+    page.expect(pressed, "true")
+    assert light != page.run(ground)
     page.click("#theme")
-    assert (page.run(ground), page.run(pressed)) == (light, "false")
+    page.expect(pressed, "false")
+    page.expect(ground, light)
     page.ask("POST", "/refresh", {})
-    assert page.run(ground) == light
+    page.expect(ground, light)
     page.run("localStorage.clear()")
 
 
@@ -206,6 +220,26 @@ def test_all_text_can_be_read(page, width, dark):
         "document.querySelector('h1').style.color = 'rgb(140, 140, 140)'; document.querySelector('h1').style.fontSize = '12px'; document.querySelector('h1').style.background = 'rgb(200, 200, 200)'"
     )
     assert len(page.run(CONTRASTS)) == 1, "the control: a grey heading is found"
+
+
+@pytest.mark.parametrize("width", [320, 375, 1280])
+def test_no_text_is_tiny(page, width):
+    """With all of it open, no text is drawn in less than 12 pixels, in the plots neither."""
+    page.screen(width)
+    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert [] == page.run(SMALL)
+    page.run("for (const each of document.querySelectorAll('.plot > svg')) each.style.width = '60px'")
+    assert page.run(SMALL), "the control: in a picture made smaller, the letters are too small"
+
+
+@pytest.mark.parametrize("width", [375, 1280])
+def test_what_scrolls_can_be_scrolled_by_keyboard(page, width):
+    """With all of it open, whatever is wider than its box can be reached with Tab, from where the arrow keys scroll."""
+    page.screen(width)
+    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert [] == page.run(UNREACHED)
+    page.run("document.querySelectorAll('pre').forEach(each => each.removeAttribute('tabindex'))")
+    assert page.run(UNREACHED), "the control: programs that Tab does not reach are found"
 
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1280])
@@ -227,21 +261,21 @@ def test_find(page):
     shown = "return [...document.querySelectorAll('.experiment')].filter(e => !e.hidden).map(e => e.id)"
     every = page.run(shown)
     page.type("#find", "SO_REUSE nowhere")
-    assert [] == page.run(shown)
+    page.expect(shown, [])
     page.run("document.getElementById('find').value = ''")
     page.type("#find", "NSpid")
-    assert "experiment-pid" in page.run(shown)
+    page.expect(f"return (() => {{ {shown} }})().includes('experiment-pid')", True)
     assert f"{len(page.run(shown))} of {len(every)}" == page.run("return document.getElementById('found').textContent")
     page.type("#find", "\ue003" * 5)
-    assert every == page.run(shown)
+    page.expect(shown, every)
 
 
 def test_links_open_what_they_lead_to(page):
     """A link to an experiment, or an address that ends with its name, opens it."""
     page.click("#namespaces a[href='#experiment-pid']")
-    assert ["experiment-pid"] == page.run(OPEN)
+    page.expect(OPEN, ["experiment-pid"])
     page.run("location.hash = '#experiment-net'")
-    assert ["experiment-pid", "experiment-net"] == page.run(OPEN)
+    page.expect(OPEN, ["experiment-pid", "experiment-net"])
 
 
 def test_without_script(page, url):
@@ -250,10 +284,10 @@ def test_without_script(page, url):
     try:
         page.open(url)
         page.click("#experiment-memory > summary")
-        assert ["experiment-memory"] == page.run(OPEN)
+        page.expect(OPEN, ["experiment-memory"])
         assert page.run("return document.getElementById('theme').checkVisibility()") is False
         page.point_at(".wide-plot .point.way-0 .hit")
-        assert len(page.run(TIPS)) == 1
+        page.expect(f"{TIPS}.length", 1)
         assert page.run("return document.querySelector('#grid tbody td').title").startswith("no flag, memory: ")
     finally:
         page.cdp("Emulation.setScriptExecutionDisabled", value=False)

@@ -238,12 +238,12 @@ def test_escape():
 def test_source_keeps_its_words():
     """Highlighting marks words and changes none, whatever the source; what is no Python is shown as it is."""
     source = 'def f(a: int) -> str:  # <b>\n    """A\n    doc."""\n    return f"{a!r}" \\\n        + "&"\n\n\nx = 1'
-    shown = parsed(f"<!DOCTYPE html><title>x</title>{python(source)}")
+    shown = parsed(f"<!DOCTYPE html><title>x</title>{python(source, 'it')}")
     assert source == text_of(shown.find(".//pre"))
     marked = {(span.get("class"), span.text) for span in shown.iter("span")}
     assert {("keyword", "def"), ("defined", "f"), ("comment", "# <b>"), ("string", '"&"')} <= marked
     broken = "if (:\n '''"
-    assert broken == text_of(parsed(f"<!DOCTYPE html><title>x</title>{python(broken)}").find(".//pre"))
+    assert broken == text_of(parsed(f"<!DOCTYPE html><title>x</title>{python(broken, 'it')}").find(".//pre"))
 
 
 def test_nothing_is_asked_for(page_text, tree):

@@ -20,6 +20,11 @@ ARGUMENTS = (
     "--disable-dev-shm-usage",
 )
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # WebDriver's key for a reference to one
+#: How wide the page is (one that is not made for phones is wider than a phone), and the theme it should have.
+SCREEN = """
+const fits = document.querySelector('meta[name=viewport]') !== null || arguments[0] >= 600;
+return [fits ? innerWidth : arguments[0], matchMedia('(prefers-color-scheme: dark)').matches];
+"""
 KEYS = {"Enter": "\ue007", "Tab": "\ue004", "Shift": "\ue008", "Right": "\ue014", "Down": "\ue015", "Space": " "}
 
 
@@ -52,6 +57,8 @@ class Browser:
             self._end()
             raise
         self.base += f"/session/{made['sessionId']}"
+        # A page of a headless browser has the focus only from its first key on, and that key may come before it.
+        self.cdp("Emulation.setFocusEmulationEnabled", enabled=True)
         return self
 
     def __exit__(self, *_):
@@ -93,6 +100,22 @@ class Browser:
         self.ask("POST", "/url", {"url": "about:blank"})
         self.console(), self.requests()
         self.ask("POST", "/url", {"url": url})
+        self.expect("return [location.href, document.readyState, document.hasFocus()]", [url, "complete", True])
+
+    def expect(self, script, wanted, *args):
+        """Wait until the function body's value is this one. What an event changes is changed a moment after it."""
+        deadline = time.monotonic() + 20
+        while (found := self.run(script, *args)) != wanted:
+            assert time.monotonic() < deadline, f"{script}: {found!r}, and not {wanted!r}"
+            time.sleep(0.01)
+
+    def expect_said(self, *texts):
+        """Wait until each of these was written to the console; all that was written since last asked."""
+        said, deadline = [], time.monotonic() + 20
+        while not all(any(text in message for message in said) for text in texts):
+            assert time.monotonic() < deadline, f"{texts} not in {said}"
+            said += self.console()
+        return said
 
     def run(self, script, *args):
         """The value of a function body in the page."""
@@ -134,12 +157,13 @@ class Browser:
         self.ask("POST", "/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": [move]}]})
 
     def screen(self, width, height=900, *, dark=False):
-        """Be a screen of this size, on a system that is dark or light."""
+        """Be a screen of this size, on a system that is dark or light; returns when the page has been told."""
         self.cdp(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.cdp("Emulation.setEmulatedMedia", features=[theme])
+        self.expect(SCREEN, [width, dark], width)
 
     def console(self):
         """What has been written to the console since last asked: messages of errors and refusals too."""

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from observed import children
 from ramet.run import ahead
 
 
@@ -11,18 +12,6 @@ def descriptors():
     """The numbers of this process's open descriptors, but for the one that lists them and namespaces made ahead."""
     ahead.forget()
     return set(os.listdir("/proc/self/fd"))
-
-
-def children():
-    """Pids of this process's children, zombies too."""
-    found = []
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
-                found += file.read().split()
-        except OSError:
-            continue  # the thread has ended
-    return found
 
 
 @pytest.fixture(autouse=True)

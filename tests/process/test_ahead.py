@@ -40,12 +40,25 @@ def nothing_kept():
     ahead._refused.clear()
 
 
+#: For programs of a test's own: net() runs once, and returns the network it was in.
+NET = """
+import os
+import ramet
+held = []  # while it is open, no other namespace gets its number
+def net(_=None):
+    with ramet.Popen(["cat"], stdin=ramet.PIPE, stdout=ramet.PIPE) as box:
+        held.append(os.open(f"/proc/{box.pid}/ns/net", os.O_RDONLY))
+        box.communicate()
+        return os.readlink(f"/proc/self/fd/{held[-1]}")
+"""
+
+
 @pytest.fixture
 def python():
-    """Run Python code in a process of its own; its standard output."""
+    """Run Python code in a process of its own, after what it needs; its standard output."""
 
-    def run(code):
-        argv = [sys.executable, "-c", textwrap.dedent(code)]
+    def run(code, before=""):
+        argv = [sys.executable, "-c", before + textwrap.dedent(code)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -188,16 +201,9 @@ def test_no_more_than_so_many_are_kept():
 
 def test_fork_forgets_the_parents_pair(python):
     """A forked process closes its copies, has networks of its own, and leaves the parent's pair as it was."""
-    out = python("""
-        import os
-        import ramet
+    out = python(
+        """
         from ramet.run import ahead
-        held = []  # while it is open, no other namespace gets its number
-        def net(_=None):
-            with ramet.Popen(["cat"], stdin=ramet.PIPE, stdout=ramet.PIPE) as box:
-                held.append(os.open(f"/proc/{box.pid}/ns/net", os.O_RDONLY))
-                box.communicate()
-                return os.readlink(f"/proc/self/fd/{held[-1]}")
         def names():
             found = []
             for fd in os.listdir("/proc/self/fd"):
@@ -220,7 +226,9 @@ def test_fork_forgets_the_parents_pair(python):
         ours = net()
         assert ours in before
         print(len({*seen, *theirs, ours}))
-    """)
+    """,
+        NET,
+    )
     assert out == "8\n"
 
 
@@ -229,15 +237,9 @@ def test_multiprocessing_has_networks_of_its_own(method, tmp_path):
     """Workers of multiprocessing, forked from a caller with a pair, and the caller itself never share a network."""
     code = tmp_path / "workers.py"
     code.write_text(
-        textwrap.dedent("""
+        NET
+        + textwrap.dedent("""
         import multiprocessing, os, sys
-        import ramet
-        held = []  # while it is open, no other namespace gets its number
-        def net(_=None):
-            with ramet.Popen(["cat"], stdin=ramet.PIPE, stdout=ramet.PIPE) as box:
-                held.append(os.open(f"/proc/{box.pid}/ns/net", os.O_RDONLY))
-                box.communicate()
-                return os.readlink(f"/proc/self/fd/{held[-1]}")
         if __name__ == "__main__":
             seen = [net(0) for _ in range(3)]
             with multiprocessing.get_context(sys.argv[1]).Pool(3) as pool:
@@ -252,17 +254,10 @@ def test_multiprocessing_has_networks_of_its_own(method, tmp_path):
 
 def test_function_in_a_clone_vm_child_leaves_the_pair_alone(python):
     """A function that ramet.call runs in the caller's memory finds the list and neither uses nor closes what is in it."""
-    out = python("""
-        import os
-        import ramet
+    out = python(
+        """
         from ramet import CLONE
         from ramet.run import ahead
-        held = []  # while it is open, no other namespace gets its number
-        def net(_=None):
-            with ramet.Popen(["cat"], stdin=ramet.PIPE, stdout=ramet.PIPE) as box:
-                held.append(os.open(f"/proc/{box.pid}/ns/net", os.O_RDONLY))
-                box.communicate()
-                return os.readlink(f"/proc/self/fd/{held[-1]}")
         def inside():
             kit, = ahead._kept
             ahead.forget()
@@ -273,22 +268,17 @@ def test_function_in_a_clone_vm_child_leaves_the_pair_alone(python):
         print(whole, ramet.call(inside, flags=CLONE.VM), [pair.is_whole() for pair in pairs])
         wanted = os.fstat(list(pairs[0].inputs.values())[1]).st_ino
         print(net() == f"net:[{wanted}]")
-    """)
+    """,
+        NET,
+    )
     assert out == "[True] True [True]\nTrue\n"
 
 
 def test_caller_that_closes_everything_goes_on(python):
     """After closerange, with the numbers reused, the next runs work, and no stranger's descriptor is closed or entered."""
-    out = python("""
-        import os
-        import ramet
+    out = python(
+        """
         from ramet.run import ahead
-        held = []  # while it is open, no other namespace gets its number
-        def net(_=None):
-            with ramet.Popen(["cat"], stdin=ramet.PIPE, stdout=ramet.PIPE) as box:
-                held.append(os.open(f"/proc/{box.pid}/ns/net", os.O_RDONLY))
-                box.communicate()
-                return os.readlink(f"/proc/self/fd/{held[-1]}")
         for close in ("all", "user", "net"):
             ahead.forget()
             for _ in range(3):
@@ -314,7 +304,9 @@ def test_caller_that_closes_everything_goes_on(python):
             for fd in strangers:
                 os.close(fd)
             print(close, len(set(nets)), own in nets)
-    """)
+    """,
+        NET,
+    )
     assert out == "all 3 False\nuser 3 False\nnet 3 False\n"
 
 

@@ -5,15 +5,8 @@ import os
 import pytest
 
 import ramet
+from observed import children
 from ramet.run import ahead
-
-
-def children():
-    found = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
-            found += file.read().split()
-    return found
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from itertools import count
 
+from ramet.proc import read
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
@@ -108,12 +110,3 @@ def _domain() -> str:
         except OSError:
             found.append("0")  # a kernel without time namespaces
     return ".".join(found)
-
-
-def read(path: str) -> str | None:
-    """A file of /proc as text; None where it can't be read."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return None

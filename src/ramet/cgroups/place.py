@@ -18,6 +18,7 @@ import os
 from collections import namedtuple
 from time import monotonic
 
+from ramet import proc
 from ramet.cgroups import ending, files, owners, spots
 from ramet.cgroups.hierarchy import Hierarchy, hierarchies
 from ramet.cgroups.limits import ABILITIES, CONTROLLER, FILES
@@ -192,7 +193,7 @@ def _not_mounted(controller: str) -> tuple[str, str]:
 
 
 def _text(path: str) -> str:
-    return owners.read(path) or ""
+    return proc.read(path) or ""
 
 
 _places: dict[tuple[int, int], Place] = {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from time import monotonic, sleep
 
+from ramet import proc
 from ramet.cgroups import files, owners, spots
 from ramet.cgroups.hierarchy import hierarchies
 from ramet.errors import errno_name
@@ -159,7 +160,7 @@ def _own_slice() -> str:
     """The slice that the caller is in, so that what limits it limits its sandboxes. A user's manager has slices of its own."""
     if os.geteuid() != 0:
         return ""
-    content = owners.read("/proc/self/cgroup") or ""
+    content = proc.read("/proc/self/cgroup") or ""
     own = next((line[3:] for line in content.splitlines() if line.startswith("0::")), "/")
     return next((part for part in reversed(own.split("/")) if part.endswith(".slice")), "")
 
@@ -167,9 +168,9 @@ def _own_slice() -> str:
 def _moved_to(keeper: int, mount: str) -> str:
     """Where the keeper is, once systemd has put it into its scope. Raises Refused."""
     until = monotonic() + ANSWER_AT_MOST
-    mountinfo = owners.read("/proc/self/mountinfo") or ""
+    mountinfo = proc.read("/proc/self/mountinfo") or ""
     while monotonic() < until:
-        groups = owners.read(f"/proc/{keeper}/cgroup") or ""
+        groups = proc.read(f"/proc/{keeper}/cgroup") or ""
         found = next((one.own for one in hierarchies(mountinfo, groups) if one.version == 2), None)
         if found and found.endswith(".scope") and os.path.basename(found).startswith(owners.PREFIX):
             return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ramet.cli import options
 from ramet.cli.options import Option
 from ramet.cli.table import shown, user_name
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,12 +110,10 @@ def hidden_lines(census: Census) -> list[str]:
     if census.hidden:
         count, total = len(census.hidden), len(census.processes)
         are = "is" if count == 1 else "are"
-        lines += options.wrap(
-            f"{count} of {total} processes {are} hidden: looking needs {HIDDEN_NEEDS}.", options.WIDTH
-        )
+        lines += wrap(f"{count} of {total} processes {are} hidden: looking needs {HIDDEN_NEEDS}.", options.WIDTH)
     if census.hidepid:
         why = f"/proc is mounted with hidepid={census.hidepid}: processes of other users may be missing."
-        lines += options.wrap(why, options.WIDTH)
+        lines += wrap(why, options.WIDTH)
     return lines
 
 

@@ -7,6 +7,7 @@ import os
 from ramet.cli import options
 from ramet.cli.output import colours_wanted, error_mapping, error_text, paint, put, put_json
 from ramet.errors import Error, SpecError, UnsupportedError
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def report_text(checks: Sequence[Check], seconds: float, error: Error | None, *,
         state = f"{check.state:<8}"
         if colour:
             state = paint(state, COLOURS[check.state])
-        fact = options.wrap(check.fact, options.WIDTH - INDENT)
+        fact = wrap(check.fact, options.WIDTH - INDENT)
         lines.append(f"{state}  {check.name:<19}  {fact[0]}")
         lines += [" " * INDENT + more for more in fact[1:]]
         if check.needed_by:
@@ -102,7 +103,7 @@ def report_text(checks: Sequence[Check], seconds: float, error: Error | None, *,
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    body = options.wrap(text, options.WIDTH - 21)
+    body = wrap(text, options.WIDTH - 21)
     return [f"          {label:<9}  {body[0]}", *(" " * 21 + more for more in body[1:])]
 
 

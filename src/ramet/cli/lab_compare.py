@@ -48,5 +48,7 @@ def sizes(given: str) -> tuple[int, ...]:
         field = f"--sizes[{index}]"
         if not part.strip():
             raise SpecError("is empty", field=field, hint="as in --sizes 0,256M,1G")
+        if part.strip().startswith("-"):
+            raise SpecError(f"{part.strip()} is no size", field=field, hint="0 is a caller that holds nothing")
         found.append(0 if part.strip() == "0" else size(part, field))
     return tuple(found)

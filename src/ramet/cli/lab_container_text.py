@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ramet.cli.options import WIDTH, wrap
+from ramet.cli.options import WIDTH
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

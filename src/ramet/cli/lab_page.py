@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ramet.cli.options import WIDTH, wrap
+from ramet.cli.options import WIDTH
 from ramet.lab.experiment import CONFIRMED, CORRECTED
-from ramet.lab.words import flag_words
+from ramet.lab.words import NOWHERE, flag_words, kinds, show, spoken
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 LABEL, WHAT, VALUE, BETWEEN = 9, 24, 21, 4
 STYLES = {"title": "\033[1m", "yes": "\033[32m", "no": "\033[31m", "differs": "\033[33m"}
 END = "\033[0m"
-NOWHERE = "-"
-SPOKEN = {"mnt": "mount", "net": "network", "ipc": "IPC", "uts": "UTS"}
 
 
 def list_text(experiments: Sequence[Experiment]) -> str:
@@ -114,14 +113,8 @@ def _where(evidence: Evidence) -> list[str]:
         why = "so that the host stays as it is"
         if "user" in evidence.ground:
             why = f"where uid {evidence.uid} has CAP_SYS_ADMIN"
-        text += f"; all of it in {_kinds(evidence.ground)} of its own, {why}"
+        text += f"; all of it in {kinds(evidence.ground)} of its own, {why}"
     return _labelled("ran on", text + ".")
-
-
-def _kinds(names: Sequence[str]) -> str:
-    """``a user and a mount namespace``."""
-    words = [SPOKEN.get(name, name) for name in names]
-    return " and ".join(f"{'an' if word == 'IPC' else 'a'} {word}" for word in words) + " namespace"
 
 
 def _apart(evidence: Evidence) -> list[str]:
@@ -129,8 +122,8 @@ def _apart(evidence: Evidence) -> list[str]:
     spaces = evidence.namespaces
     if not spaces.child:
         return []
-    shared = [SPOKEN.get(kind, kind) for kind in spaces.child if kind not in spaces.own]
-    own = f"the child has {_kinds(spaces.own)} of its own, and shares" if spaces.own else "the child shares"
+    shared = [spoken(kind) for kind in spaces.child if kind not in spaces.own]
+    own = f"the child has {kinds(spaces.own)} of its own, and shares" if spaces.own else "the child shares"
     return _labelled("apart", f"{own} with the caller: {', '.join(shared)}.")
 
 
@@ -152,17 +145,6 @@ def _by_place(observations: Sequence[Observation]) -> dict[tuple[str, str], str]
     """(who, what) to value; the caller's first."""
     ordered = sorted(observations, key=lambda each: each.who != "caller")
     return {(each.who, each.what): show(each.value) for each in ordered}
-
-
-def show(value: Any) -> str:
-    """A value for people: yes and no, lists without brackets."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return NOWHERE
-    if isinstance(value, list):
-        return ", ".join(map(show, value)) or "none"
-    return str(value)
 
 
 def _row(who: str, what: str, one: str, sign: str, other: str, paint: Any) -> list[str]:

@@ -12,6 +12,7 @@ from collections import namedtuple
 
 from ramet.errors import SpecError
 from ramet.spec.record import nearest
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,14 +148,3 @@ def _option_lines(option: Option) -> list[str]:
     if len(head) + 2 > COLUMN:
         return [head, *(" " * COLUMN + line for line in body)]
     return [head.ljust(COLUMN) + body[0], *(" " * COLUMN + line for line in body[1:])]
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Lines of whole words. (textwrap would import re.)"""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".lstrip()
-    return lines

@@ -86,8 +86,12 @@ def visible(text: str, *, colours: bool = False) -> bytes:
         first, *parts = text.split("\033[")
         return visible(first) + b"".join(_coloured(part) for part in parts)
     if not text.isprintable():
-        text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+        text = "\n".join(line if line.isprintable() else _printable(line) for line in text.split("\n"))
     return text.encode("utf-8", "backslashreplace")
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else _escaped(c) for c in line)
 
 
 def _coloured(part: str) -> bytes:

@@ -22,6 +22,7 @@ from ramet.cli.options import Option
 from ramet.cli.output import put, put_json
 from ramet.cli.table import cut, table, user_name
 from ramet.errors import SpecError
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class ProcessPage:
             after.append(f"? is hidden: looking needs {HIDDEN_NEEDS}.")
         elif parent is not None and parent.hidden:
             after.append(f"? since its parent is hidden: looking needs {HIDDEN_NEEDS}.")
-        return lines + with_gap(line for text in after for line in options.wrap(text, options.WIDTH))
+        return lines + with_gap(line for text in after for line in wrap(text, options.WIDTH))
 
     def _row(self, kind: str, id: int | None, parent: Process | None) -> tuple[str, ...]:
         namespace = self.census.namespaces.get(id or 0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
+from contextlib import contextmanager
+from importlib import import_module
 
 from ramet.cli import options
 from ramet.cli.options import Option
@@ -38,6 +41,8 @@ SLOW = Option(
 )
 TABLE = (OUTPUT, JSON, SLOW, options.DEBUG, options.HELP)
 
+#: What the tree is made and printed with.
+LATER = ("ramet.trace.records", "ramet.trace.tree", "ramet.trace.why", "ramet.trace.render")
 #: The terminal sends the first two to the command as well, the others are for us alone.
 OF_KEYS = (signal.SIGINT, signal.SIGQUIT)
 PASSED_ON = (*OF_KEYS, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -56,11 +61,23 @@ def command(args: Sequence[str]) -> int:
         raise SpecError("needs a command", field="trace", hint="as in: ramet trace -- sh -c 'ls | wc'")
     target = _opened(given.get(OUTPUT))
     env = _environment()
-    found = follow(line.operands, filtered=SLOW not in given, env=env)
-    if found.unfiltered_for:
-        say(f"no seccomp filter ({found.unfiltered_for}), so the command was stopped at every system call")
-    _print(found, target, given.get(OUTPUT, "stderr"), json=JSON in given, env=env)
-    return found.exit_code
+    with _everything_kept():
+        found = follow(line.operands, filtered=SLOW not in given, env=env)
+        if found.unfiltered_for:
+            say(f"no seccomp filter ({found.unfiltered_for}), so the command was stopped at every system call")
+        _print(found, target, given.get(OUTPUT, "stderr"), json=JSON in given, env=env)
+        return found.exit_code
+
+
+@contextmanager
+def _everything_kept() -> Iterator[None]:
+    """Nothing of a trace is dropped before it is printed, and then we end: looking for garbage is a tenth of our time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _environment() -> dict[str, str]:
@@ -112,8 +129,10 @@ def follow(argv: Sequence[str], *, filtered: bool, env: Mapping[str, str] | None
     """Run the command to the end of all that it starts; signals that we get are for it."""
     from ramet.trace.collect import Tracee
 
-    tracee = Tracee(argv, filtered=filtered, env=env)
-    with _Signals() as signals:
+    with _Signals() as signals:  # before the command is there: who has seen it run may send one
+        tracee = Tracee(argv, filtered=filtered, env=env)
+        for name in LATER:
+            import_module(name)  # now, while nobody waits for us
         poller = select.poll()
         for fd in (signals.arrive, tracee.done):
             poller.register(fd, select.POLLIN)

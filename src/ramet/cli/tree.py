@@ -107,7 +107,7 @@ class ProcessTree:
         """The page."""
         lines = list(draw(self._nodes(style, folded=folded, only_new=only_new), style))
         if not lines:
-            lines = ["nothing is new anywhere: each process shares all that can be seen with its parent"]
+            lines = ["nothing is new: each process shares all that can be seen with its parent"]
         starred = [AGAINST_YOU] if any("*" in line for line in lines) else []
         return lines + with_gap([*starred, *hidden_lines(self.census)])
 

@@ -12,6 +12,7 @@ import sys
 
 from ramet import _core
 from ramet.errors import SpecError, UnsupportedError
+from ramet.proc import read
 from ramet.spec import view
 from ramet.spec.landlock import Landlock
 from ramet.spec.mounts import Bind, Overlay
@@ -180,7 +181,7 @@ def _ask() -> Facts:
         uid=os.geteuid(),
         gid=os.getegid(),
         capabilities=_effective_capabilities(),
-        last_cap=int(_read("/proc/sys/kernel/cap_last_cap") or 40),
+        last_cap=int(read("/proc/sys/kernel/cap_last_cap") or 40),
         subuids=_sub_ids("/etc/subuid"),
         subgids=_sub_ids("/etc/subgid"),
         newuidmap=_which("newuidmap"),
@@ -226,14 +227,6 @@ def _landlock() -> int:
         return 0
 
 
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return None
-
-
 def _effective_capabilities() -> int:
     """By capget(2), version 3 of its structures: 1 us, where /proc/self/status takes 50."""
     data = bytearray(24)
@@ -244,15 +237,15 @@ def _effective_capabilities() -> int:
 def _maps_others() -> bool:
     """Is the unprivileged id mapped here, and setgroups(2) not denied? See user_namespaces(7)."""
     for name in ("uid_map", "gid_map"):
-        lines = [line.split() for line in (_read(f"/proc/thread-self/{name}") or "").splitlines()]
+        lines = [line.split() for line in (read(f"/proc/thread-self/{name}") or "").splitlines()]
         if not any(int(first) <= UNPRIVILEGED_ID < int(first) + int(size) for first, _, size in lines):
             return False
-    return (_read("/proc/thread-self/setgroups") or "").strip() != "deny"
+    return (read("/proc/thread-self/setgroups") or "").strip() != "deny"
 
 
 def _sub_ids(path: str) -> tuple[IdRange, ...]:
     """The caller's lines, by name or number; see subuid(5)."""
-    content = _read(path)
+    content = read(path)
     if not content:
         return ()
     import pwd

@@ -5,6 +5,8 @@ Everybody may read these of every process that /proc shows.
 
 from __future__ import annotations
 
+from ramet.proc import read
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     IdMap = tuple[tuple[int, int, int], ...]
@@ -57,22 +59,14 @@ class Standing:
 
 def read_standing(pid: int, *, proc: str = "/proc") -> Standing:
     """Look at one process; what can't be read, or is gone, is None."""
-    lines = (_read(f"{proc}/{pid}/status") or "").splitlines()
+    lines = (read(f"{proc}/{pid}/status") or "").splitlines()
     status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     found = Standing(status, uid_map=_id_map(f"{proc}/{pid}/uid_map"), gid_map=_id_map(f"{proc}/{pid}/gid_map"))
-    cgroups = _read(f"{proc}/{pid}/cgroup")
+    cgroups = read(f"{proc}/{pid}/cgroup")
     if cgroups:
         parts = [line.split(":", 2) for line in cgroups.splitlines()]
         found.cgroups = tuple((hierarchy, path) for _, hierarchy, path in parts)
     return found
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return None
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:
@@ -80,7 +74,7 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
 
 
 def _id_map(path: str) -> IdMap | None:
-    text = _read(path)
+    text = read(path)
     if text is None:
         return None
     return tuple((int(a), int(b), int(c)) for a, b, c in (line.split() for line in text.splitlines()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ramet.flags import CLONE, format_clone
 from ramet.lab.apart import apart
 from ramet.lab.latency import latency, words
@@ -76,7 +74,7 @@ def _measure_all() -> dict[str, Any]:
 
 
 def _ways(ground: Any) -> dict[str, Any]:
-    from ramet.lab.matrix import describe, resources
+    from ramet.lab.matrix import head
     from ramet.lab.measure import Measurer
 
     measurer = Measurer(ground)
@@ -95,13 +93,7 @@ def _ways(ground: Any) -> dict[str, Any]:
                 "cells": cells,
             }
         )
-    return {
-        "kernel": os.uname().release,
-        "uid": ground.uid,
-        "ground": describe(ground),
-        "resources": resources(),
-        "ways": ways,
-    }
+    return {**head(ground), "ways": ways}
 
 
 # The page

@@ -6,37 +6,13 @@ import errno
 import os
 
 from ramet import _core
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ARM = os.uname().machine == "aarch64"
-_CALLS = {  # x86-64, aarch64
-    "arch_prctl": (158, -1),
-    "clone": (56, 220),
-    "dup3": (292, 24),
-    "execve": (59, 221),
-    "getpid": (39, 172),
-    "getppid": (110, 173),
-    "gettid": (186, 178),
-    "ioprio_get": (252, 31),
-    "ioprio_set": (251, 30),
-    "mount": (165, 40),
-    "msgctl": (71, 187),
-    "msgget": (68, 186),
-    "ppoll": (271, 73),
-    "prctl": (157, 167),
-    "ptrace": (101, 117),
-    "read": (0, 63),
-    "semctl": (66, 191),
-    "semget": (64, 190),
-    "semop": (65, 193),
-    "umount2": (166, 39),
-    "write": (1, 64),
-}
-NR = {name: numbers[ARM] for name, numbers in _CALLS.items()}
-"""The numbers of system calls on this machine, for the `Call`s of a plain child."""
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int = 0) -> None:

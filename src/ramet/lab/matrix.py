@@ -80,13 +80,16 @@ def _rows(ground: Any, cgroup: int | None, why_not: str) -> dict[str, Any]:
 
     measurer = Measurer(ground)
     rows = [_row(measurer, None, cgroup, why_not), *(_row(measurer, flag, cgroup, why_not) for flag in FLAGS)]
+    return {**head(ground), "rows": rows, "effects": measure()}
+
+
+def head(ground: Any) -> dict[str, Any]:
+    """What every table of resources begins with: where it was measured, and what its columns are."""
     return {
         "kernel": os.uname().release,
         "uid": ground.uid,
         "ground": describe(ground),
         "resources": resources(),
-        "rows": rows,
-        "effects": measure(),
     }
 
 

@@ -81,10 +81,7 @@ class Measurer:
                 finally:
                     os._exit(0)
             os.close(write)
-            with os.fdopen(read, "rb") as pipe:
-                data = pipe.read()
-            os.waitpid(pid, 0)
-            return load(data)
+            return _told(read, pid)
 
         return self._measure(child, {})
 
@@ -115,10 +112,7 @@ class Measurer:
             argv = [sys.executable, "-S", "-c", start, dump_script(script)]
             pid = os.posix_spawn(sys.executable, argv, os.environ)
             os.close(write)
-            with os.fdopen(read, "rb") as pipe:
-                data = pipe.read()
-            os.waitpid(pid, 0)
-            return load(data)
+            return _told(read, pid)
 
         return self._measure(child, {})
 
@@ -156,6 +150,14 @@ class Measurer:
                 except OSError:
                     found[resource.key] = None
         return found
+
+
+def _told(read: int, pid: int) -> Seen:
+    """What a child writes into the pipe until it ends."""
+    with os.fdopen(read, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    return load(data)
 
 
 def _wait(made: Clone) -> None:

@@ -6,7 +6,8 @@ import os
 
 from ramet import _core
 from ramet.errors import UnsupportedError
-from ramet.lab.kernel import NR, status
+from ramet.lab.kernel import status
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

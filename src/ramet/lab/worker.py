@@ -24,7 +24,8 @@ from ramet.host.namespaces import kernel_version
 from ramet.lab.evidence import Evidence, Finding, Namespaces, Notes, own_namespaces
 from ramet.lab.experiment import Experiment
 from ramet.lab.experiments import load
-from ramet.lab.kernel import CAP_SYS_ADMIN, NR, has_capability, mount
+from ramet.lab.kernel import CAP_SYS_ADMIN, has_capability, mount
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

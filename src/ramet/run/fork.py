@@ -24,6 +24,7 @@ from ramet.plan.finish import PAYLOAD_PID
 from ramet.plan.steps import STAGE_CLONE, STAGE_PAYLOAD_CLONE
 from ramet.run.failure import step_failed
 from ramet.run.hold import Signals
+from ramet.run.launch import kill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,19 +147,10 @@ def _follow(
                 except Exception as error:
                     # It may have failed because the child has: then that is the cause, and still to be heard.
                     stopped = error
-                    _kill(launched.pidfd)
+                    kill(launched.pidfd)
     if stopped is not None and failed is None:
         raise stopped
     return failed, ready
-
-
-def _kill(pidfd: int) -> None:
-    import signal
-
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _reap(pid: int) -> None:

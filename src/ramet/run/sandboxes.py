@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
+from ramet import proc
 from ramet.cgroups import files, owners
 from ramet.cgroups.hierarchy import Hierarchy, hierarchies
 from ramet.run.living import living
@@ -56,7 +57,7 @@ NO_LIMIT = 1 << 62
 
 def sandboxes() -> list[Live]:
     """All that the caller can see, the oldest first."""
-    mountinfo = owners.read("/proc/self/mountinfo") or ""
+    mountinfo = proc.read("/proc/self/mountinfo") or ""
     found: dict[str, Live] = {}
     for name in os.listdir("/proc"):
         one = _sandbox_of(int(name), mountinfo) if name.isdigit() else None
@@ -68,7 +69,7 @@ def sandboxes() -> list[Live]:
 
 
 def _is_init(pid: int) -> bool:
-    return (owners.read(f"/proc/{pid}/comm") or "").strip() == INIT
+    return (proc.read(f"/proc/{pid}/comm") or "").strip() == INIT
 
 
 def _sandbox_of(pid: int, mountinfo: str) -> Live | None:
@@ -76,11 +77,11 @@ def _sandbox_of(pid: int, mountinfo: str) -> Live | None:
     init, groups = _is_init(pid), _groups(pid, mountinfo)
     if not init and not groups:
         return None
-    stat = owners.read(f"/proc/{pid}/stat")
+    stat = proc.read(f"/proc/{pid}/stat")
     words = stat.rpartition(")")[2].split() if stat else ["X"]
     if words[0] in "ZX":
         return None
-    up = float((owners.read("/proc/uptime") or "0").split()[0])
+    up = float((proc.read("/proc/uptime") or "0").split()[0])
     seconds = max(0.0, up - int(words[19]) / os.sysconf("SC_CLK_TCK"))
     name = os.path.basename(groups[0][1]) if groups else None
     owner = owners.parsed(name) if name else None
@@ -113,7 +114,7 @@ def _alone(used: Usage) -> dict[str, float]:
 
 def _uid(pid: int) -> int:
     """The files of a process that is not dumpable are root's; its status tells whose it is."""
-    for line in (owners.read(f"/proc/{pid}/status") or "").splitlines():
+    for line in (proc.read(f"/proc/{pid}/status") or "").splitlines():
         if line.startswith("Uid:"):
             return int(line.split()[1])
     return -1
@@ -121,7 +122,7 @@ def _uid(pid: int) -> int:
 
 def _groups(pid: int, mountinfo: str) -> list[tuple[Hierarchy, str]]:
     """The groups of ramet's that this process is in, or in a group below: (hierarchy, directory)."""
-    text = owners.read(f"/proc/{pid}/cgroup") or ""
+    text = proc.read(f"/proc/{pid}/cgroup") or ""
     if f"/{owners.PREFIX}-" not in text:
         return []
     found = []
@@ -136,13 +137,13 @@ def _groups(pid: int, mountinfo: str) -> list[tuple[Hierarchy, str]]:
 
 def _payload(init: int) -> int:
     """Init's first child."""
-    children = (owners.read(f"/proc/{init}/task/{init}/children") or "").split()
+    children = (proc.read(f"/proc/{init}/task/{init}/children") or "").split()
     return int(children[0]) if children else init
 
 
 def _command(pid: int) -> str:
-    words = (owners.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
-    return " ".join(words) if words != [""] else (owners.read(f"/proc/{pid}/comm") or "?").strip()
+    words = (proc.read(f"/proc/{pid}/cmdline") or "").rstrip("\0").split("\0")
+    return " ".join(words) if words != [""] else (proc.read(f"/proc/{pid}/comm") or "?").strip()
 
 
 #: What is asked: the file of version 1, that of version 2, and the unit of its number.
@@ -160,7 +161,7 @@ def _used(groups: list[tuple[Hierarchy, str]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for one, path in groups:
         for key, v1, v2, unit in FILES:
-            text = (owners.read(f"{path}/{v1 if one.version == 1 else v2}") or "").strip()
+            text = (proc.read(f"{path}/{v1 if one.version == 1 else v2}") or "").strip()
             if one.version == 2 and key == "cpu":
                 text = str(files.flat(text).get("usage_usec", "")) + "000"
             if text.isdigit() and int(text) < NO_LIMIT:

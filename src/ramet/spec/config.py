@@ -266,24 +266,19 @@ def _rootfs(value: object, path: str, base: str | None) -> object:
     return _as_it_is(value, path, base)
 
 
-def _join(value: object, path: str, base: str | None) -> tuple[Join, ...]:
-    found = []
-    for n, item in enumerate(_list(value, path)):
-        table = dict(_table(item, f"{path}[{n}]"))
-        if "path" in table:
-            table["path"] = _located(table["path"], f"{path}[{n}].path", base)
-        found.append(_record(Join, table, f"{path}[{n}]"))
-    return tuple(found)
+def _records(cls: type[AnyRecord], located: str) -> Callable[[object, str, str | None], tuple[AnyRecord, ...]]:
+    """A list of such; `located` is the field that is a path of the host."""
 
+    def decode(value: object, path: str, base: str | None) -> tuple[AnyRecord, ...]:
+        found = []
+        for n, item in enumerate(_list(value, path)):
+            table = dict(_table(item, f"{path}[{n}]"))
+            if located in table:
+                table[located] = _located(table[located], f"{path}[{n}].{located}", base)
+            found.append(_record(cls, table, f"{path}[{n}]"))
+        return tuple(found)
 
-def _io(value: object, path: str, base: str | None) -> tuple[IoLimit, ...]:
-    found = []
-    for n, item in enumerate(_list(value, path)):
-        table = dict(_table(item, f"{path}[{n}]"))
-        if "device" in table:
-            table["device"] = _located(table["device"], f"{path}[{n}].device", base)
-        found.append(_record(IoLimit, table, f"{path}[{n}]"))
-    return tuple(found)
+    return decode
 
 
 def _mappings(value: object, path: str, base: str | None) -> object:
@@ -326,7 +321,7 @@ def limit(value: object, path: str) -> int | None:
 
 _DECODERS: Mapping[str, Callable[[object, str, str | None], object]] = {
     "namespaces": _items,
-    "join": _join,
+    "join": _records(Join, "path"),
     "time_offsets": _time_offsets,
     "groups": _items,
     "terminal_size": _items,
@@ -342,7 +337,7 @@ _DECODERS: Mapping[str, Callable[[object, str, str | None], object]] = {
     "seccomp": _seccomp,
     "landlock": _landlock,
     "rlimits": _rlimits,
-    "io": _io,
+    "io": _records(IoLimit, "device"),
     "cpuset": _one_or_items,
     "cpuset_mems": _one_or_items,
     "allow_degraded": _items,

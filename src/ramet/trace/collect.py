@@ -15,7 +15,7 @@ import struct
 
 from ramet import _core
 from ramet.errors import CommandError, Error, UnsupportedError, errno_name
-from ramet.trace import calls, records, tree
+from ramet.trace import calls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ class Tracee:
         self.pidfd = os.pidfd_open(self.pid)
         self._filter_errno = _word(told)
         self.filtered = filtered and self._filter_errno == 0
+        self._begun = _thread.allocate_lock()
+        self._begun.acquire()
         self.tracer = _thread.start_new_thread(self._follow, ())
+        self._begun.acquire()  # the interpreter is the tracer's until then
 
     # the child
 
@@ -94,8 +97,9 @@ class Tracee:
         try:
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)  # Python ignores them
-            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # as exec will: no exception of ours on the way there
+            for number in signal.valid_signals():
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.SIG_DFL)  # as exec will: no handler of ours on the way there
             os.write(tell, struct.pack("i", _install_filter() if filtered else 0))
             if os.read(waits, 1):
                 os.execve(self.path, self.command, self.env)
@@ -108,7 +112,9 @@ class Tracee:
 
     def _follow(self) -> None:
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread takes them
+            # The main thread takes them. But for SIGCHLD: where it is blocked, the kernel can't drop it as nobody's
+            # concern, and every stop of a tracee would wake the main thread.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGCHLD})
             machine = os.uname().machine
             _core.trace(self.pid, not self.filtered, calls.table(machine), self._let_go, self._records.append)
         except BaseException as error:
@@ -125,6 +131,7 @@ class Tracee:
         if self._go >= 0:
             os.close(self._go)
             self._go = -1
+            self._begun.release()
 
     # the end
 
@@ -147,6 +154,8 @@ class Tracee:
             raise self._refused(self._failed) from None
         if problem:
             raise _not_executed(self.path, self.command, problem)
+        from ramet.trace import records, tree
+
         why = None if self.filtered or not self._filter_errno else errno_name(self._filter_errno)
         tasks = tree.assemble(records.parse(self._records), self.pid)
         return Trace(self.command, tasks, filtered=self.filtered, unfiltered_for=why)

@@ -31,17 +31,20 @@ else:
 ENTER, LEAVE, CHILD, EXEC, INSIDE, END = range(1, 7)
 UNREADABLE, CUT = 1, 2
 HEAD = struct.Struct("=IHHiIq6QII")
+_BEGIN = struct.Struct("=IHHiIq")
 
 
 def parse(chunks: Iterable[bytes]) -> Iterator[Record]:
     """The records of these chunks; each chunk ends with a whole one."""
+    begin, whole = _BEGIN.unpack_from, HEAD.unpack_from  # most have neither arguments nor a tail
     for chunk in chunks:
-        at = 0
-        while at < len(chunk):
-            size, kind, state, tid, arch, value, *args, tail, _ = HEAD.unpack_from(chunk, at)
-            if kind == ENTER or tail:
-                begin = at + HEAD.size
-                yield Record(kind, tid, value, arch, tuple(args), chunk[begin : begin + tail], state)
+        at, end = 0, len(chunk)
+        while at < end:
+            size, kind, _, tid, _, value = begin(chunk, at)
+            if kind == ENTER or size > HEAD.size:
+                _, _, state, _, arch, _, *args, tail, _ = whole(chunk, at)
+                first = at + HEAD.size
+                yield Record(kind, tid, value, arch, tuple(args), chunk[first : first + tail], state)
             else:
                 yield Record(kind, tid, value)
             at += size

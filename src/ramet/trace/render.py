@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 
 from ramet.flags import SIGNAL_MAX, format_clone, signal_name
+from ramet.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def render(trace: Trace, marks: Marks = LINES) -> str:
         width = max(WIDTH - len(below), NARROWEST)
         begin, *more = _wrapped(entry.text, entry.end, width, len(entry.head))
         lines.append(before + (marks.last if entry.is_last else marks.branch) + entry.head + begin)
-        lines += [inner + line for line in more]
-        lines += [inner + line for note in entry.notes for line in _words(note, width - len(marks.gap))]
+        if more or entry.notes:
+            lines += [inner + line for line in more]
+            lines += [inner + line for note in entry.notes for line in wrap(note, width - len(marks.gap))]
         rest += [(each, below) for each in reversed(of_child)]
     lines += [f"{_name(task)} (of a maker that was killed)" for task in trace.tasks[1:] if task.maker is None]
     return "\n".join([*(line.rstrip() for line in lines), "", summary(trace)])
@@ -88,6 +90,8 @@ class _Entry:
 
 def _entries(task: Task) -> list[_Entry]:
     """What is told of a task."""
+    if not task.calls and not task.status:
+        return []
     found = [_of_call(group) for group in _searches(task.calls)]
     if task.signal:
         found.append(_Entry(f"killed by {signal_name(task.signal)}"))
@@ -187,10 +191,10 @@ def _notes(call: Call) -> list[str]:
     found = []
     if call.arch in ("i386", "arm"):
         found.append(f"a 32-bit call ({call.arch})")
-    if call.new:
-        found.append(f"new {_and(call.new)} namespace{'s' * (len(call.new) > 1)}")
-    if call.new_for_children:
-        found.append(f"new {_and(call.new_for_children)} namespace for the children to come")
+    if new := call.new:
+        found.append(f"new {_and(new)} namespace{'s' * (len(new) > 1)}")
+    if for_children := call.new_for_children:
+        found.append(f"new {_and(for_children)} namespace for the children to come")
     if call.name == "setns" and not call.errno and call.result is not None:
         from ramet.trace.tree import kinds_of
 
@@ -244,16 +248,6 @@ def _pieces(text: str) -> list[str]:
             pieces.append(text[begin : at + 1])
             begin = at + 1
     return [*pieces, text[begin:]]
-
-
-def _words(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".lstrip()
-    return lines
 
 
 # The last line

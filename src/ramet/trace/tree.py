@@ -28,6 +28,9 @@ KINDS = {
     CLONE.NEWTIME: "time",
 }
 _FOR_CHILDREN = CLONE.NEWPID | CLONE.NEWTIME
+#: Programs make many calls with few kinds of flags, and an enum's own arithmetic is slow.
+_flags = lru_cache(256)(CLONE)
+_THREAD, _NONE = int(CLONE.THREAD), CLONE(0)
 MAKING = ("clone", "clone3", "fork", "vfork")
 _CLONE_ARGS = (
     "flags",
@@ -88,7 +91,7 @@ class Call:
 
     def __init__(self, task: Task, name: str, *, arch: str = "x86_64", arguments: Sequence[int] = ()) -> None:
         self.task, self.name, self.arch, self.arguments = task, name, arch, tuple(arguments)
-        self.flags: CLONE | None = CLONE(0)
+        self.flags: CLONE | None = _NONE
         self.exit_signal = 0
         self.structure = b""
         self.path: str | None = None
@@ -131,7 +134,7 @@ class Call:
     @property
     def new_for_children(self) -> tuple[str, ...]:
         """The kinds that an unshare made for the children which are to come: pid, time."""
-        if self.errno or self.result is None or self.name != "unshare":
+        if self.name != "unshare" or self.errno or self.result is None:
             return ()
         return kinds_of((self.flags or 0) & _FOR_CHILDREN)
 
@@ -272,7 +275,7 @@ class _Assembly:
         call = self.inside_call[maker]  # stays: a maker in another pid namespace returns with a number of its own
         child = self.orphans.pop(record.value, None) or self._new(record.value, call)
         child.maker, call.child, call.result = call, child, record.value
-        if call.flags and call.flags & CLONE.THREAD:
+        if call.flags and int(call.flags) & _THREAD:
             child.thread, child.process = True, maker.process
 
     def inside(self, record: Record) -> None:
@@ -320,7 +323,7 @@ def _nothing(call: Call, record: Record) -> None:
 
 def _clone(call: Call, record: Record) -> None:
     bits = record.args[0] & 0xFFFF_FFFF
-    call.flags, call.exit_signal = CLONE(bits & ~CSIGNAL), bits & CSIGNAL
+    call.flags, call.exit_signal = _flags(bits & ~CSIGNAL), bits & CSIGNAL
 
 
 def _clone3(call: Call, record: Record) -> None:
@@ -328,7 +331,7 @@ def _clone3(call: Call, record: Record) -> None:
         call.flags = None
         return
     call.structure = record.tail
-    call.flags = CLONE(int.from_bytes(record.tail[:8], "little"))
+    call.flags = _flags(int.from_bytes(record.tail[:8], "little"))
     call.exit_signal = int.from_bytes(record.tail[_EXIT_SIGNAL : _EXIT_SIGNAL + 8], "little")
 
 

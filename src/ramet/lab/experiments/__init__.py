@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ramet.errors import SpecError
+from ramet.text import choice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def find(wanted: str | int) -> str:
     if about is not None:
         return about
     near = nearest(name)
-    hint = f"did you mean {' or '.join(near)}?" if near else "ramet lab lists them"
+    hint = f"did you mean {choice(near)}?" if near else "ramet lab lists them"
     raise SpecError("there is no such experiment", field=f"experiment {str(wanted)!r}", hint=hint)
 
 

@@ -9,7 +9,8 @@ from signal import SIG_IGN, SIGUSR1, SIGUSR2
 from ramet import lowlevel
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import NR, handles
+from ramet.lab.kernel import handles
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import signal
 from ramet import _core, lowlevel
 from ramet.flags import CLONE
 from ramet.lab.experiment import CORRECTED, Experiment, Seen
-from ramet.lab.kernel import NR, handles
+from ramet.lab.kernel import handles
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

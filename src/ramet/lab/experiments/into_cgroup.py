@@ -8,7 +8,7 @@ from ramet import lowlevel
 from ramet.errors import UnsupportedError, errno_name
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import NR
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ramet import lowlevel
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import NR, status
+from ramet.lab.kernel import status
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from ramet import lowlevel
 from ramet.flags import CLONE
 from ramet.lab.child import in_a_copy
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import NR, outcome
+from ramet.lab.kernel import outcome
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

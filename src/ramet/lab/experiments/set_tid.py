@@ -8,7 +8,8 @@ import ramet
 from ramet import lowlevel
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import NR, outcome
+from ramet.lab.kernel import outcome
+from ramet.lab.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

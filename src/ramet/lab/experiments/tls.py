@@ -8,14 +8,14 @@ from ramet import _core, lowlevel
 from ramet.errors import UnsupportedError
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import ARM, NR
+from ramet.lab.kernel import ARM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.lab.evidence import Notes
     from ramet.lab.experiment import Findings
 
-ARCH_GET_FS = 0x1003
+ARCH_PRCTL, ARCH_GET_FS = 158, 0x1003
 
 
 def run(flags: CLONE, see: Notes) -> None:
@@ -24,10 +24,10 @@ def run(flags: CLONE, see: Notes) -> None:
         raise UnsupportedError("tls", needs="x86-64", fact=why)
     room, ours = create_string_buffer(64), bytearray(8)
     address = lowlevel.Buffer(8)
-    ask = lowlevel.Call(NR["arch_prctl"], ARCH_GET_FS, address)
+    ask = lowlevel.Call(ARCH_PRCTL, ARCH_GET_FS, address)
     child = lowlevel.clone3(flags, tls=addressof(room), child=[ask])
     child.wait()
-    _core.syscall("arch_prctl", NR["arch_prctl"], ARCH_GET_FS, ours)
+    _core.syscall("arch_prctl", ARCH_PRCTL, ARCH_GET_FS, ours)
     theirs = int.from_bytes(child.output(0, 1), "little")
     see.caller("its TLS is at", hex(int.from_bytes(ours, "little")))
     see.caller("the field tls says", hex(addressof(room)))

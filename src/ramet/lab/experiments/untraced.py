@@ -7,7 +7,8 @@ import os
 from ramet import lowlevel
 from ramet.flags import CLONE
 from ramet.lab.experiment import CONFIRMED, Experiment, Seen
-from ramet.lab.kernel import NR, status
+from ramet.lab.kernel import status
+from ramet.lab.numbers import NR
 from ramet.lab.tracer import FOLLOW, Traced
 
 TYPE_CHECKING = False

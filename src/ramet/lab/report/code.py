@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from tokenize import TokenInfo
 
 
-def python(source: str) -> Markup:
-    """The source as a block of code. What is no Python is shown as it is."""
+def python(source: str, label: str) -> Markup:
+    """The source as a block of code, which scrolls sideways by itself. What is no Python is shown as it is."""
     import tokenize
 
     try:
         inside = join(*_marked(source))
     except (tokenize.TokenError, SyntaxError):
         inside = join(source)
-    return element("pre", element("code", inside))
+    return element("pre", element("code", inside), role="group", aria_label=label, tabindex="0")
 
 
 def _marked(source: str) -> Iterator[str]:

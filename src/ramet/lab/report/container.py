@@ -5,7 +5,8 @@ from __future__ import annotations
 from ramet.host.namespaces import KINDS
 from ramet.lab.report.code import python
 from ramet.lab.report.html import Markup, caption, disclosure, element, head_row, hidden, join, scrolling
-from ramet.lab.report.words import plural, show, who
+from ramet.lab.report.words import plural, who
+from ramet.lab.words import show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _stage(stage: dict[str, Any], before: dict[str, Any] | None, labels: dict[st
     return disclosure(
         summary,
         element("p", stage["why"]),
-        python(stage["code"]),
+        python(stage["code"], "The code of this step"),
         _calls(stage["new_calls"]),
         _spaces(stage["namespaces"]),
         element("ul", [element("li", line) for line in told_of]) if told_of else None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ramet.host.namespaces import KINDS
 from ramet.lab.report.html import Markup, element, hidden, join
-from ramet.lab.report.words import flags, kinds, spoken
+from ramet.lab.report.words import flags
+from ramet.lab.words import kinds, spoken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

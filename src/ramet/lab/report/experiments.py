@@ -7,8 +7,8 @@ from ramet.lab.experiment import CONFIRMED
 from ramet.lab.report.code import python
 from ramet.lab.report.diagram import namespaces, overview
 from ramet.lab.report.html import Markup, caption, disclosure, element, head_row, hidden, join, scrolling
-from ramet.lab.report.words import NOWHERE, badge, flags, kinds, manual, plural, show, who
-from ramet.lab.words import flag_words
+from ramet.lab.report.words import badge, flags, manual, plural, who
+from ramet.lab.words import NOWHERE, flag_words, kinds, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,6 +212,10 @@ def _row(what: str, one: str, other: str) -> Markup:
 
 
 def _program(evidence: Evidence) -> Markup:
-    control = [element("h4", "The control"), python(evidence.control_source)] if evidence.control_source else None
+    control = (
+        [element("h4", "The control"), python(evidence.control_source, "The control")]
+        if evidence.control_source
+        else None
+    )
     where = element("p", "The lines that ran, from ", element("code", evidence.file), class_="note")
-    return join(element("h4", "The program"), where, python(evidence.source), control)
+    return join(element("h4", "The program"), where, python(evidence.source, "The program"), control)

@@ -26,12 +26,15 @@ _ZERO = 2.0  # how many doublings of the memory lie between "nothing" and the le
 
 
 class Frame:
-    """Where on the picture a size and a time are. labels: are the lines named at their ends, or below?"""
+    """Where on the picture a size and a time are. labels: are the lines named at their ends, or below? The letters of a
+    narrow picture are larger, since phones draw it smaller."""
 
     def __init__(self, found: dict[str, Any], width: int, height: int, *, labels: bool) -> None:
         self.width, self.height, self.labels = width, height, labels
         self.left, self.top, self.bottom = 62, 16, 52
         self.right = 168 if labels else 18
+        self.letter = 7.6 if labels else 8.6  # what a letter of a tip takes
+        self.name = 48 if labels else 62  # and the name of a size
         known = [each for way in found["ways"] for each in way["seconds"] if each]
         self.low, self.high = floor(log10(min(known, default=1e-5))), ceil(log10(max(known, default=1e-2)))
         self.high = max(self.high, self.low + 1)
@@ -56,7 +59,7 @@ def plot(found: dict[str, Any]) -> Markup:
     return element(
         "div",
         _picture(found, Frame(found, 860, 470, labels=True), "wide-plot", "w"),
-        _picture(found, Frame(found, 400, 470, labels=False), "narrow-plot", "n"),
+        _picture(found, Frame(found, 340, 440, labels=False), "narrow-plot", "n"),
         _key(found),
         class_="plot",
     )
@@ -96,13 +99,15 @@ def _axes(found: dict[str, Any], frame: Frame) -> Markup:
     for size in sorted(found["sizes"]):
         x = frame.x(size)
         parts.append(element("line", x1=x, x2=x, y1=frame.top, y2=floor_, class_="rule"))
-        if x - last < 48:
+        if x - last < frame.name:
             continue  # no room for its name
         last = x
         parts.append(
             element("text", words(size) if size else "0", x=x, y=floor_ + 18, class_="tick", text_anchor="middle")
         )
-    about = "memory that the caller holds (logarithmic; 0 at the left)"
+    about = (
+        "memory that the caller holds (logarithmic; 0 at the left)" if frame.labels else "memory that the caller holds"
+    )
     middle = (frame.left + end) / 2
     parts.append(element("text", about, x=middle, y=frame.height - 8, class_="tick", text_anchor="middle"))
     return element("g", parts, aria_hidden="true")
@@ -190,7 +195,7 @@ def _zones(found: dict[str, Any], frame: Frame) -> dict[tuple[int, int], tuple[f
 
 def _tip(lines: list[str], x: float, y: float, frame: Frame) -> Markup:
     """Beside its point, and inside the picture."""
-    wide, high = 9 + 7.6 * max(map(len, lines)), 12 + 17 * len(lines)
+    wide, high = 9 + frame.letter * max(map(len, lines)), 12 + 17 * len(lines)
     left = min(max(x - wide / 2, 2), frame.width - wide - 2)
     top = y - high - 12 if y - high - 12 > 0 else y + 14
     box = element("rect", x=round(left, 1), y=round(top, 1), width=round(wide, 1), height=high, rx="5")

@@ -1,4 +1,4 @@
-"""What the parts of the page say alike: values, flags, man pages, kinds of namespace."""
+"""What the parts of the page say alike: flags, man pages, verdicts."""
 
 from __future__ import annotations
 
@@ -8,36 +8,9 @@ from ramet.lab.report.html import Markup, element, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
-SPOKEN = {"mnt": "mount", "net": "network", "ipc": "IPC", "uts": "UTS"}
-"""How the kinds of namespace are spoken of, where not by their name in /proc."""
-
-NOWHERE = "-"
 _PAGE = re.compile(r"\b([A-Za-z_][A-Za-z0-9_.]*)\((\d)\)")
-
-
-def spoken(kind: str) -> str:
-    """``mount`` for mnt."""
-    return SPOKEN.get(kind, kind)
-
-
-def kinds(names: Sequence[str]) -> str:
-    """``a user and a mount namespace``."""
-    words = [spoken(name) for name in names]
-    return " and ".join(f"{'an' if word in ('IPC',) else 'a'} {word}" for word in words) + " namespace"
-
-
-def show(value: Any) -> str:
-    """A value for people: yes and no, lists without brackets."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return NOWHERE
-    if isinstance(value, list):
-        return ", ".join(map(show, value)) or "none"
-    return str(value)
 
 
 def who(uid: int) -> str:

@@ -1,9 +1,9 @@
-"""What following a command costs, against strace: python benchmarks/trace.py [--rounds N] [--json]
+"""What following a command costs, against strace: python benchmarks/tracing.py [--rounds N] [--json]
 
 A command makes 1,000 tasks: by fork, whose children only exit; by vfork and execve of /bin/true; as threads, which
 live for microseconds. Nothing else happens, so these are the worst cases: a command that works between its clones
 is slowed by less. Each runs alone, under `ramet trace`, `strace -f` with the same calls, and `strace -f --seccomp-bpf`,
-in turns; the whole command is measured, the tracer's start and its output to a file included.
+in turns; the whole command is measured, the tracer's start and its output to a file included. `make bench` has it as a part.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ KINDS = {"fork": "fork, exit", "spawn": "vfork, execve, exit", "thread": "thread
 AT_MOST = 5
 
 
-def candidates(program: str, kind: str, directory: str) -> dict[str, list[str]]:
+def candidates(program: str, kind: str, count: int, directory: str) -> dict[str, list[str]]:
     """The command alone, and under each tracer."""
-    command = [program, kind, str(COUNT)]
+    command = [program, kind, str(count)]
     tool = Path(rivals.python()).with_name("ramet")
     ours = [str(tool)] if tool.exists() else [rivals.python(), "-m", "ramet"]
     found = {"alone": command, "ramet trace": [*ours, "trace", "-o", f"{directory}/ramet", "--", *command]}
@@ -41,22 +41,20 @@ def candidates(program: str, kind: str, directory: str) -> dict[str, list[str]]:
     return found
 
 
-def measure(rounds: int, directory: str) -> Report:
-    """All kinds, one after the other."""
-    report = Report()
+def measure(report: Report, directory: str, rounds: int, count: int = COUNT) -> None:
+    """Add all kinds to the report, one after the other."""
     program = rivals.compile_c("many.c", directory)
     for kind, words in KINDS.items():
-        argvs = candidates(program, kind, directory)
+        argvs = candidates(program, kind, count, directory)
         found = interleaved({name: timed(lambda argv=argv: rivals.spawn(argv)) for name, argv in argvs.items()}, rounds)
         alone, ours = found["alone"], found["ramet trace"]
-        report.add(f"{COUNT} x {words}", *(Figure(name, seconds) for name, seconds in found.items()))
+        report.add(f"{count} x {words}", *(Figure(name, seconds) for name, seconds in found.items()))
         report.add("", ratio("ramet trace / alone", ours, alone, at_most=AT_MOST))
         if theirs := found.get("strace -f"):
             report.add("", ratio("strace -f / ramet trace", theirs, ours, at_least=1))
             report.add("", ratio("strace --seccomp-bpf / ramet trace", found["strace -f --seccomp-bpf"], ours))
         else:
-            report.skip("strace", "is not installed")
-    return report
+            report.skip(f"strace, {words}", "is not installed")
 
 
 def main() -> int:
@@ -68,7 +66,8 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is measured has its byte code cached, as installed
     subprocess.run([sys.executable, "-m", "compileall", "-q", Path(ramet.__file__).parent], check=True)
     with tempfile.TemporaryDirectory(prefix="bench") as directory:
-        report = measure(options.rounds, directory)
+        report = Report()
+        measure(report, directory, options.rounds)
     print(json.dumps(report.to_mapping(), indent=2) if options.json else report)
     return 0 if report.met else 1
 
