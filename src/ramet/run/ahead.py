@@ -30,8 +30,8 @@ CLEAR_SIGHAND = 1 << 32
 MOST = 8
 
 
-class Pair:
-    """A user and a network namespace that nobody has been in but their maker. Owns two descriptors."""
+class Closed:
+    """A pair that has been let go: without `__del__`, in which a signal handler's exception would be lost."""
 
     __slots__ = ("_held",)
 
@@ -59,6 +59,13 @@ class Pair:
             _, (fd, identity) = self._held.popitem()
             if image.still(fd, identity):
                 os.close(fd)
+        self.__class__ = Closed
+
+
+class Pair(Closed):
+    """A user and a network namespace that nobody has been in but their maker. Owns two descriptors."""
+
+    __slots__ = ()
 
     def __del__(self) -> None:
         self.close()
