@@ -1,4 +1,4 @@
-/* The plan interpreter. Runs in the CLONE_VM child and in the payload's process: no libc, no allocation, raw calls only. */
+/* The plan interpreter. Runs in the CLONE_VM child and in the payload's process: no libc, no allocation. */
 #include "steps.h"
 
 static const struct step *program_steps(const void *blob)
@@ -47,7 +47,8 @@ static int step_check(const struct step *step, uint32_t data_size)
 int program_check(const void *blob, size_t size)
 {
     const struct program *header = blob;
-    if ((uintptr_t)blob % sizeof(uint64_t) || size < sizeof *header || header->magic != PROGRAM_MAGIC || header->n_relocs % PROGRAM_RELOC_PAD)
+    if ((uintptr_t)blob % sizeof(uint64_t) || size < sizeof *header || header->magic != PROGRAM_MAGIC ||
+        header->n_relocs % PROGRAM_RELOC_PAD)
         return 0;
     uint64_t total = sizeof *header + (uint64_t)header->n_steps * sizeof(struct step) +
                      (uint64_t)header->n_relocs * sizeof(uint32_t) + header->data_size;

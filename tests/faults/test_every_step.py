@@ -25,7 +25,7 @@ ERRNOS = E.EPERM, E.ENOSYS, E.ENOSPC, E.ENOMEM, E.EMFILE, E.EINTR, E.EINVAL, E.E
 EVERY_MOUNT = [
     ramet.Bind("/usr", "/opt/usr"),
     ramet.Tmpfs("/mnt", size="1M", inodes=50),
-    ramet.Overlay("/srv", ("/usr", "/etc")),
+    ramet.Overlay("/srv", ("/usr/share", "/usr/lib")),
     ramet.File("/etc/made", b"content"),
     ramet.Directory("/var/made"),
     ramet.Symlink("/var/link", "made"),
