@@ -27,6 +27,10 @@ check: ## style, types, C warnings under gcc, clang and for aarch64
 	@scripts/setup run test check
 	@scripts/check
 
+sanitize: ## the C code under AddressSanitizer and UBSan, and fuzzed
+	@scripts/setup run test sanitize
+	@scripts/sanitize $(ARGS)
+
 bench: ## measure against bubblewrap, unshare, subprocess and plain C
 	@scripts/setup run bench
 	@.venv/bin/python benchmarks/bench.py $(ARGS)
@@ -35,4 +39,4 @@ clean: ## remove what was built, and the virtual environment
 	rm -rf .venv build dist src/ramet/_init src/ramet/_core*.so .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help dev demo test test-cgroup2 check bench clean
+.PHONY: help dev demo test test-cgroup2 check sanitize bench clean

@@ -28,7 +28,7 @@ const char core_begin_doc[] =
 
 struct begun {
     PyObject_HEAD
-    struct programs programs;
+    PyObject *bytes, *join; /* what the programs are parts of */
     struct arena arena;
     long intermediate;
     pid_t owner;
@@ -76,15 +76,15 @@ static PyObject *begun_meet(PyObject *object, PyObject *sync)
 {
     struct begun *self = (struct begun *)(void *)object;
     struct child *child = self->arena.child;
-    struct guard guard;
+    uint64_t mask;
     if (!ours(self))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    guard_enter(&guard);
+    set_mask(ALL_SIGNALS, &mask);
     meet(self);
     Py_END_ALLOW_THREADS
-    int failed = child->pid > 0 ? child_sync(sync, &guard, child) : 0;
-    guard_leave(&guard);
+    int failed = child->pid > 0 ? child_sync(sync, mask, child) : 0;
+    set_mask(mask, NULL);
     return failed ? NULL : PyBool_FromLong(child->pid > 0);
 }
 
@@ -102,7 +102,6 @@ static void finish(struct begun *self)
     Py_END_ALLOW_THREADS
     self->whole = child->whole != 0;
     arena_end(&self->arena);
-    programs_release(&self->programs);
 }
 
 static PyObject *begun_end(PyObject *object, PyObject *none)
@@ -127,8 +126,9 @@ static void begun_dealloc(PyObject *object)
         finish(self);
     } else if (self->open) { /* in a fork: a copy, of which nobody is the child */
         munmap(self->arena.base, self->arena.size);
-        programs_release(&self->programs);
     }
+    Py_XDECREF(self->bytes);
+    Py_XDECREF(self->join);
     PyObject_Free(object);
 }
 
@@ -148,23 +148,24 @@ PyTypeObject core_begun_type = {
     .tp_methods = begun_methods,
 };
 
-static int start(struct begun *self, unsigned long long flags)
+static int start(struct begun *self, const struct programs *programs, unsigned long long flags)
 {
-    struct guard guard;
-    struct child *child;
-    if (programs_check(&self->programs) || arena_fill(&self->arena, &self->programs, flags, -1, 1, 1))
+    uint64_t mask;
+    if (programs_check(programs) || arena_fill(&self->arena, programs, flags, -1, 1, 1))
         return -1;
-    child = self->arena.child;
+    struct child *child = self->arena.child;
     child->tid = 0;
     child->clone.flags = (child->clone.flags & ~(uint64_t)CLONE_PIDFD) | CLONE_PARENT_SETTID;
     child->clone.parent_tid = child->clone.pidfd = (uint64_t)(uintptr_t)&child->tid; /* clone(2) has one for both */
     Py_BEGIN_ALLOW_THREADS
-    guard_enter(&guard);
+    set_mask(ALL_SIGNALS, &mask);
     self->intermediate = join_start(child, self->arena.join_stack, 0);
-    guard_leave(&guard);
+    set_mask(mask, NULL);
     Py_END_ALLOW_THREADS
-    if (self->intermediate > 0)
+    if (self->intermediate > 0) {
+        self->open = 1;
         return 0;
+    }
     int error = child->failed.error;
     arena_end(&self->arena);
     core_oserror(error, "clone3");
@@ -173,24 +174,27 @@ static int start(struct begun *self, unsigned long long flags)
 
 PyObject *core_begin(PyObject *module, PyObject *args)
 {
-    PyObject *join;
+    struct programs programs = {.gate = -1, .pid_text = -1, .shares = 1};
+    PyObject *bytes, *join;
     unsigned long long flags;
     (void)module;
+    if (!PyArg_ParseTuple(args, "SOKO!:begin", &bytes, &programs.inputs[PROGRAM], &flags, &PyTuple_Type, &join) ||
+        programs_parse(join, &programs, JOIN))
+        return NULL;
+    programs.blob[PROGRAM].buf = PyBytes_AS_STRING(bytes);
+    programs.blob[PROGRAM].len = PyBytes_GET_SIZE(bytes);
     struct begun *self = PyObject_New(struct begun, &core_begun_type);
     if (!self)
         return NULL;
-    memset(&self->programs, 0, sizeof *self - offsetof(struct begun, programs));
-    self->programs.gate = self->programs.pid_text = -1;
-    self->programs.shares = 1;
+    self->bytes = Py_NewRef(bytes);
+    self->join = Py_NewRef(join);
+    self->arena = (struct arena){0};
+    self->intermediate = 0;
     self->owner = getpid();
-    if (PyArg_ParseTuple(args, "y*OKO:begin", &self->programs.blob[PROGRAM], &self->programs.inputs[PROGRAM], &flags,
-                         &join)) {
-        if (programs_parse(join, &self->programs, JOIN) == 0 && start(self, flags) == 0) {
-            self->open = 1;
-            return (PyObject *)self;
-        }
-        programs_release(&self->programs);
+    self->open = self->whole = 0;
+    if (start(self, &programs, flags)) {
+        Py_DECREF(self);
+        return NULL;
     }
-    Py_DECREF(self);
-    return NULL;
+    return (PyObject *)self;
 }

@@ -384,7 +384,7 @@ static void wait_for_threads(void)
     }
 }
 
-static void child_main(void *arg)
+static void called_main(void *arg)
 {
     struct call *call = arg;
     rseq_hide();
@@ -529,7 +529,7 @@ PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs)
         .child_tid = (uint64_t)(uintptr_t)&call->running,
         .exit_signal = (uint64_t)exit_signal,
     };
-    long pid = clone_here(&clone_args, !clone3, child_main, call);
+    long pid = clone_here(&clone_args, !clone3, called_main, call);
 
     int status = 0, done = 1;
     PyObject *result = NULL;

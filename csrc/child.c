@@ -15,90 +15,20 @@
 #define ERRNO_INVAL 22
 #define ERRNO_NOSYS 38
 
-/* The child starts on another stack, so it can't return through the caller's frames: it enters fn from here. */
 long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *), void *arg)
 {
-    long result;
-#if defined(__x86_64__)
-    register void (*entry)(void *) __asm__("r12") = fn;
-    register void *entry_arg __asm__("r13") = arg;
-    __asm__ volatile("syscall\n\t"
-                     "testq %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xorl %%ebp, %%ebp\n\t"
-                     "movq %%r13, %%rdi\n\t"
-                     "callq *%%r12\n\t"
-                     "hlt\n"
-                     "1:"
-                     : "=a"(result)
-                     : "a"(__NR_clone3), "D"(args), "S"(sizeof *args), "r"(entry), "r"(entry_arg)
-                     : "rcx", "r11", "memory");
-#else
-    register void (*entry)(void *) __asm__("x19") = fn;
-    register void *entry_arg __asm__("x20") = arg;
-    register long x8 __asm__("x8") = __NR_clone3;
-    register uint64_t x0 __asm__("x0") = (uint64_t)(uintptr_t)args;
-    register uint64_t x1 __asm__("x1") = sizeof *args;
-    __asm__ volatile("svc #0\n\t"
-                     "cbnz x0, 1f\n\t"
-                     "mov x29, xzr\n\t"
-                     "mov x0, x20\n\t"
-                     "blr x19\n\t"
-                     "brk #1\n"
-                     "1:"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(entry), "r"(entry_arg)
-                     : "memory");
-    result = (long)x0;
-#endif
-    return result;
+    return sys_clone(__NR_clone3, SYS_ARG(args), sizeof *args, 0, 0, 0, fn, arg);
 }
 
 /* clone(2): the pidfd comes back through parent_tid, the exit signal lives in the low byte of the flags. */
 long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *arg)
 {
-    long result;
-    uint64_t flags = args->flags | args->exit_signal;
-    uint64_t top = args->stack + args->stack_size;
+    uint64_t flags = args->flags | args->exit_signal, top = args->stack + args->stack_size;
 #if defined(__x86_64__)
-    register void (*entry)(void *) __asm__("r12") = fn;
-    register void *entry_arg __asm__("r13") = arg;
-    register uint64_t r10 __asm__("r10") = args->child_tid;
-    register uint64_t r8 __asm__("r8") = args->tls;
-    __asm__ volatile("syscall\n\t"
-                     "testq %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xorl %%ebp, %%ebp\n\t"
-                     "movq %%r13, %%rdi\n\t"
-                     "callq *%%r12\n\t"
-                     "hlt\n"
-                     "1:"
-                     : "=a"(result)
-                     : "a"(__NR_clone), "D"(flags), "S"(top), "d"(args->pidfd), "r"(r10), "r"(r8),
-                       "r"(entry), "r"(entry_arg)
-                     : "rcx", "r11", "memory");
+    return sys_clone(__NR_clone, flags, top, args->pidfd, args->child_tid, args->tls, fn, arg);
 #else
-    register void (*entry)(void *) __asm__("x19") = fn;
-    register void *entry_arg __asm__("x20") = arg;
-    register long x8 __asm__("x8") = __NR_clone;
-    register uint64_t x0 __asm__("x0") = flags;
-    register uint64_t x1 __asm__("x1") = top;
-    register uint64_t x2 __asm__("x2") = args->pidfd;
-    register uint64_t x3 __asm__("x3") = args->tls;
-    register uint64_t x4 __asm__("x4") = args->child_tid;
-    __asm__ volatile("svc #0\n\t"
-                     "cbnz x0, 1f\n\t"
-                     "mov x29, xzr\n\t"
-                     "mov x0, x20\n\t"
-                     "blr x19\n\t"
-                     "brk #1\n"
-                     "1:"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(entry), "r"(entry_arg)
-                     : "memory");
-    result = (long)x0;
+    return sys_clone(__NR_clone, flags, top, args->pidfd, args->tls, args->child_tid, fn, arg);
 #endif
-    return result;
 }
 
 long clone_on_stack(struct kernel_clone_args *args, int no_clone3, void (*fn)(void *), void *arg)

@@ -44,7 +44,7 @@ struct child {
 
 #define PID_TEXT_SIZE 16
 
-/* The two calls themselves, without a fallback: for clone_on_stack, and for ramet.lowlevel. */
+/* The two calls themselves, without a fallback: for clone_on_stack, and for ramet.lowlevel; without a stack, for here.h. */
 long raw_clone3(const struct kernel_clone_args *args, void (*fn)(void *), void *arg);
 long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *arg);
 

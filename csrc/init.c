@@ -169,11 +169,11 @@ static void keep_one_capability(void)
     sys2(__NR_capset, &header, kept);
 }
 
-static int parse_number(const char *text)
+static long parse_number(const char *text)
 {
-    int number = 0;
+    uint32_t number = 0; /* may wrap: whoever else executes this file gives what they like */
     while (*text >= '0' && *text <= '9')
-        number = number * 10 + (*text++ - '0');
+        number = number * 10 + (uint32_t)(*text++ - '0');
     return number;
 }
 
@@ -188,7 +188,8 @@ static _Noreturn __attribute__((used)) void init_main(const uint64_t *stack)
     supervise(payload);
 }
 
-#if defined(__x86_64__)
+#if defined(RAMET_FAKE_KERNEL) /* starts it itself */
+#elif defined(__x86_64__)
 __asm__(".globl _start\n_start:\n\txorl %ebp, %ebp\n\tmovq %rsp, %rdi\n\tandq $-16, %rsp\n\tcall init_main\n\thlt\n");
 #else
 __asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x0, sp\n\tbl init_main\n\tbrk #1\n");

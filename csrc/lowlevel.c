@@ -110,7 +110,7 @@ static PyObject *clone_python(struct kernel_clone_args *args, int old)
 static int plain_check(const struct plain *plain, size_t size)
 {
     size_t room = size - PLAIN_STACK_SIZE - PLAIN_GUARD_SIZE;
-    if (size < sizeof *plain + PLAIN_STACK_SIZE + PLAIN_GUARD_SIZE ||
+    if ((uintptr_t)plain % sizeof(uint64_t) || size < sizeof *plain + PLAIN_STACK_SIZE + PLAIN_GUARD_SIZE ||
         plain->n_calls > (room - sizeof *plain) / sizeof plain->calls[0])
         return 0;
     for (uint32_t i = 0; i < plain->n_calls; i++) {

@@ -30,31 +30,32 @@ static int store_text(unsigned char *data, uint32_t size, long long at, const Py
 
 PyObject *core_run(PyObject *module, PyObject *args)
 {
-    Py_buffer blob, text = {0};
+    const char *blob; /* of a bytes object: aligned, and nobody changes it */
+    Py_ssize_t length;
+    Py_buffer text = {0};
     PyObject *inputs, *result = NULL;
     long long text_at = -1;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*O|Ly*:run", &blob, &inputs, &text_at, &text))
+    if (!PyArg_ParseTuple(args, "y#O|Ly*:run", &blob, &length, &inputs, &text_at, &text))
         return NULL;
-    if (!program_check(blob.buf, (size_t)blob.len)) {
+    if (!program_check(blob, (size_t)length)) {
         PyErr_SetString(PyExc_ValueError, "malformed program");
         goto done;
     }
-    uint32_t size = ((const struct program *)blob.buf)->data_size, at = 0;
+    uint32_t size = program_header(blob)->data_size, at = 0;
     unsigned char *data = PyMem_Malloc(size ? size : 1);
     if (!data) {
         PyErr_NoMemory();
         goto done;
     }
-    memcpy(data, program_data(blob.buf), size);
-    struct loaded program = program_load(blob.buf, data);
+    memcpy(data, program_data(blob), size);
+    struct loaded program = program_load(blob, data);
     if (core_store_inputs(inputs, data, size) == 0 && store_text(data, size, text_at, &text) == 0) {
         int error = run_steps(&program, &at);
         result = error ? Py_BuildValue("Ii", (unsigned)at, error) : Py_NewRef(Py_None);
     }
     PyMem_Free(data);
 done:
-    PyBuffer_Release(&blob);
     if (text.obj)
         PyBuffer_Release(&text);
     return result;

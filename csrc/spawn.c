@@ -65,22 +65,16 @@ const char core_spawn_doc[] =
 
 #define PAGE 4096u
 
-void guard_enter(struct guard *guard)
+void set_mask(uint64_t mask, uint64_t *before)
 {
-    uint64_t all = ~(uint64_t)0;
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &guard->mask, KERNEL_SIGSET_BYTES);
-}
-
-void guard_leave(const struct guard *guard)
-{
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &guard->mask, 0, KERNEL_SIGSET_BYTES);
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, before, KERNEL_SIGSET_BYTES);
 }
 
 static int has(const struct programs *programs, int which) { return programs->blob[which].buf != NULL; }
 
 static uint32_t data_size(const struct programs *programs, int which)
 {
-    return has(programs, which) ? ((const struct program *)programs->blob[which].buf)->data_size : 0;
+    return has(programs, which) ? program_header(programs->blob[which].buf)->data_size : 0;
 }
 
 static size_t page_up(size_t size) { return (size + PAGE - 1) & ~(size_t)(PAGE - 1); }
@@ -150,14 +144,13 @@ error:
     return -1;
 }
 
-static int load(struct loaded *loaded, const Py_buffer *blob, unsigned char *data, PyObject *inputs)
+static int load(struct loaded *loaded, const char *blob, unsigned char *data, PyObject *inputs)
 {
-    if (!blob->buf)
+    if (!blob)
         return 0;
-    const struct program *header = blob->buf;
-    memcpy(data, program_data(blob->buf), header->data_size);
-    *loaded = program_load(blob->buf, data);
-    return core_store_inputs(inputs, data, header->data_size);
+    memcpy(data, program_data(blob), program_header(blob)->data_size);
+    *loaded = program_load(blob, data);
+    return core_store_inputs(inputs, data, loaded->data_size);
 }
 
 static int load_all(struct arena *arena, const struct programs *programs)
@@ -165,7 +158,7 @@ static int load_all(struct arena *arena, const struct programs *programs)
     struct child *child = arena->child;
     struct loaded *loaded[PROGRAMS] = {&child->program, &child->join, &child->payload, &child->init};
     for (int which = 0; which < PROGRAMS; which++)
-        if (load(loaded[which], &programs->blob[which], arena->data[which], programs->inputs[which]))
+        if (load(loaded[which], programs->blob[which].buf, arena->data[which], programs->inputs[which]))
             return -1;
     return 0;
 }
@@ -250,12 +243,11 @@ void join_end(struct child *child, long pid)
 
 /* The caller's side of the sync steps, with its own signal mask: Ctrl-C must work while newuidmap hangs. On an
  * exception the child is killed. */
-int child_sync(PyObject *sync, const struct guard *guard, struct child *child)
+int child_sync(PyObject *sync, uint64_t mask, struct child *child)
 {
-    uint64_t all = ~(uint64_t)0;
-    guard_leave(guard);
+    set_mask(mask, NULL);
     PyObject *result = PyObject_CallFunction(sync, "Li", (long long)child->pid, (int)child->pidfd);
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, KERNEL_SIGSET_BYTES);
+    set_mask(ALL_SIGNALS, NULL);
     if (!result)
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
     Py_XDECREF(result);
@@ -285,11 +277,11 @@ static PyObject *started_as(struct child *child, PyObject *into)
 static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
 {
     struct child *child = arena->child;
-    struct guard guard;
+    uint64_t mask;
     long pid;
 
     Py_BEGIN_ALLOW_THREADS
-    guard_enter(&guard);
+    set_mask(ALL_SIGNALS, &mask);
     if (!arena->join_stack)
         start(child);
     else if ((pid = join_start(child, arena->join_stack, 1)) > 0)
@@ -297,12 +289,12 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
     Py_END_ALLOW_THREADS
 
     int started = child->pid > 0;
-    int failed_sync = started && sync ? child_sync(sync, &guard, child) : 0;
+    int failed_sync = started && sync ? child_sync(sync, mask, child) : 0;
 
     Py_BEGIN_ALLOW_THREADS
     if (started && outlives(child))
         wait_left_memory(child);
-    guard_leave(&guard);
+    set_mask(mask, NULL);
     Py_END_ALLOW_THREADS
 
     struct failure *failed = child->failed.stage != STAGE_NONE ? &child->failed : &child->payload_failed;
@@ -343,7 +335,7 @@ static void describe(struct arena *arena, const struct programs *programs, unsig
         .stack_size = CHILD_STACK_SIZE,
         .cgroup = cgroup < 0 ? 0 : (uint64_t)cgroup,
     };
-    child->payload_pid = (char *)arena->data[INIT] + programs->pid_text;
+    child->payload_pid = programs->pid_text < 0 ? NULL : (char *)arena->data[INIT] + programs->pid_text;
     child->payload_clone = (struct kernel_clone_args){
         .flags = programs->gate >= 0 ? CLONE_VM | CLONE_CHILD_CLEARTID : CLONE_VFORK,
         .exit_signal = SIGCHLD,
@@ -361,14 +353,14 @@ int programs_parse(PyObject *given, struct programs *programs, int which)
         PyErr_SetString(PyExc_TypeError, "a program is a tuple (bytes, inputs)");
         return -1;
     }
-    return PyArg_ParseTuple(given, "y*O", &programs->blob[which], &programs->inputs[which]) ? 0 : -1;
+    return PyArg_ParseTuple(given, "y#O", &programs->blob[which].buf, &programs->blob[which].len,
+                            &programs->inputs[which]) ? 0 : -1;
 }
 
 int programs_check(const struct programs *programs)
 {
     for (int which = 0; which < PROGRAMS; which++) {
-        const Py_buffer *blob = &programs->blob[which];
-        if (blob->buf && !program_check(blob->buf, (size_t)blob->len)) {
+        if (has(programs, which) && !program_check(programs->blob[which].buf, (size_t)programs->blob[which].len)) {
             PyErr_SetString(PyExc_ValueError, "malformed program");
             return -1;
         }
@@ -384,13 +376,6 @@ int programs_check(const struct programs *programs)
         return -1;
     }
     return 0;
-}
-
-void programs_release(struct programs *programs)
-{
-    for (int which = 0; which < PROGRAMS; which++)
-        if (has(programs, which))
-            PyBuffer_Release(&programs->blob[which]);
 }
 
 int arena_fill(struct arena *arena, const struct programs *programs, unsigned long long flags, int cgroup, int clone3,
@@ -437,15 +422,15 @@ PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
     unsigned long long flags;
     int cgroup = -1, clone3 = 1, join_shares = 0;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*OK|$OpOOLLOipO:spawn", names, &programs.blob[PROGRAM],
-                                     &programs.inputs[PROGRAM], &flags, &join, &join_shares, &payload, &init,
-                                     &programs.gate, &programs.pid_text, &sync, &cgroup, &clone3, &into))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y#OK|$OpOOLLOipO:spawn", names, &programs.blob[PROGRAM].buf,
+                                     &programs.blob[PROGRAM].len, &programs.inputs[PROGRAM], &flags, &join,
+                                     &join_shares, &payload, &init, &programs.gate, &programs.pid_text, &sync, &cgroup,
+                                     &clone3, &into))
         return NULL;
     sync = sync == Py_None ? NULL : sync;
     programs.shares = join == Py_None || join_shares || sync;
     if (programs_parse(join, &programs, JOIN) == 0 && programs_parse(payload, &programs, PAYLOAD) == 0 &&
         programs_parse(init, &programs, INIT) == 0 && programs_check(&programs) == 0)
         result = spawn(&programs, flags, cgroup, clone3, sync, into == Py_None ? NULL : into);
-    programs_release(&programs);
     return result;
 }

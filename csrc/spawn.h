@@ -5,16 +5,19 @@
 #include "child.h"
 #include "core.h"
 
-/* The caller's thread state that a clone disturbs. */
-struct guard {
-    uint64_t mask;
-};
+#define ALL_SIGNALS (~(uint64_t)0)
+
+/* Set the calling thread's signal mask; the one before, where it is wanted. */
+void set_mask(uint64_t mask, uint64_t *before);
 
 /* The programs of one spawn, and whose memory they run in. */
 enum { PROGRAM, JOIN, PAYLOAD, INIT, PROGRAMS };
 
 struct programs {
-    Py_buffer blob[PROGRAMS]; /* without buf: there is none */
+    struct {
+        const char *buf; /* NULL: there is none */
+        Py_ssize_t len;
+    } blob[PROGRAMS]; /* of bytes objects: aligned, and nobody changes them after the check */
     PyObject *inputs[PROGRAMS];
     long long gate, pid_text;
     int shares; /* is the child's memory ours? */
@@ -30,13 +33,9 @@ struct arena {
     unsigned char *data[PROGRAMS];
 };
 
-void guard_enter(struct guard *guard);
-void guard_leave(const struct guard *guard);
-
 /* A program given as (bytes, inputs), or None; -1 with an exception. */
 int programs_parse(PyObject *given, struct programs *programs, int which);
 int programs_check(const struct programs *programs);
-void programs_release(struct programs *programs);
 
 /* Map, load and describe the child; -1 with an exception. syncs: will it wait for the caller? */
 int arena_fill(struct arena *arena, const struct programs *programs, unsigned long long flags, int cgroup, int clone3,
@@ -51,6 +50,6 @@ void child_reap(int pidfd);
 void wait_left_memory(struct child *child);
 
 /* The caller's side of the sync steps, with its own signal mask; 0, or -1 with an exception, and the child is killed. */
-int child_sync(PyObject *sync, const struct guard *guard, struct child *child);
+int child_sync(PyObject *sync, uint64_t mask, struct child *child);
 
 #endif

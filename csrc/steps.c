@@ -1,4 +1,4 @@
-/* The plan interpreter. Runs in the CLONE_VM child and in the payload's process: no libc, no allocation, raw calls only. */
+/* The plan interpreter. Runs in the CLONE_VM child and in the payload's process: no libc, no allocation. */
 #include "steps.h"
 
 static const struct step *program_steps(const void *blob)
@@ -8,14 +8,12 @@ static const struct step *program_steps(const void *blob)
 
 static const uint32_t *program_relocs(const void *blob)
 {
-    const struct program *header = blob;
-    return (const uint32_t *)(program_steps(blob) + header->n_steps);
+    return (const uint32_t *)(program_steps(blob) + program_header(blob)->n_steps);
 }
 
 const unsigned char *program_data(const void *blob)
 {
-    const struct program *header = blob;
-    return (const unsigned char *)(program_relocs(blob) + header->n_relocs);
+    return (const unsigned char *)(program_relocs(blob) + program_header(blob)->n_relocs);
 }
 
 static int word_fits(uint64_t offset, uint64_t width, uint32_t data_size)
@@ -49,7 +47,8 @@ static int step_check(const struct step *step, uint32_t data_size)
 int program_check(const void *blob, size_t size)
 {
     const struct program *header = blob;
-    if (size < sizeof *header || header->magic != PROGRAM_MAGIC || header->n_relocs % PROGRAM_RELOC_PAD)
+    if ((uintptr_t)blob % sizeof(uint64_t) || size < sizeof *header || header->magic != PROGRAM_MAGIC ||
+        header->n_relocs % PROGRAM_RELOC_PAD)
         return 0;
     uint64_t total = sizeof *header + (uint64_t)header->n_steps * sizeof(struct step) +
                      (uint64_t)header->n_relocs * sizeof(uint32_t) + header->data_size;

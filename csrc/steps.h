@@ -49,6 +49,8 @@ struct step {
 
 #define STEP_EPROTO 71
 
+static inline const struct program *program_header(const void *blob) { return blob; }
+
 /* Where a loaded program's parts are. */
 struct loaded {
     const struct step *steps;
@@ -57,7 +59,7 @@ struct loaded {
     unsigned char *data;
 };
 
-/* Is this blob well-formed: sizes add up, every offset inside the data and aligned? 1 or 0. */
+/* Is this blob well-formed: aligned, sizes add up, every offset inside the data and aligned? 1 or 0. */
 int program_check(const void *blob, size_t size);
 
 /* Bytes of data behind the blob's steps and relocations. Only for a checked blob. */

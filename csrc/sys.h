@@ -16,7 +16,12 @@
 /* Is a raw system call's result an error? (the kernel's own IS_ERR_VALUE) */
 static inline int sys_failed(long result) { return (unsigned long)result >= -RAMET_MAX_ERRNO; }
 
-#if defined(__x86_64__)
+#if defined(RAMET_FAKE_KERNEL) /* the fuzzer's (tests/fuzz): no call may reach a real one */
+
+long sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f);
+long sys_clone(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, void (*fn)(void *), void *arg);
+
+#elif defined(__x86_64__)
 
 static inline __attribute__((always_inline)) long
 sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
@@ -29,6 +34,25 @@ sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64
                      : "=a"(result)
                      : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
                      : "rcx", "r11", "memory");
+    return result;
+}
+
+/* clone3 or clone, whose child runs fn(arg), which must not return: on the stack it was given, or on the caller's own,
+ * below its red zone (no frame of the caller's is its to return through). */
+static inline long
+sys_clone(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, void (*fn)(void *), void *arg)
+{
+    long result;
+    register void (*entry)(void *) __asm__("r12") = fn;
+    register void *entry_arg __asm__("r13") = arg;
+    register uint64_t r10 __asm__("r10") = d;
+    register uint64_t r8 __asm__("r8") = e;
+    __asm__ volatile("syscall\n\ttestq %%rax, %%rax\n\tjnz 1f\n\t"
+                     "leaq -128(%%rsp), %%rsp\n\tandq $-16, %%rsp\n\txorl %%ebp, %%ebp\n\t"
+                     "movq %%r13, %%rdi\n\tcallq *%%r12\n\thlt\n1:"
+                     : "=a"(result)
+                     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(entry), "r"(entry_arg)
+                     : "rcx", "r11", "cc", "memory");
     return result;
 }
 
@@ -48,6 +72,25 @@ sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64
                      : "+r"(x0)
                      : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
                      : "memory");
+    return (long)x0;
+}
+
+static inline long
+sys_clone(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, void (*fn)(void *), void *arg)
+{
+    register void (*entry)(void *) __asm__("x19") = fn;
+    register void *entry_arg __asm__("x20") = arg;
+    register long x8 __asm__("x8") = nr;
+    register uint64_t x0 __asm__("x0") = a;
+    register uint64_t x1 __asm__("x1") = b;
+    register uint64_t x2 __asm__("x2") = c;
+    register uint64_t x3 __asm__("x3") = d;
+    register uint64_t x4 __asm__("x4") = e;
+    __asm__ volatile("svc #0\n\tcbnz x0, 1f\n\t"
+                     "sub sp, sp, #128\n\tmov x29, xzr\n\tmov x0, x20\n\tblr x19\n\tbrk #1\n1:"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(entry), "r"(entry_arg)
+                     : "cc", "memory");
     return (long)x0;
 }
 

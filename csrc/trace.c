@@ -33,8 +33,10 @@
 #include <sys/wait.h>
 
 #define BUCKETS 1024
+#ifndef BUFFER_SIZE /* the fuzzer has smaller ones */
 #define TAIL_MAX 16384
 #define BUFFER_SIZE (1 << 18)
+#endif
 #define PATH_ROOM 4096
 #define TSYNC 1 /* SECCOMP_FILTER_FLAG_TSYNC: the filter is for all threads of the process */
 
@@ -330,13 +332,16 @@ static int maker_lives(struct tracer *t, const struct task *child)
     return 0;
 }
 
-/* Makers were killed before they could tell: what has stopped, and is of nobody else, is theirs. */
+static int full(const struct tracer *t) { return t->used > BUFFER_SIZE / 2; }
+
+/* Makers were killed before they could tell: what has stopped, and is of nobody else, is theirs. How many they are is
+ * the command's to choose, so as many as there is room to record: the others come when the buffer has been drained. */
 static void adopt(struct tracer *t)
 {
     each_task(t, child)
     {
         struct task *maker = t->lost;
-        if (!maker)
+        if (!maker || full(t))
             return;
         if (child->held && !maker_lives(t, child)) {
             t->lost = maker->next;
@@ -431,7 +436,9 @@ static void ended(struct tracer *t, struct task *task, int status)
 static int follow(struct tracer *t)
 {
     while (t->alive && !t->error) {
-        if (t->used > BUFFER_SIZE / 2)
+        if (t->held && t->lost)
+            adopt(t);
+        if (full(t))
             return 1;
         int status = 0;
         long tid = sys4(__NR_wait4, -1, &status, __WALL | __WNOTHREAD, 0);
@@ -450,8 +457,6 @@ static int follow(struct tracer *t)
             stopped(t, task, status);
         else
             ended(t, task, status);
-        if (t->held && t->lost)
-            adopt(t);
     }
     return 0;
 }

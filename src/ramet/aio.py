@@ -145,6 +145,11 @@ async def _drain(pump: Pump, ended: int, guard: Guard) -> None:
                 done.set_exception(error)
 
     def over() -> None:
+        if pump.alone:
+            for fd in list(watched):
+                unwatch(fd)
+            pump.drain()
+            return
         unwatch(ended)
         for fd, number in list(watched.items()):
             if number == 0:  # nobody is left to read stdin

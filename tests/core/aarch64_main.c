@@ -148,7 +148,7 @@ static void clone_it(const char *how)
         args.stack = args.stack_size = 0;
         args.flags = 0x4100 | 0x100000 | 0x1000000;
         seen->parent_word = seen->child_word = 0;
-        long pid = here_clone(&args, look, seen);
+        long pid = raw_clone(&args, look, seen);
         say("status_here", exit_status(pid));
         say("parent_here", seen->parent_word == pid);
         say("child_here", seen->child_word == pid);

@@ -1,5 +1,6 @@
 """newuidmap(1) missing, slow, failing and babbling; a host whose /tmp can't be written to; no memory for a clone."""
 
+import errno as E
 import os
 import shutil
 import subprocess
@@ -100,32 +101,37 @@ def test_helper_that_lies_is_noticed(tmp_path, nothing_left):
     assert not (tmp_path / "ran").exists()
 
 
-READ_ONLY = """
-import os, sys, tempfile
+NO_PLACE = """
+import os, sys
 for path in ("/tmp", "/var/tmp", "/dev/shm"):
     try:
-        open(path + "/x", "w")
+        with open(path + "/x", "w") as file:
+            file.write("x" * 10000)
         sys.exit(f"{path} can be written to")
     except OSError as error:
-        assert error.errno == 30, error
+        assert error.errno == int(sys.argv[1]), error
 import ramet
 print(ramet.run(["sh", "-c", "echo fine >/tmp/x; cat /tmp/x"], text=True, check=True).stdout)
 """
 
 
-def test_host_without_a_place_for_temporary_files():
-    """On a host where /tmp, /var/tmp and /dev/shm are read-only, sandboxes start and have a /tmp of their own."""
+@pytest.mark.parametrize(("options", "errno"), [("ro", E.EROFS), ("size=4k", E.ENOSPC), ("nr_inodes=1", E.ENOSPC)])
+def test_host_without_a_place_for_temporary_files(options, errno):
+    """On a host where /tmp, /var/tmp and /dev/shm are read-only, or full, or out of inodes, sandboxes start and have a /tmp of
+    their own."""
     need(shutil.which("unshare"), "util-linux")
     own = (
         ["unshare", "--mount"]
         if os.geteuid() == 0
         else ["unshare", "--mount", "--user", "--map-current-user", "--keep-caps"]
     )
-    script = 'for d in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro none $d || exit 9; done; exec "$0" -c "$1"'
+    script = (
+        f'for d in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o {options} none $d || exit 9; done; exec "$0" -c "$@"'
+    )
     if sys.executable.startswith(("/tmp/", "/var/tmp/")) or os.getcwd().startswith(("/tmp/", "/var/tmp/")):
         pytest.skip("only where neither Python nor the checkout lies in /tmp")
     done = subprocess.run(
-        [*own, "sh", "-c", script, sys.executable, READ_ONLY], capture_output=True, text=True, timeout=60
+        [*own, "sh", "-c", script, sys.executable, NO_PLACE, str(errno)], capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "fine\n\n", done.stderr
 

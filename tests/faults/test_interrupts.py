@@ -25,13 +25,13 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 while interrupted < int(sys.argv[3]):
     try:
         # A SIGINT by a timer, since a signal from outside would come after the same random time with more
-        # noise
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00005, 0.004))
+        # noise. Again and again, since one that comes in a __del__ is lost, as Python says on standard error
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00005, 0.004), 0.5)
         ramet.run(["sh", "-c", "sleep 1000"], **options)
         finished += 1
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         interrupted += 1
-    signal.setitimer(signal.ITIMER_REAL, 0)
     now = children(), sorted(descriptors())
     if now[0] != before[0]:
         print("left children", now[0] - before[0])
@@ -60,6 +60,35 @@ def test_interrupted_at_random_times_leaves_nothing(mode):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, f"{times} 0\n"), f"seed {seed}: {done.stdout}{done.stderr[-2000:]}"
+
+
+DROPPED = """
+import sys
+import ramet
+from ramet.run.launch import Launched
+
+seen = set()
+def look(frame, event, _argument):
+    if event == "call" and frame.f_code.co_name == "__del__":
+        seen.add(type(frame.f_locals["self"]).__name__)
+
+ramet.run(["true"])
+sys.setprofile(look)
+for _ in range(3):
+    ramet.run(["true"])
+    ramet.run(["true"], as_pid1=True)
+during, seen = seen, set()
+Launched()
+sys.setprofile(None)
+print(sorted(during), sorted(seen))
+"""
+
+
+def test_nothing_that_is_closed_is_dropped_by_python_code():
+    """What a run has closed goes without a `__del__`, in which an interrupt would be lost and the payload go on: the child, the
+    maker of namespaces, and a pair of them. Only what ends with the run itself has one; so does a child that is not closed."""
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "['Popen', 'Streams'] ['Launched']\n", done.stdout + done.stderr
 
 
 EVERY_LINE = """

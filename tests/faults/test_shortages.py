@@ -114,6 +114,75 @@ def test_no_more_processes_is_named():
     assert second == "True"
 
 
+FEW_PROCESSES = """
+import os, resource
+from hosts import children, descriptors
+import ramet
+if os.geteuid() == 0:
+    os.setresgid(64998, 64998, 64998)
+    os.setresuid(64998, 64998, 64998)  # limits do not hold for root; nobody else is this user
+    from ramet import _core
+    from ramet.plan.calls import numbers
+    _core.syscall("prctl", numbers(os.uname().machine)["prctl"], 4, 1, 0, 0, 0)  # dumpable again
+os.chdir("/")
+hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+for as_pid1 in (False, True):
+    ramet.run(["true"], as_pid1=as_pid1)
+    before = children(), sorted(descriptors())
+    answers = []
+    for limit in [*range(12), 4000]:
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, hard))
+        try:
+            answers.append(str(ramet.run(["true"], as_pid1=as_pid1, rlimits={"NPROC": (4000, 4000)}).ok))
+        except ramet.StepError as error:
+            answers.append(f"{error.doing.replace(chr(32), chr(95))}:{error.errno}")
+        assert (children(), sorted(descriptors())) == before, limit
+    print(*answers)
+"""
+
+
+def test_few_processes_are_an_error_or_no_matter():
+    """With RLIMIT_NPROC from 0 to 11, which another clone meets each time, each run succeeds or raises a StepError with EAGAIN that
+    says whose clone it was; nothing is left; with enough it succeeds."""
+    for line in python(FEW_PROCESSES).splitlines():
+        answers = line.split()
+        assert set(answers) <= {"True", "clone_the_child:11", "clone_the_payload's_process:11"}, line
+        assert answers[0] == "clone_the_child:11" and answers[-1] == "True"
+
+
+LITTLE_MEMORY = """
+import errno, resource
+from hosts import children, descriptors
+import ramet
+ramet.run(["true"])
+before = children(), sorted(descriptors())
+with open("/proc/self/status") as file:
+    size = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmSize"))
+answers = []
+for more in [*range(0, 2 << 20, 64 << 10), 64 << 20]:
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.RLIM_INFINITY))
+    try:
+        answer = str(ramet.run(["true"]).ok)
+    except ramet.Error as error:
+        answer = type(error).__name__
+    except MemoryError:
+        answer = "MemoryError"
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    answers.append(answer)
+    assert (children(), sorted(descriptors())) == before, more
+print(*answers)
+"""
+
+
+def test_no_memory_for_the_child_is_an_error():
+    """With an address space (RLIMIT_AS) that is full, and then larger by 64 KiB each time, each run succeeds or raises one of ramet's
+    errors or MemoryError, and nothing is left; with enough it succeeds."""
+    answers = python(LITTLE_MEMORY).split()
+    assert set(answers) <= {"True", "UnsupportedError", "StepError", "MemoryError"}
+    assert "UnsupportedError" in answers and answers[-1] == "True"
+
+
 NO_NAMESPACES = """
 import sys
 from hosts import children, descriptors

@@ -32,12 +32,9 @@ if TYPE_CHECKING:
     from ramet.spec import Join
 
 
-class Launched:
-    """A child that has exec'd. control: the caller's end of init's socket, or None without init.
-
-    It is there before the child is, so that an exception from a signal handler, which can come between any two
-    operations, finds somebody who knows the child: whoever drops this object ends the child.
-    """
+class Closed:
+    """A child that nobody has to end any more: no `__del__`, for an exception from a signal handler would be lost in it, and
+    Ctrl-C with it."""
 
     __slots__ = ("control", "over", "owner", "pid", "pidfd", "terminal")
 
@@ -69,6 +66,17 @@ class Launched:
         if self.control is not None:
             fd, self.control = self.control, None
             os.close(fd)
+        self.__class__ = Closed
+
+
+class Launched(Closed):
+    """A child that has exec'd. control: the caller's end of init's socket, or None without init.
+
+    It is there before the child is, so that an exception from a signal handler, which can come between any two
+    operations, finds somebody who knows the child: whoever drops this object ends the child.
+    """
+
+    __slots__ = ()
 
     def __del__(self) -> None:
         if hasattr(self, "terminal") and not sys.is_finalizing():

@@ -23,13 +23,39 @@ if TYPE_CHECKING:
 CLEAR_SIGHAND = 1 << 32
 
 
+class Closed:
+    """Descriptors that have been let go: no `__del__`, for an exception from a signal handler would be lost in it."""
+
+    __slots__ = ("by_slot",)
+
+    def __init__(self) -> None:
+        self.by_slot: dict[Slot, tuple[int, tuple[int, int]]] = {}
+
+    def close(self) -> None:
+        """Close them. What has got one of the numbers meanwhile is not ours to close."""
+        while self.by_slot:
+            _, (fd, identity) = self.by_slot.popitem()
+            if image.still(fd, identity):
+                os.close(fd)
+        self.__class__ = Closed
+
+
+class Held(Closed):
+    """Descriptors, each with what it was when it was opened."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Made:
     """Some namespaces that nobody has been in but their maker. Owns a descriptor of each."""
 
     __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._held: dict[Slot, tuple[int, tuple[int, int]]] = {}
+        self._held: Closed = Held()
 
     def take(self, pid: int, wanted: Mapping[Slot, Namespace]) -> None:
         """Open what the process is in."""
@@ -38,26 +64,20 @@ class Made:
 
     def hold(self, slot: Slot, fd: int) -> None:
         """Own this descriptor too."""
-        self._held[slot] = fd, image.identity(fd)
+        self._held.by_slot[slot] = fd, image.identity(fd)
 
     @property
     def inputs(self) -> dict[Slot, int]:
         """The descriptors under their names in a plan."""
-        return {slot: fd for slot, (fd, _) in self._held.items()}
+        return {slot: fd for slot, (fd, _) in self._held.by_slot.items()}
 
     def is_whole(self) -> bool:
         """Are the descriptors still ours? A caller that becomes a daemon closes those it does not know."""
-        return all(image.still(*held) for held in self._held.values())
+        return all(image.still(*held) for held in self._held.by_slot.values())
 
     def close(self) -> None:
-        """Let go of the namespaces. What has got one of the numbers meanwhile is not ours to close."""
-        while self._held:
-            _, (fd, identity) = self._held.popitem()
-            if image.still(fd, identity):
-                os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
+        """Let go of the namespaces."""
+        self._held.close()
 
 
 class Making:

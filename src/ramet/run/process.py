@@ -338,6 +338,7 @@ class Popen:
         if self._pumping is None:
             self._take_back()
             self._pumping = self._new_pump(self._encoded(input))
+            self._pumping.alone = bool(self.plan.clone_flags & CLONE_NEWPID)
         elif input is not None:
             raise SpecError("has been given already", field="input")
         return self._pumping

@@ -168,6 +168,9 @@ class Pump:
     ) -> None:
         self.streams = streams
         self._guard: Guard | None = None
+        #: Is everybody who could write dead at the end? Then whoever holds a pipe open is a fork of the caller's, made by
+        #: another thread at the wrong moment, and would keep us for as long as it lives.
+        self.alone = False
         self.input = memoryview(data)
         self.others: dict[int, Callable[[], bool]] = {}
         self.captures = {n: Capture(limit) for n in (1, 2) if streams.ours[n] is not None}
@@ -197,6 +200,9 @@ class Pump:
             if not ready and deadline is not None and monotonic() >= deadline:
                 raise TimeoutExpired("the sandbox still ran", seconds=0)
             for fd, _ in ready:
+                if fd == ended and self.alone:
+                    self.drain()
+                    return
                 if fd == ended:
                     over = True
                     poller.unregister(ended)
@@ -221,8 +227,8 @@ class Pump:
         self.others[fd] = take
 
     def drain(self) -> None:
-        """Take what is there now, and wait for no more: who was killed without a pid namespace of its own may have
-        left somebody behind who holds a stream open."""
+        """Take what is there now, and wait for no more: somebody who is none of the sandbox's, or who was left behind by it where
+        it had no pid namespace of its own, may hold a stream open."""
         self.streams.close_ours(0)
         for number in self.captures:
             fd = self.streams.ours[number]
