@@ -93,13 +93,30 @@ def test_fork_and_threads(default):
     assert ask(default, "clone", 0x3D0F00) == ALLOW
 
 
-@pytest.mark.parametrize(("name", "request_"), [("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541C)])
+@pytest.mark.parametrize(("name", "request_"), [("TIOCSTI", 0x5412), ("TIOCLINUX", 0x541C), ("TIOCSETD", 0x5423)])
 def test_terminal_injection(default, name, request_):
-    """The requests that type into a terminal are refused, with bits set above an int as well (CVE-2019-7303); others are not."""
+    """The requests that type into a terminal, or change the driver behind it, are refused, with bits set above an int as well (CVE-2019-7303); others are not."""
     for value in (request_, request_ | HIGH, request_ | 1 << 32):
         assert ask(default, "ioctl", 0, value) == EPERM
     for value in (0x5401, 0x5413, 0x5421, request_ | 0x10000):
         assert ask(default, "ioctl", 0, value) == ALLOW
+
+
+def test_leases(default):
+    """fcntl is allowed with every command but F_SETLEASE, whatever is set above an int."""
+    for command in (1024, 1024 | HIGH):
+        assert ask(default, "fcntl", 0, command) == EPERM
+    for command in (*range(40), 1025, 1026, 1030, 1033, 1024 | 0x10000):
+        assert ask(default, "fcntl", 0, command) == ALLOW
+
+
+def test_dnotify_without_namespaces(default):
+    """F_NOTIFY watches a directory as inotify does, which Landlock does not see: refused where Landlock is the only wall for files,
+    and left elsewhere."""
+    alone = filters.compiled(profile.alone())
+    for command, expected in ((1026, EPERM), (1026 | HIGH, EPERM), (1024, EPERM), (1, ALLOW), (1025, ALLOW)):
+        assert ask(alone, "fcntl", 0, command) == expected
+    assert ask(default, "fcntl", 0, 1026) == ALLOW
 
 
 @pytest.mark.parametrize("family", range(48))
@@ -199,6 +216,7 @@ def test_the_shipped_programs(default):
         40,
         0x5412,
         0x541C,
+        0x5423,
         0xFFFFFFFF,
         HIGH | 1,
         HIGH | 0x5412,
@@ -207,7 +225,7 @@ def test_the_shipped_programs(default):
     for machine in AUDIT_ARCH:
         for number in [*range(library.NUMBERS_END + 8), *(n | 0x40000000 for n in range(520))]:
             assert answer(shipped, machine, number) == answer(default, machine, number), number
-    for name in BY_ARGUMENT:
+    for name in (*BY_ARGUMENT, "fcntl"):
         number = library.number(name)
         for value in values:
             for arguments in ((value,), (0, value), (16, 3, value)):
@@ -331,6 +349,7 @@ def test_condensed(name):
         40,
         0x5412,
         0x541C,
+        0x5423,
         0xFFFFFFFF,
         HIGH | 1,
         HIGH | 0x5412,

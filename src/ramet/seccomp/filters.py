@@ -108,8 +108,9 @@ def compiled(policy: Seccomp) -> tuple[bytes, ...]:
     return programs
 
 
-def translated(policy: Seccomp, only: Collection[int] | None = None) -> tuple[bytes, ...]:
-    """As libseccomp makes them: what allows; and, where there are vetoes, what takes away. only: the calls they are for."""
+def translated(policy: Seccomp, only: Collection[int] | None = None, arch: int | None = None) -> tuple[bytes, ...]:
+    """As libseccomp makes them: what allows; and, where there are vetoes, what takes away. only: the calls they are for; with
+    these, arch: another machine that they are for."""
     from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, Program, known
 
     refusal = _action(policy.action, int(policy.errno))
@@ -117,7 +118,7 @@ def translated(policy: Seccomp, only: Collection[int] | None = None) -> tuple[by
     for rules, default in ((policy.rules, refusal), (policy.vetoes, ALLOW)):
         if programs and not rules:
             continue
-        with Program(default) as program:
+        with Program(default, arch) as program:
             for rule in rules:
                 for name, number in _numbers(rule):
                     if only is None or number in only:

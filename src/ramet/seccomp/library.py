@@ -70,6 +70,9 @@ def _library() -> ctypes.CDLL:
     ]
     found.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
     found.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
+    found.seccomp_syscall_resolve_name_arch.argtypes = [ctypes.c_uint32, ctypes.c_char_p]
+    for name in ("seccomp_arch_add", "seccomp_arch_remove"):
+        getattr(found, name).argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     found.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
     found.seccomp_syscall_resolve_num_arch.argtypes = [ctypes.c_uint32, ctypes.c_int]
     return found
@@ -89,14 +92,20 @@ def is_name(name: str) -> bool:
     return name in YOUNG or _library().seccomp_syscall_resolve_name(name.encode("ascii", "replace")) != _NO_SUCH_CALL
 
 
-@lru_cache(maxsize=1)
-def known() -> dict[str, int]:
-    """Every call of this machine that the library, or this file, knows."""
+def number_there(name: str, arch: int) -> int | None:
+    """The same on another machine."""
+    found: int = _library().seccomp_syscall_resolve_name_arch(arch, name.encode("ascii", "replace"))
+    return YOUNG.get(name) if found == _NO_SUCH_CALL else found if found >= 0 else None
+
+
+@lru_cache(maxsize=4)
+def known(arch: int = 0) -> dict[str, int]:
+    """Every call of this machine, or of another, that the library, or this file, knows."""
     names = dict(YOUNG)
     free = ctypes.CDLL(None).free
     free.argtypes = [ctypes.c_void_p]
     for candidate in range(NUMBERS_END):
-        pointer = _library().seccomp_syscall_resolve_num_arch(0, candidate)
+        pointer = _library().seccomp_syscall_resolve_num_arch(arch, candidate)
         if pointer:
             names[ctypes.string_at(pointer).decode("ascii")] = candidate
             free(pointer)
@@ -104,13 +113,17 @@ def known() -> dict[str, int]:
 
 
 class Program:
-    """One filter under construction. default: the action for calls that no rule matches."""
+    """One filter under construction. default: the action for calls that no rule matches. arch: of libseccomp's tokens; the rules
+    still come with this machine's numbers."""
 
-    def __init__(self, default: int) -> None:
+    def __init__(self, default: int, arch: int | None = None) -> None:
         self._default = default
         self._context = _library().seccomp_init(default)
         if not self._context:
             raise MemoryError("seccomp_init")
+        if arch is not None:
+            self._check(_library().seccomp_arch_add(self._context, arch), "seccomp_arch_add")
+            self._check(_library().seccomp_arch_remove(self._context, 0), "seccomp_arch_remove")  # 0: this machine's
         # Another machine's calls (32-bit, x32) have other numbers: none of them is known to be harmless.
         self._check(_library().seccomp_attr_set(self._context, _ATTRIBUTE_BADARCH, ERRNO | 38), "seccomp_attr_set")
         _library().seccomp_attr_set(self._context, _ATTRIBUTE_OPTIMIZE, _BINARY_TREE)  # since 2.5; slower without

@@ -24,8 +24,8 @@ ALLOWED: Mapping[str, str] = {
         openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
         removexattrat rename renameat renameat2 rmdir sendfile setxattr setxattrat splice stat statfs statx symlink symlinkat sync
         sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes vmsplice write writev
-        file_getattr file_setattr cachestat""",
-    "watching files": "inotify_add_watch inotify_init inotify_init1 inotify_rm_watch fanotify_mark",
+        file_getattr file_setattr""",
+    "watching files": "inotify_add_watch inotify_init inotify_init1 inotify_rm_watch",
     "memory": """
         brk madvise map_shadow_stack membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mprotect mremap
         mseal msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_mrelease remap_file_pages""",
@@ -78,7 +78,8 @@ REFUSED: Mapping[str, str] = {
     "acct syslog vhangup iopl ioperm sethostname setdomainname lookup_dcookie nfsservctl": "the machine's administration",
     "personality": "but for asking and for PER_LINUX: turns address randomisation off, and old behaviours on",
     "mbind set_mempolicy get_mempolicy migrate_pages move_pages set_mempolicy_home_node": "where memory lies is the host's",
-    "fanotify_init": "watches whole file systems",
+    "fanotify_init fanotify_mark": "watches whole file systems",
+    "cachestat": "tells which parts of shared files others have read",
     "chroot": "takes CAP_SYS_CHROOT",
     "ustat sysfs uselib _sysctl modify_ldt vm86 vm86old": "obsolete, and little tested",
     "lsm_set_self_attr lsm_get_self_attr lsm_list_modules": "security modules are the host's",
@@ -88,7 +89,8 @@ REFUSED: Mapping[str, str] = {
     "clone": "namespaces are made before the payload starts",
 }
 
-TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
+F_SETLEASE, F_NOTIFY = 1024, 1026
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 NETLINK_ROUTE = 0
 CLONE_NEW = 0x7E020000  # every CLONE_NEW flag that clone(2) can say
@@ -97,7 +99,7 @@ INT = 2**32 - 1  # an int is 32 bits; what is above them in the register, the ke
 #: What a kept capability is for; as Docker does.
 WITH_CAPABILITY: Mapping[str, str] = {
     "CAP_SYS_ADMIN": """
-        bpf clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree
+        bpf cachestat clone3 fanotify_init fanotify_mark fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree
         perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare pivot_root swapon swapoff
         listmount statmount open_tree_attr""",
     "CAP_SYS_PTRACE": "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
@@ -139,7 +141,7 @@ def default(capabilities: frozenset[str] = frozenset(), *, nested: bool = False,
         Rule(("personality",), when=(_masked(0, persona),), why=what)
         for persona, what in ((0, "PER_LINUX"), (INT, "asking which there is"))
     ]
-    rules.append(Rule(("ioctl",), why="but for what puts input into a terminal"))
+    rules.append(Rule(("ioctl",), why="but for what puts input into a terminal, or a driver behind it"))
     if nested:
         rules.append(Rule(("clone", "clone3", "unshare", "setns"), why="nested_namespaces"))
         names = "mount umount2 pivot_root move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr sethostname"
@@ -174,9 +176,19 @@ def _sockets(capabilities: frozenset[str], *, nested: bool) -> Iterable[Rule]:
 
 def _vetoes() -> tuple[Rule, ...]:
     """An allow-list can't say "but not this value" of an argument that it allows in general."""
-    return tuple(
-        Rule(("ioctl",), action="errno", when=(_masked(1, request),), why=f"{name} types into a terminal")
-        for name, request in (("TIOCSTI", TIOCSTI), ("TIOCLINUX", TIOCLINUX))
+    typed = "types into a terminal"
+    ioctls = (
+        ("TIOCSTI", TIOCSTI, typed),
+        ("TIOCLINUX", TIOCLINUX, typed),
+        ("TIOCSETD", TIOCSETD, "loads line disciplines, little tested (CVE-2017-2636, CVE-2023-6546)"),
+    )
+    lease = "F_SETLEASE keeps others from a file for as long as 45 s, also through a read-only bind"
+    return (
+        *(
+            Rule(("ioctl",), action="errno", when=(_masked(1, number),), why=f"{name} {why}")
+            for name, number, why in ioctls
+        ),
+        Rule(("fcntl",), action="errno", when=(_masked(1, F_SETLEASE),), why=lease),
     )
 
 
@@ -206,6 +218,7 @@ def alone(capabilities: frozenset[str] = frozenset()) -> Seccomp:
         *(("setpriority", 0), ("setpriority", 1), ("ioprio_set", 1)),
     ):
         vetoes.append(Rule((name,), action="errno", when=(Condition(argument, "!=", 0),), why=others))
+    vetoes.append(Rule(("fcntl",), action="errno", when=(_masked(1, F_NOTIFY),), why="Landlock does not see it"))
     # By descriptor it is what utimensat(2) does for a file that is open.
     vetoes.append(Rule(("utimensat",), action="errno", when=(Condition(1, "!=", 0),), why="Landlock does not see it"))
     found = default(capabilities)

@@ -7,7 +7,7 @@ import struct
 
 from probing import first, libc, opens, probe
 
-TIOCSTI, TIOCLINUX, TIOCSCTTY, TIOCGWINSZ, TIOCSWINSZ = 0x5412, 0x541C, 0x540E, 0x5413, 0x5414
+TIOCSTI, TIOCLINUX, TIOCSCTTY, TIOCGWINSZ, TIOCSWINSZ, TIOCSETD = 0x5412, 0x541C, 0x540E, 0x5413, 0x5414, 0x5423
 ROOT = {"seccomp": "none", "uid": 0, "gid": 0, "capabilities": ["SYS_ADMIN", "MKNOD"]}
 
 
@@ -123,3 +123,35 @@ def window_size(world):
     found = struct.unpack("HHHH", fcntl.ioctl(2, TIOCGWINSZ, b"\0" * 8))
     fcntl.ioctl(2, TIOCSWINSZ, struct.pack("HHHH", *found))
     return found
+
+
+@probe("root")
+def other_devices(world):
+    """Devices that are interfaces to the kernel or to the processor: userfaultfd, vhost, cuse, msr, dma_heap, hwrng, rtc, snapshot."""
+    names = (
+        "userfaultfd",
+        "vhost-net",
+        "vhost-vsock",
+        "cuse",
+        "cpu/0/msr",
+        "dma_heap/system",
+        "hwrng",
+        "rtc0",
+        "snapshot",
+        "hpet",
+    )
+    return first(
+        [lambda n=n: opens(f"/dev/{n}") for n in (*names, "btrfs-control", "mapper/control", "nvram", "autofs", "ppp")]
+    )
+
+
+@probe({"seccomp": "none"})
+def cve_2017_2636_line_disciplines(world):
+    """CVE-2017-2636: TIOCSETD on a terminal of one's own loads drivers of modems and the like. Set to what it is."""
+    ours, theirs = os.openpty()
+    try:
+        fcntl.ioctl(theirs, TIOCSETD, struct.pack("i", 0))
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return "set"

@@ -4,7 +4,7 @@ import ctypes
 import os
 import subprocess
 
-from probing import NEWNS, NEWUSER, call, contains, first, opens, probe
+from probing import NEWNS, NEWUSER, call, contains, first, opens, probe, reached
 
 RIGHTS = {"seccomp": "none", "uid": 0, "gid": 0, "capabilities": ["SYS_ADMIN", "SYS_CHROOT"]}
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
@@ -228,3 +228,34 @@ def watch_on_shared_files(world):
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(os.O_NONBLOCK)
     return libc.inotify_add_watch(watch, b"/usr/bin", 0x20) > 0 and "watches /usr/bin"
+
+
+@probe()
+def lease_on_a_file(world):
+    """F_SETLEASE: whoever wants to open the file otherwise waits, for 45 s at most. Tried on a file of its own; on one that is shared it takes being who owns it."""
+    import fcntl
+
+    path = os.path.join(world["open"] if os.path.isdir(world["open"]) else "/tmp", f"lease-{os.getpid()}")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    try:
+        with open(path) as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    finally:
+        os.unlink(path)
+    return "leased"
+
+
+@probe(absent=("ENOSYS", "EPERM"))
+def page_cache_of_shared_files(world):
+    """cachestat(2) tells which parts of a shared file somebody has read lately."""
+    found = (ctypes.c_uint64 * 5)()
+    with open("/usr/bin/find", "rb") as file:
+        call("cachestat", file.fileno(), (ctypes.c_uint64 * 2)(), found, 0)
+    return f"{found[0]} pages"
+
+
+@probe()
+def handle_of_a_file(world):
+    """name_to_handle_at(2): a file's inode and generation, by which shocker.c found its way."""
+    buffer, mount = ctypes.create_string_buffer(136), ctypes.c_int()
+    return reached("name_to_handle_at", -100, b"/usr/bin/find", buffer, ctypes.byref(mount), 0, errors=("EOVERFLOW",))

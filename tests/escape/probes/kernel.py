@@ -4,7 +4,7 @@ import ctypes
 import mmap
 import os
 
-from probing import NEWCGROUP, NEWNS, NEWUSER, call, first, probe, reached
+from probing import NEWCGROUP, NEWNS, NEWUSER, call, first, libc, probe, reached
 
 NO_FILTER = {"seccomp": "none"}
 RIGHTS = {"seccomp": "none", "uid": 0, "gid": 0, "capabilities": ["SYS_ADMIN", "SYS_CHROOT"]}
@@ -171,3 +171,55 @@ def calls_of_the_future(world):
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(4000)
     return ctypes.get_errno() == 38 and "the kernel answered"
+
+
+@probe(NO_FILTER)
+def quotas_by_descriptor(world):
+    """quotactl_fd(2), the same by a descriptor."""
+    return reached("quotactl_fd", -1, 0x7FFFFF00, 0, None, errors=("EBADF", "EINVAL"))
+
+
+@probe(NO_FILTER, absent=("ENOSYS",))
+def security_modules(world):
+    """lsm_list_modules(2) tells which security modules the host has."""
+    return reached("lsm_list_modules", None, None, 0)
+
+
+@probe(NO_FILTER, absent=("ENOSYS",))
+def memory_policy(world):
+    """set_mempolicy(2): on which nodes of the machine memory lies. To what it is."""
+    call("set_mempolicy", 0, None, 0)
+    return "set"
+
+
+@probe(NO_FILTER)
+def filter_that_allows(world):
+    """A second filter, of the payload's own, that allows everything: is the first one still asked?"""
+    allow = ctypes.create_string_buffer((0x06).to_bytes(4, "little") + (0x7FFF0000).to_bytes(4, "little"), 8)
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    program = Program(1, ctypes.addressof(allow))
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    if libc.prctl(22, 2, ctypes.byref(program), 0, 0):  # PR_SET_SECCOMP
+        raise OSError(ctypes.get_errno(), "prctl")
+    return quotas(world)
+
+
+@probe(left="io_setup(2)")
+def contexts_of_the_machine(world):
+    """io_setup(2): what it takes is counted for the whole machine (fs.aio-max-nr), so one can leave none for others."""
+
+    def taken():
+        with open("/proc/sys/fs/aio-nr") as file:
+            return int(file.read())
+
+    for _ in range(5):  # others take and leave meanwhile
+        before, context = taken(), ctypes.c_ulong()
+        call("io_setup", 64, ctypes.byref(context))
+        after = taken()
+        call("io_destroy", context)
+        if after >= before + 64:
+            return f"{before}, then {after}"
+    return None

@@ -51,6 +51,11 @@ OLD = {
         "syslog": 103,
         "umount2": 166,
         "unshare": 272,
+        "io_setup": 206,
+        "io_destroy": 207,
+        "ioprio_set": 251,
+        "ioprio_get": 252,
+        "set_mempolicy": 238,
         "userfaultfd": 323,
     },
     "aarch64": {
@@ -88,6 +93,11 @@ OLD = {
         "syslog": 116,
         "umount2": 39,
         "unshare": 97,
+        "io_setup": 0,
+        "io_destroy": 1,
+        "ioprio_set": 30,
+        "ioprio_get": 31,
+        "set_mempolicy": 237,
         "userfaultfd": 282,
     },
 }
@@ -104,6 +114,9 @@ NUMBERS = {
     "mount_setattr": 442,
     "statmount": 457,
     "listmount": 458,
+    "quotactl_fd": 443,
+    "cachestat": 451,
+    "lsm_list_modules": 461,
 }
 NEWNS, NEWCGROUP, NEWUSER, NEWPID, NEWNET = 0x20000, 0x2000000, 0x10000000, 0x20000000, 0x40000000
 

@@ -134,3 +134,38 @@ def robust_list_of_init(world):
 def parent_seen(world):
     """The parent's pid: whoever has one outside could be found by it."""
     return os.getppid() not in (0, 1) and os.getppid()
+
+
+@probe()
+def io_priority_of_the_victim(world):
+    """ioprio_set(2) for a process of the host, to what it is."""
+    call("ioprio_set", 1, world["pid"], call("ioprio_get", 1, world["pid"]))
+    return "set"
+
+
+@probe("root")
+def io_priority_above_others(world):
+    """ioprio_set(2): before all others at every disk."""
+    call("ioprio_set", 1, 0, 1 << 13 | 4)
+    return "real time"
+
+
+@probe(absent=("ENOTTY", "EINVAL"))
+def namespaces_of_init_by_pidfd(world):
+    """ioctl PIDFD_GET_MNT_NAMESPACE (Linux 6.11): the namespaces of pid 1, or outside of the victim, without /proc."""
+    import fcntl
+
+    pidfd = call("pidfd_open", world.get("init", 1), 0)
+    try:
+        return f"fd {fcntl.ioctl(pidfd, 0xFF03, 0)}"
+    finally:
+        os.close(pidfd)
+
+
+@probe("root")
+def pid_of_ones_choice(world):
+    """clone3(2) with set_tid: a process that is taken for one that has ended. Asked for is one that there is."""
+    tids = (ctypes.c_int * 1)(os.getpid())
+    fields = (ctypes.c_uint64 * 11)()
+    fields[8], fields[9] = ctypes.addressof(tids), 1
+    return reached("clone3", fields, ctypes.sizeof(fields), errors=("EEXIST",))
