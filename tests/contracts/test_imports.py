@@ -17,18 +17,19 @@ ALLOWED = {
     "flag_facts": {"errors", "flags"},
     "text": set(),
     "proc": set(),
+    "bpf": set(),
     "rules": LOW,
     "lowlevel": LOW | {"_core", "rules"},
     "spec": LOW,
     "host": LOW | {"proc", "spec", "lowlevel", "_core"},
     "plan": LOW | {"spec"},
     "cgroups": LOW | {"proc", "spec", "lowlevel", "_core"},
-    "seccomp": LOW | {"spec"},
-    "run": LOW | {"proc", "spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
+    "seccomp": LOW | {"spec", "bpf"},
+    "run": LOW | {"proc", "bpf", "spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
-    "trace": LOW | {"rules", "_core"},
+    "trace": LOW | {"rules", "bpf", "_core"},
     "aio": LOW | {"spec", "plan", "host", "cgroups", "run"},
-    "lab": LOW | {"", "spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "call", "_core"},
+    "lab": LOW | {"", "proc", "bpf", "spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "call", "_core"},
 }
 #: Against the arrow, each with its reason; only inside a function, so that importing the module does not load it.
 EXCEPTIONS = {

@@ -9,8 +9,9 @@ import pytest
 
 import ramet
 from ramet import Seccomp, SpecError
+from ramet.bpf import ALLOW, ERRNO, KILL_PROCESS, LOG
 from ramet.seccomp import filters, library
-from ramet.seccomp.simulate import ALLOW, ERRNO, KILL_PROCESS, LOG, answer
+from ramet.seccomp.simulate import answer
 from ramet.spec.config import sandbox_from_mapping
 
 #: Every shape that Docker's own profile has.

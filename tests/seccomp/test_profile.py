@@ -7,8 +7,9 @@ import pytest
 
 from needs import only
 from ramet import Sandbox, SpecError
+from ramet.bpf import ALLOW, ERRNO, KILL_PROCESS
 from ramet.seccomp import filters, library, profile
-from ramet.seccomp.simulate import ALLOW, AUDIT_ARCH, ERRNO, KILL_PROCESS, answer
+from ramet.seccomp.simulate import AUDIT_ARCH, answer
 from ramet.spec.seccomp import Condition, Rule, Seccomp
 
 MACHINE = os.uname().machine

@@ -335,3 +335,22 @@ def test_a_tracee_that_is_abandoned_is_killed():
     os.eventfd_read(tracee.done)
     found = tracee.result()
     assert found.exit_code == 137 and found.tasks[0].calls[0].argv == ("sleep", "100")
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_no_stop_wakes_who_waits(monkeypatch, blocked):
+    """The main thread sleeps until the trace is over. The control: with SIGCHLD blocked in the tracer, each stop wakes it."""
+    block = signal.pthread_sigmask
+    if blocked:
+        monkeypatch.setattr(signal, "pthread_sigmask", lambda how, mask: block(how, {*mask, signal.SIGCHLD}))
+    before = switches()
+    loop = "for n in 1 2 3 4 5 6 7 8 9 10; do /bin/true; /bin/true; /bin/true; /bin/true; /bin/true; done"
+    found = trace(["sh", "-c", loop])
+    assert len(found.tasks) == 51, "each of them stops at least five times"
+    assert (switches() - before > 30) is blocked
+
+
+def switches():
+    """How often this thread has gone to sleep."""
+    with open("/proc/thread-self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))

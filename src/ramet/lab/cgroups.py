@@ -5,27 +5,32 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from ramet.cgroups import ending
+from ramet.cgroups.files import CLOEXEC_DIRECTORY
+from ramet.cgroups.hierarchy import hierarchies
 from ramet.errors import errno_name
+from ramet.proc import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ramet.cgroups.hierarchy import Hierarchy
+
+
+def mounted() -> list[Hierarchy]:
+    """The hierarchies that are mounted, and where this process is in each."""
+    return hierarchies(read("/proc/self/mountinfo") or "", read("/proc/self/cgroup") or "")
+
 
 def own_cgroup() -> tuple[str | None, str]:
     """The directory of this process's version 2 cgroup; None and why, where there is none to be seen."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        fields = [line.split() for line in file if " - cgroup2 " in line]
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        own = [line.rstrip("\n")[3:] for line in file if line.startswith("0::")]
-    if not fields or not own:
+    found = [each for each in mounted() if each.version == 2]
+    if not found:
         return None, "no cgroup version 2 is mounted here"
-    root, point = fields[0][3], fields[0][4]
-    relative = own[0].removeprefix(root if root != "/" else "").lstrip("/")
-    path = os.path.join(point, relative)
-    if not os.path.isdir(path):
-        return None, f"this process's cgroup {own[0]} is not under {point}"
-    return path, ""
+    if found[0].own is None or not os.path.isdir(found[0].own):
+        return None, f"this process's cgroup is not under {found[0].mount}"
+    return found[0].own, ""
 
 
 @contextmanager
@@ -42,12 +47,12 @@ def made_cgroup() -> Iterator[tuple[int | None, str]]:
         hint = "" if os.geteuid() == 0 else "; systemd-run --user --scope -p Delegate=yes gives one"
         yield None, f"no cgroup to make below {parent}: {errno_name(error.errno or 0)}{hint}"
         return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, CLOEXEC_DIRECTORY)
     try:
         yield fd, ""
     finally:
         os.close(fd)
-        remove(path)
+        remove_tree(path)
 
 
 def name(group: int = 0) -> str:
@@ -57,13 +62,9 @@ def name(group: int = 0) -> str:
 
 def parents() -> list[str]:
     """Where the lab makes its cgroups: in this process's own, in the one above it, and where processes are counted."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        points = [line.split()[4] for line in file if " - cgroup " in line and "pids" in line.split()[-1].split(",")]
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        paths = [line.rstrip("\n").split(":", 2)[2] for line in file if "pids" in line.split(":")[1].split(",")]
-    counting = [point + path.rstrip("/") for point, path in zip(points[:1], paths[:1], strict=False)]
+    counting = [each.own for each in mounted() if each.version == 1 and "pids" in each.controllers and each.own]
     own, _ = own_cgroup()
-    return counting + ([own.rstrip("/"), os.path.dirname(own.rstrip("/"))] if own else [])
+    return [*counting, own, os.path.dirname(own)] if own else counting
 
 
 def remove_left(group: int) -> None:
@@ -75,23 +76,12 @@ def remove_left(group: int) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """A cgroup with those in it."""
-    for inner in os.listdir(path):
-        if os.path.isdir(f"{path}/{inner}"):
-            remove(f"{path}/{inner}")
-    remove(path)
-
-
-def remove(path: str) -> None:
-    """rmdir, again for a moment where the last process is still on its way out."""
-    import time
-
-    for _ in range(200):
-        try:
-            os.rmdir(path)
-            return
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.005)
+    """A cgroup with those in it. The last process of it may still be on its way out. Raises OSError."""
+    parent = os.open(os.path.dirname(path), CLOEXEC_DIRECTORY)
+    try:
+        for _ in ending.waits(1.0):
+            if ending.remove_tree(parent, os.path.basename(path)):
+                return
+    finally:
+        os.close(parent)
     os.rmdir(path)

@@ -84,25 +84,26 @@ def room() -> tuple[int, str]:
 
 def _cgroup_files() -> list[tuple[str, str]]:
     """The memory limits that bind this process, with what is used of each: of its cgroup and all above."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = [line.split() for line in file if " - cgroup" in line]
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        own = [line.rstrip("\n").split(":", 2) for line in file]
+    from ramet.lab.cgroups import mounted
+
     found = []
-    for _, controllers, path in own:
-        for fields in mounts:
-            kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
-            if not controllers and kind == "cgroup2":
-                names = "memory.max", "memory.current"
-            elif "memory" in controllers.split(",") and kind == "cgroup" and "memory" in options:
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            else:
-                continue
-            parts = [part for part in path.split("/") if part]
-            for depth in range(len(parts) + 1):
-                folder = "/".join([fields[4], *parts[:depth]])
-                found.append((f"{folder}/{names[0]}", f"{folder}/{names[1]}"))
+    for each in mounted():
+        folder = each.own
+        if folder is None or not (each.version == 2 or "memory" in each.controllers):
+            continue
+        limit, used = _LIMIT_FILES[each.version]
+        while True:
+            found.append((f"{folder}/{limit}", f"{folder}/{used}"))
+            if len(folder) <= len(each.mount):
+                break
+            folder = os.path.dirname(folder)
     return found
+
+
+_LIMIT_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    2: ("memory.max", "memory.current"),
+}
 
 
 def words(size: int) -> str:

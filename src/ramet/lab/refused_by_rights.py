@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ramet import _core, lowlevel
+from ramet.bpf import ALLOW, AT_NUMBER, ERRNO, JUMP_EQUAL, LOAD, RETURN, packed
 from ramet.flags import CLONE, NAMESPACES, format_clone
 from ramet.lab.numbers import NR
 from ramet.lab.refusals import Case, NotHere, answer_of_clone, become_ordinary, enter_user_namespace
@@ -199,13 +200,12 @@ def _filtered(number: int, answer: int, make: Callable[[], object]) -> Callable[
     from struct import pack
 
     def made() -> None:
-        load, jump_equal, answer_with = 0x20, 0x15, 0x06
-        program = b"".join(
+        program = packed(
             (
-                pack("HBBI", load, 0, 0, 0),  # struct seccomp_data.nr
-                pack("HBBI", jump_equal, 0, 1, number),
-                pack("HBBI", answer_with, 0, 0, 0x0005_0000 | answer),  # SECCOMP_RET_ERRNO
-                pack("HBBI", answer_with, 0, 0, 0x7FFF_0000),  # SECCOMP_RET_ALLOW
+                (LOAD, 0, 0, AT_NUMBER),
+                (JUMP_EQUAL, 0, 1, number),
+                (RETURN, 0, 0, ERRNO | answer),
+                (RETURN, 0, 0, ALLOW),
             )
         )
         code = create_string_buffer(program, len(program))

@@ -18,10 +18,11 @@ import struct
 from threading import Thread
 
 from ramet import _core
+from ramet.bpf import ALLOW
 from ramet.plan.compile import compile
 from ramet.run.process import Popen
 from ramet.seccomp.filters import programs_of
-from ramet.seccomp.simulate import ALLOW, answer
+from ramet.seccomp.simulate import answer
 from ramet.spec import Bind, Namespace, Sandbox, Seccomp
 
 TYPE_CHECKING = False

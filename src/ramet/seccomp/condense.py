@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import struct
 
-from ramet.seccomp.simulate import ALLOW, AUDIT_ARCH, answer
+from ramet.bpf import ALLOW, AT_ARCH, AT_NUMBER, JUMP, JUMP_EQUAL, JUMP_NOT_LESS, LOAD, RETURN, packed
+from ramet.seccomp.simulate import AUDIT_ARCH, answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-#: linux/bpf_common.h
-LOAD, JUMP_EQUAL, JUMP_NOT_LESS, JUMP, RETURN = 0x20, 0x15, 0x35, 0x05, 0x06
-AT_NUMBER, AT_ARCH = 0, 4
 X32, NUMBERS = 0x40000000, 2**32
 REACH = 255
 #: For a call whose arguments count; no action has this value.
@@ -64,7 +62,7 @@ def condensed(
     program += [(RETURN, 0, 0, one) for one in (*labels, wrong)]
     if any(max(yes, no) > REACH for _, yes, no, _ in program):
         return None
-    found = b"".join(struct.pack("<HBBI", *one) for one in program) + (dependent() if numbers else b"")
+    found = packed(program) + (dependent() if numbers else b"")
     return found if len(found) < sum(map(len, whole)) else None
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 
+from ramet.bpf import ALLOW, AT_ARCH, AT_FIRST_ARGUMENT, AT_NUMBER, JUMP_EQUAL, LOAD, RETURN, TRACE, packed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,29 +72,25 @@ def table(machine: str) -> bytes:
 
 # The filter: a program for the kernel's BPF machine, which looks at struct seccomp_data.
 
-ALLOW, TRACE = 0x7FFF_0000, 0x7FF0_0000
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
-
 
 def filter_program(machine: str) -> bytes:
     """The filter: all calls are allowed, and those of the table stop for the tracer; an array of struct sock_filter."""
-    program: list[tuple[int, str, str, int]] = [(_LOAD, "", "", _ARCH)]
+    program: list[tuple[int, str, str, int]] = [(LOAD, "", "", AT_ARCH)]
     arches = FOLLOWED[machine]
-    program += [(_JUMP_IF_EQUAL, f"arch {arch}", "", arch) for arch in arches]
+    program += [(JUMP_EQUAL, f"arch {arch}", "", arch) for arch in arches]
     labels: dict[str, int] = {}
-    program.append((_RETURN, "", "", ALLOW))
+    program.append((RETURN, "", "", ALLOW))
     for arch in arches:
         labels[f"arch {arch}"] = len(program)
-        program.append((_LOAD, "", "", _NUMBER))
-        program += [(_JUMP_IF_EQUAL, "trace", "", number) for _, number in _numbers(CALLS, arch)]
-        program += [(_JUMP_IF_EQUAL, name, "", number) for name, number in _numbers(INSTALLS, arch)]
-        program.append((_RETURN, "", "", ALLOW))
+        program.append((LOAD, "", "", AT_NUMBER))
+        program += [(JUMP_EQUAL, "trace", "", number) for _, number in _numbers(CALLS, arch)]
+        program += [(JUMP_EQUAL, name, "", number) for name, number in _numbers(INSTALLS, arch)]
+        program.append((RETURN, "", "", ALLOW))
     for name, first in INSTALLING.items():
         labels[name] = len(program)
-        program += [(_LOAD, "", "", _FIRST_ARGUMENT), (_JUMP_IF_EQUAL, "trace", "", first), (_RETURN, "", "", ALLOW)]
+        program += [(LOAD, "", "", AT_FIRST_ARGUMENT), (JUMP_EQUAL, "trace", "", first), (RETURN, "", "", ALLOW)]
     labels["trace"] = len(program)
-    program.append((_RETURN, "", "", TRACE))
+    program.append((RETURN, "", "", TRACE))
     return _assembled(program, labels)
 
 
@@ -102,7 +100,7 @@ def _assembled(program: Sequence[tuple[int, str, str, int]], labels: dict[str, i
     def distance(at: int, label: str) -> int:
         return labels[label] - at - 1 if label else 0
 
-    return b"".join(
-        struct.pack("=HBBI", operation, distance(at, equal), distance(at, unequal), operand)
+    return packed(
+        (operation, distance(at, equal), distance(at, unequal), operand)
         for at, (operation, equal, unequal, operand) in enumerate(program)
     )

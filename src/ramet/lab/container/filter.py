@@ -8,15 +8,11 @@ step of stages.py that calls it, is what it replaces.
 from __future__ import annotations
 
 import os
-import struct
 
+from ramet.bpf import ALLOW, AT_ARCH, AT_NUMBER, ERRNO, JUMP_EQUAL, JUMP_NOT_LESS, KILL_PROCESS, LOAD, RETURN, packed
 from ramet.lab.container.inside import source
 
-# linux/bpf_common.h, linux/seccomp.h, linux/audit.h
-_LOAD_WORD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _EPERM = 1
-_NUMBER_AT, _ARCH_AT = 0, 4
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 
@@ -40,17 +36,17 @@ def program(numbers: tuple[int, ...], machine: str) -> bytes:
     if machine not in _ARCH:
         raise ValueError(f"no number of {machine} is known here")
     code = [
-        (_LOAD_WORD, 0, 0, _ARCH_AT),
-        (_JUMP_EQUAL, 1, 0, _ARCH[machine]),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD_WORD, 0, 0, _NUMBER_AT),
+        (LOAD, 0, 0, AT_ARCH),
+        (JUMP_EQUAL, 1, 0, _ARCH[machine]),
+        (RETURN, 0, 0, KILL_PROCESS),
+        (LOAD, 0, 0, AT_NUMBER),
     ]
     if machine == "x86_64":  # its x32 calls have the same architecture and numbers of their own
-        code += [(_JUMP_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
+        code += [(JUMP_NOT_LESS, 0, 1, _X32_BIT), (RETURN, 0, 0, KILL_PROCESS)]
     for number in numbers:
-        code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EPERM)]
-    code.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("HBBI", *line) for line in code)
+        code += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ERRNO | _EPERM)]
+    code.append((RETURN, 0, 0, ALLOW))
+    return packed(code)
 
 
 def refusing(argv: list[str], python: str, names: tuple[str, ...] = tuple(REFUSED)) -> list[str]:
