@@ -7,6 +7,27 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
+
+const char core_fork_doc[] =
+    "fork()\n"
+    "--\n\n"
+    "Fork as os.fork does, but without its warning (since Python 3.12) that a caller with threads may deadlock its child.";
+
+PyObject *core_fork(PyObject *module, PyObject *none)
+{
+    (void)module, (void)none;
+    if (PySys_Audit("os.fork", NULL) < 0)
+        return NULL;
+    PyOS_BeforeFork();
+    pid_t pid = fork();
+    int error = errno;
+    if (pid == 0)
+        PyOS_AfterFork_Child();
+    else
+        PyOS_AfterFork_Parent();
+    return pid < 0 ? core_oserror(error, "fork") : PyLong_FromLong(pid);
+}
 
 const char core_run_doc[] =
     "run(program, inputs, text_at=-1, text=b'')\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from functools import update_wrapper
 
+from ramet.call.build import refuse_free_threaded
+from ramet.call.generic import Generic, P, R, overload
 from ramet.errors import (
     ExitError,
     MemoryLimitError,
@@ -20,8 +22,8 @@ from ramet.spec import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
     from ramet.call.inside import Job
     from ramet.plan.steps import Plan, Slot
@@ -30,19 +32,31 @@ if TYPE_CHECKING:
     from ramet.run.process import Argv
     from ramet.spec import Sandbox
 
+    Q = ParamSpec("Q")
+    T = TypeVar("T")
+
+    class Decorator(Protocol):
+        """What `isolated` with options alone is. A coroutine function's value is what its coroutine returns."""
+
+        @overload
+        def __call__(self, fn: Callable[Q, Coroutine[Any, Any, T]], /) -> Isolated[Q, T]: ...
+        @overload
+        def __call__(self, fn: Callable[Q, T], /) -> Isolated[Q, T]: ...
+
+
 RESULTS = ("plain", "pickle")
 RESULTS_MAX = 1 << 30
 CO_GENERATOR, CO_ASYNC_GENERATOR = 0x20, 0x200
 
 
-class FunctionResult(Result):
+class FunctionResult(Result, Generic[R]):
     """How a function's run ended: a `Result`, and what the function gave.
 
     value: what it returned, None where it did not; exception: what calling it would have raised, or None.
     """
 
     __slots__ = ("exception", "value")
-    value: Any
+    value: R | None
     exception: BaseException | None
 
     @property
@@ -50,13 +64,29 @@ class FunctionResult(Result):
         """Did it return?"""
         return self.exception is None
 
+    def __reduce__(self) -> Any:
+        """With the exception's cause, the traceback of the sandbox, which exceptions leave behind when they are pickled."""
+        slots = {name: getattr(self, name) for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
+        return _result_restored, (type(self), slots, self.exception and self.exception.__cause__)
 
-class Isolated:
+
+def _result_restored(
+    cls: type[FunctionResult[Any]], slots: dict[str, Any], cause: BaseException | None
+) -> FunctionResult[Any]:
+    result = cls.__new__(cls)
+    for name, value in slots.items():
+        setattr(result, name, value)
+    if result.exception is not None:
+        result.exception.__cause__ = cause
+    return result
+
+
+class Isolated(Generic[P, R]):
     """A function that runs in a sandbox of its own, each time it is called. See `isolated`."""
 
     def __init__(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[P, Any],
         sandbox: Sandbox,
         *,
         results: str,
@@ -67,14 +97,15 @@ class Isolated:
         self._results, self._most, self._exceptions = results, results_max, exceptions
         update_wrapper(self, fn)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, or raises. What it prints is passed on to sys.stdout and sys.stderr."""
         result = self._run(args, kwargs, relay=True)
         if result.exception is not None:
             raise result.exception
-        return result.value
+        value: Any = result.value
+        return value  # type: ignore[no-any-return]
 
-    def run(self, *args: Any, **kwargs: Any) -> FunctionResult:
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> FunctionResult[R]:
         """The same as a `FunctionResult`, output captured. Never raises because of what the function does."""
         return self._run(args, kwargs, relay=False)
 
@@ -82,9 +113,10 @@ class Isolated:
         """The plan of its sandbox on this host; print it to read it. Nothing runs."""
         return plan_for_function(_name(self.fn), self.sandbox)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult:
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult[R]:
         from ramet.call.inside import Job
 
+        refuse_free_threaded()
         job = Job(self.fn, args, kwargs, most=self._most, pickled=self._results == "pickle")
         process = _Process(job, self.sandbox, self._exceptions, relay=relay)
         try:
@@ -95,33 +127,100 @@ class Isolated:
         assert isinstance(result, FunctionResult)
         return result
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: Isolated[Concatenate[Any, Q], T], instance: object, owner: type | None = None
+    ) -> BoundIsolated[Q, T]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As a method."""
-        if instance is None:
-            return self
-        import types
-
-        return types.MethodType(self, instance)
+        return self if instance is None else BoundIsolated(self, instance)
 
     def __reduce__(self) -> Any:
         """By name where it stands for the function that it decorates; else the function and the rest."""
         from ramet.call.wire import find_named
 
         name = getattr(self, "__qualname__", "")
-        if find_named(self.__module__, name) is self:
+        if find_named(self.__module__, name) is self and not (self.__module__ == "__main__" and _goes_by_value()):
             return name
-        return _restored, (self.fn, self.sandbox, self._results, self._most, self._exceptions)
+        # As state: when the function is pickled, and what it refers to, which may be this, it is known already.
+        return _blank, (), (self.fn, self.sandbox, self._results, self._most, self._exceptions)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        fn, sandbox, results, most, exceptions = state
+        Isolated.__init__(self, fn, sandbox, results=results, results_max=most, exceptions=exceptions)
 
     def __repr__(self) -> str:
         return f"<isolated {_name(self.fn)}>"
 
 
-def _restored(
-    fn: Callable[..., Any], sandbox: Sandbox, results: str, most: int, exceptions: tuple[type[BaseException], ...]
-) -> Isolated:
-    return Isolated(fn, sandbox, results=results, results_max=most, exceptions=exceptions)
+class BoundIsolated(Isolated[P, R]):
+    """An isolated function as a method of an object."""
+
+    def __init__(self, of: Isolated[Any, R], instance: object) -> None:
+        import types
+
+        bound = types.MethodType(of.fn, instance)
+        super().__init__(bound, of.sandbox, results=of._results, results_max=of._most, exceptions=of._exceptions)
+        self.__self__, self.__func__ = instance, of
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """It is bound already."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """The object, and the function of its class."""
+        return BoundIsolated, (self.__func__, self.__self__)
 
 
+def _blank() -> Isolated[Any, Any]:
+    return Isolated.__new__(Isolated)
+
+
+def _goes_by_value() -> bool:
+    """Is it cloudpickle, or a copy of it (joblib's, Ray's), that asks? That sends what __main__ defines as a whole, since at its other
+    end __main__ is another program; but it knows functions and classes only. For pickle the name is right: multiprocessing has the
+    same __main__ at its other end."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") == "pickle":
+        frame = frame.f_back
+    return frame is not None and "cloudpickle" in str(frame.f_globals.get("__name__")).split(".")
+
+
+@overload
+def isolated(
+    fn: Callable[Q, Coroutine[Any, Any, T]],
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Isolated[Q, T]: ...
+@overload
+def isolated(
+    fn: Callable[Q, T],
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Isolated[Q, T]: ...
+@overload
+def isolated(
+    fn: None = None,
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Decorator: ...
 def isolated(
     fn: Callable[..., Any] | None = None,
     /,
@@ -299,4 +398,4 @@ def _flush_own() -> None:
                 continue
 
 
-__all__ = ["FunctionResult", "Isolated", "isolated"]
+__all__ = ["BoundIsolated", "FunctionResult", "Isolated", "isolated"]

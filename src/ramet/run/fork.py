@@ -101,7 +101,7 @@ def fork_into(
     signals = Signals()
     try:
         signals.hold()  # the calling thread may not be the one that held them
-        between = os.fork()
+        between = _core.fork()  # os.fork would warn of other threads; the head of this file is the answer
         if between == 0:
             _go_between(plan, encoded, values, into, function)
         let_go()
