@@ -67,18 +67,18 @@ class FunctionResult(Result, Generic[R]):
     def __reduce__(self) -> Any:
         """With the exception's cause, the traceback of the sandbox, which exceptions leave behind when they are pickled."""
         slots = {name: getattr(self, name) for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
-        return _result_restored, (type(self), slots, self.exception and self.exception.__cause__)
+        return _blank, (type(self),), (slots, self.exception and self.exception.__cause__)
+
+    def __setstate__(self, state: tuple[dict[str, Any], BaseException | None]) -> None:
+        slots, cause = state
+        for name, value in slots.items():
+            setattr(self, name, value)
+        if self.exception is not None:
+            self.exception.__cause__ = cause
 
 
-def _result_restored(
-    cls: type[FunctionResult[Any]], slots: dict[str, Any], cause: BaseException | None
-) -> FunctionResult[Any]:
-    result = cls.__new__(cls)
-    for name, value in slots.items():
-        setattr(result, name, value)
-    if result.exception is not None:
-        result.exception.__cause__ = cause
-    return result
+def _blank(cls: Any) -> Any:
+    return cls.__new__(cls)
 
 
 class Isolated(Generic[P, R]):
@@ -145,7 +145,7 @@ class Isolated(Generic[P, R]):
         if find_named(self.__module__, name) is self and not (self.__module__ == "__main__" and _goes_by_value()):
             return name
         # As state: when the function is pickled, and what it refers to, which may be this, it is known already.
-        return _blank, (), (self.fn, self.sandbox, self._results, self._most, self._exceptions)
+        return _blank, (Isolated,), (self.fn, self.sandbox, self._results, self._most, self._exceptions)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         fn, sandbox, results, most, exceptions = state
@@ -172,10 +172,6 @@ class BoundIsolated(Isolated[P, R]):
     def __reduce__(self) -> Any:
         """The object, and the function of its class."""
         return BoundIsolated, (self.__func__, self.__self__)
-
-
-def _blank() -> Isolated[Any, Any]:
-    return Isolated.__new__(Isolated)
 
 
 def _goes_by_value() -> bool:
