@@ -229,6 +229,17 @@ def test_a_worker_that_kills_itself_is_noticed():
     assert isinstance(broken, BrokenProcessPool)
 
 
+def test_joblib():
+    """joblib's worker processes run them, a lambda too."""
+    need(importlib.util.find_spec("joblib"), "joblib")
+    code = """
+        import joblib, ramet, shipped
+        times = ramet.isolated(lambda n: n * 10)
+        print(joblib.Parallel(n_jobs=2)(joblib.delayed(fn)(n) for fn in (shipped.square, times) for n in (2, 3)))
+    """
+    assert program(code) == b"[4, 9, 20, 30]\n"
+
+
 @pytest.mark.timeout(1200 if SLOW else 300)
 def test_a_dask_cluster(tmp_path):
     """A Dask scheduler and two workers, over TCP, get isolated functions, one in five hostile; a worker is killed in the middle. Every
