@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MARK = "pytest.mark.ramet"
 #: Options of the marker that are no fields of Sandbox.
 OWN = ("net", "rootdir")
+#: Variables that pytest itself goes by.
+ASKED = ("CI", "BUILD_NUMBER", "COLUMNS")
 RESULTS_MAX = 64 << 20
 
 
@@ -38,6 +40,7 @@ class _Kept:
 
 
 _KEPT = pytest.StashKey[_Kept]()
+_ENVIRONMENT = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     text = "run the test in a sandbox: any field of ramet.Sandbox; net=True shares the network, rootdir=True shows the project, read-only"
+    config.stash[_ENVIRONMENT] = dict(os.environ)
     config.addinivalue_line("markers", f"ramet(sandbox=None, *, net=False, rootdir=False, **fields): {text}")
 
 
@@ -93,7 +97,8 @@ def _sandbox(marks: list[pytest.Mark], config: pytest.Config) -> Sandbox:
     from ramet.spec.namespaces import Namespace
     from ramet.spec.record import unknown_field
 
-    base, fields = None, {}
+    base: Any = None
+    fields: dict[str, Any] = {}
     for mark in reversed(marks):
         if len(mark.args) > 1:
             raise SpecTypeError(f"takes one Sandbox, not {len(mark.args)} values", field=MARK)
@@ -138,11 +143,9 @@ def _call(item: pytest.Function, kept: _Kept) -> None:
 
     __tracebackhide__ = True
     inside, tmp_path = Inside(item), item.funcargs.get("tmp_path") or item.funcargs.get("tmpdir")
-    box = (
-        kept.box
-        if tmp_path is None
-        else kept.box.replace(mounts=(*kept.box.mounts, Bind(str(tmp_path), writable=True)))
-    )
+    box = kept.box.replace(env={**_environment(item.config), **kept.box.env})
+    if tmp_path is not None:
+        box = box.replace(mounts=(*box.mounts, Bind(str(tmp_path), writable=True)))
     try:
         with _lent(tmp_path):
             result = isolated(inside, sandbox=box, results_max=RESULTS_MAX)._run((), {}, relay=True)
@@ -158,6 +161,12 @@ def _call(item: pytest.Function, kept: _Kept) -> None:
         _take(item, kept, told)
     if kept.error is not None:
         raise kept.error
+
+
+def _environment(config: pytest.Config) -> dict[str, str]:
+    """What fixtures have set, and what pytest looks at when it shortens an explanation; nothing else of ours."""
+    before = config.stash[_ENVIRONMENT]
+    return {name: value for name, value in os.environ.items() if name in ASKED or before.get(name) != value}
 
 
 @contextmanager

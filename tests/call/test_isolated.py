@@ -460,6 +460,7 @@ def test_warnings_and_logs_are_forwarded(caplog):
     known, new = caplog.records
     assert (known.name, known.getMessage(), known.levelno) == ("ramet.test.known", "oh 1", logging.ERROR)
     assert "ValueError: inner" in known.exc_text
+    assert (known.filename, known.module, known.pathname) == ("test_isolated.py", "test_isolated", __file__)
     assert new.getMessage() == "new"
     assert "ramet.test.new" not in logging.root.manager.loggerDict
 

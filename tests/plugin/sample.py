@@ -1,6 +1,5 @@
 """Tests that end in every way there is, each marked; run in sandboxes and without by test_marker.py, which compares the reports."""
 
-import asyncio
 import logging
 import os
 import subprocess
@@ -176,6 +175,15 @@ def test_tmp_path(tmp_path):
 def test_monkeypatch(monkeypatch):
     monkeypatch.setenv("SAMPLE", "set")
     assert os.environ["SAMPLE"] == "set"
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    monkeypatch.setenv("OF_FIXTURE", "set")
+
+
+def test_environment_of_a_fixture(environment):
+    assert os.environ["OF_FIXTURE"] == "set"
 
 
 def test_properties(record_property):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ramet.call import channel
 from ramet.call.remote import rebuilt
 from ramet.call.wire import Malformed, Unpacker
@@ -120,4 +122,5 @@ def _log(said: dict[Any, Any]) -> None:
         raise Malformed("no log record")
     found = logging.root.manager.loggerDict.get(said["name"])
     logger = found if isinstance(found, logging.Logger) else logging.root
-    logger.handle(logging.makeLogRecord(said))
+    filename = os.path.basename(said["pathname"])
+    logger.handle(logging.makeLogRecord({**said, "filename": filename, "module": os.path.splitext(filename)[0]}))
