@@ -51,6 +51,7 @@ def run_pytest(tmp_path):
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     environment.pop("PYTEST_CURRENT_TEST", None)
+    environment["PYTHONHASHSEED"] = "0"  # sets are shown in the same order each time
 
     def run(source, *options, plugin=True, **env):
         (directory / "test_it.py").write_text(textwrap.dedent(source))

@@ -27,7 +27,7 @@ IN_SANDBOX = """
 def plain(report):
     """A report but for its time; addresses within it aside."""
     keys = ("nodeid", "when", "outcome", "wasxfail", "text", "sections", "user_properties")
-    aside = r"0x[0-9a-f]{6,}|\[gw\d\] linux -- Python .*\n+"
+    aside = r"0x[0-9a-f]{6,}|\[gw\d\] linux -- Python .*\n*"
     return {key: re.sub(aside, "", str(report[key])) for key in keys}
 
 
