@@ -28,7 +28,7 @@ def plain(report):
     """A report but for its time; addresses within it aside."""
     keys = ("nodeid", "when", "outcome", "wasxfail", "text", "sections", "user_properties")
     aside = r"0x[0-9a-f]{6,}|\[gw\d\] linux -- Python .*\n*"
-    return {key: re.sub(aside, "", str(report[key])) for key in keys}
+    return {key: re.sub(aside, "", str(report[key])).strip() for key in keys}
 
 
 def test_it_runs_in_a_sandbox(run_pytest):

@@ -281,7 +281,7 @@ def _settle_in(plan: Plan, theirs: list[int]) -> tuple[int, ...]:
     os.environ.clear()
     os.environ.update(plan.environment)
     if "tempfile" in sys.modules:
-        sys.modules["tempfile"].tempdir = None  # the caller's, by an environment that is not ours
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]  # the caller's, by an environment that is not ours
     _new_streams()
     return tuple(handed)
 
