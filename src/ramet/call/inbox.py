@@ -36,8 +36,16 @@ RECORD: dict[str, Any] = {
 class Inbox:
     """Of one run. value: what came, if has_value; exception: what was raised, or what is wrong with the value."""
 
-    def __init__(self, end: socket.socket, most: int, *, pickled: bool, mine: tuple[type[BaseException], ...]) -> None:
-        self._reader = channel.Reader(end, most)
+    def __init__(
+        self,
+        end: socket.socket,
+        most: int,
+        *,
+        pickled: bool,
+        mine: tuple[type[BaseException], ...],
+        pages: int | None = None,
+    ) -> None:
+        self._reader = channel.Reader(end, most, pages)
         self._most, self._pickled, self._mine = most, pickled, mine
         self.value: Any = None
         self.has_value = False

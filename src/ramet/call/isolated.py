@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import update_wrapper
 
@@ -246,7 +247,7 @@ def isolated(
     Decimal, UUID, dates and times, paths, members of Enum, named tuples, dataclasses of modules that are imported here
     (made without running any code of theirs), buffers, numpy arrays, Arrow tables. "pickle" takes anything, and **gives
     the function this process**: for functions that you trust. results_max: bytes that may come out; large arrays
-    are mapped, not copied. exceptions: classes of yours that come back as themselves, as builtin ones do; others are a `RemoteError`.
+    are copied once, by the kernel. exceptions: classes of yours that come back as themselves, as builtin ones do; others are a `RemoteError`.
 
     A function that returns a coroutine has it run. sys.exit, or being killed, is an `ExitError`, which has the `Result`; a
     limit a `TimeLimitError` or `MemoryLimitError`; a value that can't be sent a `ResultError`. Threads that it leaves end with it.
@@ -294,7 +295,7 @@ def plan_for_function(name: str, sandbox: Sandbox) -> Plan:
     """The plan of a sandbox around a function."""
     from ramet.run.fork import numbers_handed
 
-    return plan_for((name,), sandbox, numbers_handed(1), function=True)
+    return plan_for((name,), sandbox, numbers_handed(2), function=True)
 
 
 class _Process(Popen):
@@ -306,16 +307,20 @@ class _Process(Popen):
         from ramet.call.inbox import Inbox
 
         ours, self._theirs = socket.socketpair()
+        self._pages, self._pages_theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._pages, False)
         self._ours, self._job, self._relay = ours, job, relay
-        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions)
+        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=self._pages)
         try:
             _flush_own()
             super().__init__((_name(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
         except BaseException:
             ours.close()
+            self._close_pages()
             raise
         finally:
             self._theirs.close()
+            os.close(self._pages_theirs)
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for_function(str(argv[0]), self.sandbox)
@@ -326,7 +331,7 @@ class _Process(Popen):
         from ramet.run.fork import Function
         from ramet.run.launch import launch
 
-        function = Function(self._job, (self._theirs.fileno(),))
+        function = Function(self._job, (self._theirs.fileno(), self._pages_theirs))
         try:
             return launch(self.plan, stdio, given=given, into=into, signals=signals, function=function)
         finally:
@@ -351,6 +356,12 @@ class _Process(Popen):
         """Also hang up."""
         super().close()
         self._ours.close()
+        self._close_pages()
+
+    def _close_pages(self) -> None:
+        fd, self._pages = self._pages, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _failure(result: Result, told: BaseException | None) -> BaseException:
