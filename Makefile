@@ -19,6 +19,10 @@ test: ## all tests; started by root, as root and as an ordinary user
 	@scripts/setup run test
 	@scripts/test $(ARGS)
 
+test-pythons: ## functions and the core under the other versions of Python that are here
+	@scripts/setup run test
+	@scripts/pythons $(ARGS)
+
 test-cgroup2: ## the tests of control groups on version 2, in virtual machines
 	@scripts/setup run test vm
 	@scripts/test-cgroup2 $(ARGS)
@@ -39,4 +43,4 @@ clean: ## remove what was built, and the virtual environment
 	rm -rf .venv build dist src/ramet/_init src/ramet/_core*.so .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help dev demo test test-cgroup2 check sanitize bench clean
+.PHONY: help dev demo test test-pythons test-cgroup2 check sanitize bench clean

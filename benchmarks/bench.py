@@ -138,7 +138,9 @@ class Bench:
             functions.start(self.report, callers, self.rounds // 2)
             for worker in callers.values():
                 worker.close()
-        functions.isolated(self.report, self.rounds)
+        pages = rivals.Worker(rivals.compile_c("pages.c", self.directory))
+        functions.isolated(self.report, self.rounds, pages)
+        pages.close()
 
     def plan(self) -> None:
         """From spec to plan to bytes. The cached figures are of a spec and command used again."""

@@ -31,6 +31,12 @@ extern const char core_msgpack_check_doc[];
 PyObject *core_run(PyObject *module, PyObject *args);
 extern const char core_run_doc[];
 
+PyObject *core_fork(PyObject *module, PyObject *none);
+extern const char core_fork_doc[];
+
+PyObject *core_vmsplice(PyObject *module, PyObject *args);
+extern const char core_vmsplice_doc[];
+
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];
 

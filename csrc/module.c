@@ -21,6 +21,8 @@ static PyMethodDef core_methods[] = {
     {"clone3", WITH_KEYWORDS(core_clone3), METH_VARARGS | METH_KEYWORDS, core_clone3_doc},
     {"trace", core_trace, METH_VARARGS, core_trace_doc},
     {"msgpack_check", core_msgpack_check, METH_O, core_msgpack_check_doc},
+    {"fork", core_fork, METH_NOARGS, core_fork_doc},
+    {"vmsplice", core_vmsplice, METH_VARARGS, core_vmsplice_doc},
     {"run", core_run, METH_VARARGS, core_run_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},

@@ -6,7 +6,30 @@
 #include "steps.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+const char core_fork_doc[] =
+    "fork()\n"
+    "--\n\n"
+    "Fork as os.fork does, but without its warning (since Python 3.12) that a caller with threads may deadlock its child.";
+
+PyObject *core_fork(PyObject *module, PyObject *none)
+{
+    (void)module, (void)none;
+    if (PySys_Audit("os.fork", NULL) < 0)
+        return NULL;
+    PyOS_BeforeFork();
+    pid_t pid = fork();
+    int error = errno;
+    if (pid == 0)
+        PyOS_AfterFork_Child();
+    else
+        PyOS_AfterFork_Parent();
+    return pid < 0 ? core_oserror(error, "fork") : PyLong_FromLong(pid);
+}
 
 const char core_run_doc[] =
     "run(program, inputs, text_at=-1, text=b'')\n"
@@ -14,6 +37,32 @@ const char core_run_doc[] =
     "Make the steps of program (csrc/steps.h) and return None, or (step, errno) of the first that failed.\n"
     "inputs are (offset, value) pairs stored in the program's data; text is stored at text_at, with a NUL.\n"
     "Does not return where the steps end in an exec that succeeds.";
+
+const char core_vmsplice_doc[] =
+    "vmsplice(fd, data)\n"
+    "--\n\n"
+    "Put pages of data into the pipe fd as they are, and return how many bytes of it; 0 where the pipe is full. Whoever reads\n"
+    "them sees what is in them then: data must stay until it has been read, or the process has ended. See vmsplice(2).";
+
+PyObject *core_vmsplice(PyObject *module, PyObject *args)
+{
+    int fd;
+    Py_buffer data;
+    long taken;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iy*:vmsplice", &fd, &data))
+        return NULL;
+    struct iovec all = {.iov_base = data.buf, .iov_len = (size_t)data.len};
+    Py_BEGIN_ALLOW_THREADS
+    do
+        taken = sys4(__NR_vmsplice, fd, &all, 1, SPLICE_F_NONBLOCK);
+    while (taken == -EINTR);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&data);
+    if (taken == -EAGAIN)
+        taken = 0;
+    return sys_failed(taken) ? core_oserror((int)-taken, "vmsplice") : PyLong_FromLong(taken);
+}
 
 static int store_text(unsigned char *data, uint32_t size, long long at, const Py_buffer *text)
 {

@@ -67,6 +67,12 @@ def trace(
 ) -> None:
     """Follow a child and all that it starts by ptrace, until all have ended."""
 
+def vmsplice(fd: int, data: _ReadBuffer, /) -> int:
+    """Put pages into a pipe as they are; how many bytes, 0 where it is full."""
+
+def fork() -> int:
+    """As os.fork; no warning of a caller that has threads."""
+
 def run(program: _ReadBuffer, inputs: _Inputs, text_at: int = -1, text: _ReadBuffer = b"", /) -> tuple[int, int] | None:
     """Make the program's steps in this process; None, or (step, errno)."""
 

@@ -36,15 +36,17 @@ class Error(Exception):
     hint: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors come out of pools' workers by pickle, which would call __init__ without its keywords."""
-        return (_restored, (type(self), self.args, self.__dict__))
+        """Errors come out of pools' workers by pickle, which would call __init__ without its keywords. What it knows goes as state, since
+        a result that it knows may know it."""
+        return (_restored, (type(self), self.args), self.__dict__ or None)
 
 
-def _restored(cls: type[Error], args: tuple[Any, ...], fields: dict[str, Any]) -> Error:
-    error = cls.__new__(cls)
+def _restored(cls: type[Error], args: tuple[Any, ...]) -> Error:
+    # Its base's: MemoryLimitError.__new__ is found to be MemoryError's, which refuses what is laid out as ExitError.
+    base: Any = cls.__base__
+    error: Error = base.__new__(cls)
     (OSError if isinstance(error, OSError) else Exception).__init__(error, *args)
     error.args = args
-    error.__dict__.update(fields)
     return error
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pickle
 import resource
 import socket
 import struct
+import threading
+import time
 
 import numpy
 import pytest
 
 import ramet
-from ramet import isolated
+from needs import need
+from ramet import cgroups, isolated
 from ramet.call import channel
 from ramet.call.channel import Broken, Reader, mapped, sealed, send
 
@@ -218,7 +222,6 @@ class Own:
 
 def test_a_value_that_is_told_and_then_not_returned():
     """What was told counts only if the function has returned: not if it was ended for its time."""
-    import time
 
     def liar():
         [found] = channels()
@@ -238,15 +241,157 @@ def test_a_result_that_is_too_large():
     assert caught.value.result.exit_code == 1
 
 
-def test_large_arrays_are_mapped():
-    """A large array comes as a mapping of what the function has written: the caller reads its message, and no more."""
-    array = numpy.arange(4_000_000)
+def test_a_middling_array_is_mapped():
+    """Below a mebibyte a buffer comes as a mapping of what the function has written and sealed; writing to it changes a copy."""
+    array = numpy.arange(60_000)
     found = isolated(lambda: array * 2)()
     assert (found == array * 2).all()
     with open("/proc/self/maps") as maps:
         assert "memfd:ramet-value" in maps.read()
     found[0] = 5
     del found
+
+
+# Large buffers, by the pipe
+
+
+def several():
+    """More than a pipe holds, of all sizes: less than a page, no whole number of pages, none at all."""
+    rng = numpy.random.default_rng(1)
+    sizes = (100_000, 65_536, 3 << 20, (5 << 20) + 12_345, 70_001)
+    return [rng.integers(0, 255, size, numpy.uint8) for size in sizes]
+
+
+def check_several(**fields):
+    wanted = several()
+    found = isolated(lambda: [*several(), b"x" * (2 << 20), numpy.zeros(0)], **fields)()
+    assert all((one == other).all() for one, other in zip(found, wanted, strict=False))
+    assert found[5] == b"x" * (2 << 20)
+    assert found[6].shape == (0,)
+    with open("/proc/self/maps") as maps:
+        assert "memfd:ramet-value" not in maps.read()
+    found[3][:] = 7  # memory of the caller's own
+    assert (found[3] == 7).all()
+
+
+def test_large_buffers():
+    """From a mebibyte on together, buffers come by the pipe, each whole and each as it was; they are the caller's own memory then."""
+    check_several()
+
+
+def test_a_pipe_that_may_not_be_larger(monkeypatch):
+    """Where a user's pipes may hold no more, a small one will do."""
+    monkeypatch.setattr(channel, "PIPE_SIZE", 4096)
+    check_several()
+    monkeypatch.setattr(channel, "PIPE_SIZE", 1 << 62)  # F_SETPIPE_SZ fails
+    check_several()
+
+
+def test_without_vmsplice():
+    """A policy that denies vmsplice(2) gets the bytes written instead."""
+    check_several(seccomp=ramet.Seccomp.default().deny("vmsplice"))
+    check_several(seccomp=ramet.Seccomp.default().deny("vmsplice", errno="ENOSYS"))
+
+
+def test_large_values_count_once():
+    """A value counts once for the function's memory limit, not a second time on its way out; twice as much does not fit."""
+    try:
+        need(cgroups.find().facts["memory"].ok, "a control group that limits memory")
+        give = isolated(lambda size: numpy.ones(size, numpy.uint8), memory="160M")
+        found = give(100 << 20)
+        assert found.nbytes == found.sum() == 100 << 20
+        with pytest.raises(ramet.MemoryLimitError):
+            give(200 << 20)
+    finally:
+        cgroups.forget()
+
+
+def test_a_function_that_still_speaks():
+    """A thread of the function's that logs, and uses memory, while the value is on its way disturbs neither frames nor buffers: they are
+    kept until the process has ended."""
+
+    def speak():
+        while True:
+            logging.getLogger().error("late")
+            bytearray(range(256)) * 400  # of a size that malloc uses again at once
+
+    def give():
+        threading.Thread(target=speak, daemon=True).start()
+        return [numpy.full(100_000, 7, numpy.uint8) for _ in range(100)]
+
+    logging.getLogger().disabled = True
+    try:
+        for _ in range(3):
+            assert all((one == 7).all() for one in isolated(give)())
+    finally:
+        logging.getLogger().disabled = False
+
+
+@pytest.mark.parametrize(
+    ("frames", "match"),
+    [
+        ([(channel.POUR, b"")], "buffers that can't be"),
+        ([(channel.POUR, b"1234567")], "buffers that can't be"),
+        ([(channel.POUR, bytes(8 * 251))], "buffers that can't be"),
+        ([(channel.POUR, struct.pack("<QQ", 1 << 63, 1 << 63))], "where .* may come"),
+        ([(channel.POUR, struct.pack("<Q", 1 << 20))], "where .* may come"),
+        ([(channel.POUR, struct.pack("<Q", 10)), (channel.POUR, struct.pack("<Q", 10))], "buffers that can't be"),
+        ([(channel.POUR, struct.pack("<Q", 10)), (channel.MORE, b""), (channel.VALUE, b"x")], "before its buffers"),
+    ],
+    ids=["none", "odd", "many", "overflow", "large", "twice", "early"],
+)
+def test_nonsense_about_the_pipe(ends, frames, match):
+    """Sizes that can't be, or are more than may come, are refused before memory is taken; a value has its buffers, or is none."""
+    ours, theirs = ends
+    read, write = os.pipe2(os.O_NONBLOCK)
+    try:
+        for kind, data in frames:
+            theirs.sendall(channel.HEADER.pack(kind, 0, len(data)) + data)
+        reader = Reader(ours, 10_000, read)
+        with pytest.raises(Broken, match=match):
+            reader.take()
+        theirs.sendall(channel.HEADER.pack(channel.POUR, 0, 8) + struct.pack("<Q", 10))
+        with pytest.raises(Broken, match="a pipe that is not there"):
+            Reader(ours, 10_000).take()
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_words_of_more_with_nothing_there(ends):
+    """Thousands of times "more", and nothing in the pipe, cost nothing and block nobody; what comes after them is taken."""
+    ours, theirs = ends
+    read, write = os.pipe2(os.O_NONBLOCK)
+    try:
+        reader = Reader(ours, 10_000, read)
+        theirs.sendall(channel.HEADER.pack(channel.MORE, 0, 0) * 5000)
+        theirs.sendall(channel.HEADER.pack(channel.POUR, 0, 8) + struct.pack("<Q", 3))
+        theirs.sendall(channel.HEADER.pack(channel.MORE, 0, 0))
+        assert reader.take() == ([], False)
+        os.write(write, b"abcdef")  # more than was said
+        theirs.sendall(channel.HEADER.pack(channel.MORE, 0, 0) + channel.HEADER.pack(channel.VALUE, 0, 1) + b"x")
+        [frame], ended = reader.take()
+        assert ([bytes(one) for one in frame.buffers], bytes(frame.data), ended) == ([b"abc"], b"x", False)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_a_pipe_that_never_fills():
+    """A function that promises a buffer and does not send it runs out of its time, and the caller does not wait any longer."""
+
+    def liar():
+        for fd in range(3, 100):
+            try:
+                found = socket.socket(fileno=os.dup(fd))
+            except OSError:
+                continue
+            found.sendall(channel.HEADER.pack(channel.POUR, 0, 8) + struct.pack("<Q", 1 << 29))
+            found.sendall(channel.HEADER.pack(channel.MORE, 0, 0))
+            time.sleep(60)
+
+    with pytest.raises(ramet.TimeLimitError):
+        isolated(liar, timeout=0.5)()
 
 
 def test_the_header_is_as_documented():

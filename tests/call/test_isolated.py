@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -95,6 +96,15 @@ def test_environment_is_the_sandbox():
     assert "RAMET_SECRET" not in started
 
 
+def test_temporary_files(monkeypatch, tmp_path):
+    """tempfile finds the sandbox's own directory, also where the caller's is elsewhere and known already."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert tempfile.gettempdir() == str(tmp_path)
+    assert isolated(tempfile.gettempdir)() == "/tmp"
+    assert tempfile.gettempdir() == str(tmp_path)
+
+
 def test_a_method_and_a_decorator():
     """The decorator takes fields of Sandbox, keeps name and docstring, and works on methods."""
 
@@ -107,6 +117,7 @@ def test_a_method_and_a_decorator():
             return n * self.factor, socket.gethostname()
 
     assert Parser().parse(2) == (6, "box")
+    assert Parser().parse.run(3).value == (9, "box")
     assert (Parser.parse.__name__, Parser.parse.__doc__) == ("parse", "Docs.")
 
 
@@ -460,6 +471,7 @@ def test_warnings_and_logs_are_forwarded(caplog):
     known, new = caplog.records
     assert (known.name, known.getMessage(), known.levelno) == ("ramet.test.known", "oh 1", logging.ERROR)
     assert "ValueError: inner" in known.exc_text
+    assert (known.filename, known.module, known.pathname) == ("test_isolated.py", "test_isolated", __file__)
     assert new.getMessage() == "new"
     assert "ramet.test.new" not in logging.root.manager.loggerDict
 

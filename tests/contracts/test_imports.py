@@ -41,7 +41,7 @@ EXCEPTIONS = {
     ("ramet.spec.seccomp", "ramet.seccomp.oci"): "and Seccomp.from_oci",
 }
 #: At the top: may import anything.
-TOP = {"", "cli", "explain", "__main__"}
+TOP = {"", "cli", "explain", "__main__", "pytest_plugin", "pytest_inside"}
 
 
 def part_of(module):

@@ -3,15 +3,22 @@
 A frame is its kind, how many descriptors belong to it, and a length, then so many bytes. Each descriptor is a memfd, sealed so that
 nobody can change or shorten it any more. The reader trusts nothing of it: lengths are checked before anything is kept,
 and once it has seen a frame that can't be it takes no more from there.
+
+Buffers of a mebibyte and more together come by a pipe that the reader has made: their pages are put into it as they are, so they
+are copied once, into memory that is the reader's own, and count once for a sandbox's memory limit. A POUR frame says how long each
+of them is; every time that something has been put in, a MORE frame says so, and the reader takes what is there and waits for no
+more; then comes the frame they belong to. The read end is the reader's alone: nobody else can make it block.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import struct
 
+from ramet import _core
 from ramet.call.wire import LARGE_MOST
 
 TYPE_CHECKING = False
@@ -23,8 +30,12 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct("<4sIQ")
 VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED = b"VALU", b"RAIS", b"CANT", b"LOG ", b"WARN", b"PICK"
-KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED})
+POUR, MORE = b"POUR", b"MORE"
+KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE})
 CHUNK = 1 << 18
+#: From so many bytes on buffers go by the pipe; it is made as large as anybody may make one. Memory from so many on has large pages.
+POUR_LEAST, PIPE_SIZE, HUGE_LEAST = 1 << 20, 1 << 20, 4 << 20
+F_SETPIPE_SZ = 1031
 F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 SEALS = 0xF  # SEAL | SHRINK | GROW | WRITE
 
@@ -33,9 +44,15 @@ class Broken(Exception):
     """What came is no frame, or more than is taken."""
 
 
-def send(to: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = ()) -> None:
-    """Blocks until the other side has taken it. Raises OSError when that has hung up."""
+def send(to: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = (), pages: int | None = None) -> None:
+    """Blocks until the other side has taken it. Raises OSError when that has hung up.
+
+    pages: the write end of the reader's pipe, if it has one; then buffers must stay as they are until this process ends.
+    """
     fds: list[int] = []
+    if pages is not None and sum(memoryview(one).nbytes for one in buffers) >= POUR_LEAST:
+        pour(to, pages, buffers)
+        buffers = ()
     try:
         for buffer in buffers:
             fds.append(sealed(buffer))
@@ -48,6 +65,44 @@ def send(to: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] 
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def pour(to: socket.socket, pages: int, buffers: Sequence[Buffer]) -> None:
+    """Through the pipe. Every byte in it is told of on the socket before we wait for room."""
+    import select
+
+    views = [memoryview(one).cast("B") for one in buffers]
+    to.sendall(HEADER.pack(POUR, 0, 8 * len(views)) + struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views]))
+    _enlarge(pages)
+    os.set_blocking(pages, False)
+    room = select.poll()
+    room.register(pages, select.POLLOUT)
+    put, more = _core.vmsplice, HEADER.pack(MORE, 0, 0)
+    for view in views:
+        at = 0
+        while at < view.nbytes:
+            try:
+                count = put(pages, view[at:])
+            except BlockingIOError:
+                count = 0
+            except OSError as error:
+                if put is os.write or error.errno not in (errno.EPERM, errno.ENOSYS):
+                    raise
+                put = os.write  # a policy of the user's without vmsplice(2)
+                continue
+            if count:
+                at += count
+                to.sendall(more)
+            else:
+                room.poll()
+
+
+def _enlarge(pages: int) -> bool:
+    """Fewer turns; it works without, where all of this user's pipes together hold as much as they may."""
+    try:
+        return fcntl.fcntl(pages, F_SETPIPE_SZ, PIPE_SIZE) >= PIPE_SIZE
+    except OSError:
+        return False
 
 
 def sealed(buffer: Buffer) -> int:
@@ -89,11 +144,53 @@ class Frame:
         self.kind, self.data, self.buffers = kind, data, buffers
 
 
-class Reader:
-    """The caller's end. most: bytes that all frames together may have, buffers included."""
+class Poured:
+    """Buffers that come by a pipe."""
 
-    def __init__(self, end: socket.socket, most: int) -> None:
-        self._end, self._left = end, most
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.buffers = [memoryview(_fresh(size)) for size in sizes]
+        self._waited_for = [view for view in self.buffers if view.nbytes]
+
+    @property
+    def complete(self) -> bool:
+        return not self._waited_for
+
+    def take(self, pages: int) -> None:
+        """What is there now."""
+        while self._waited_for:
+            try:
+                count = os.readv(pages, self._waited_for[:2])
+            except BlockingIOError:
+                return
+            if not count:
+                raise Broken("less than was to come")
+            while count:
+                view = self._waited_for.pop(0)
+                taken = min(count, view.nbytes)
+                count -= taken
+                if taken < view.nbytes:
+                    self._waited_for.insert(0, view[taken:])
+
+
+def _fresh(size: int) -> mmap.mmap | bytearray:
+    if not size:
+        return bytearray()
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE_LEAST and hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            return memory  # a kernel without large pages
+    return memory
+
+
+class Reader:
+    """The caller's end. most: bytes that all frames together may have, buffers included; pages: the read end of a pipe for large buffers,
+    which nobody else has and which does not block."""
+
+    def __init__(self, end: socket.socket, most: int, pages: int | None = None) -> None:
+        self._end, self._left, self._pages = end, most, pages
+        self._poured: Poured | None = None
         self._bytes = bytearray()
         self._head: tuple[bytes, int, int] | None = None
         self._fds: list[int] = []
@@ -124,6 +221,21 @@ class Reader:
         return frames, False
 
     def _next(self) -> Frame | None:
+        while (whole := self._whole()) is not None:
+            kind, data, count = whole
+            if kind in (POUR, MORE):
+                self._pour(kind, data, count)
+                continue
+            buffers = self._buffers(count)
+            if kind in (VALUE, PICKLED) and self._poured is not None:
+                if not self._poured.complete:
+                    raise Broken("a value before its buffers")
+                buffers, self._poured = self._poured.buffers + buffers, None
+            return Frame(kind, data, buffers)
+        return None
+
+    def _whole(self) -> tuple[bytes, bytearray, int] | None:
+        """The next frame's kind, bytes, and how many descriptors it has; None as long as it is not here."""
         if self._head is None:
             if len(self._bytes) < HEADER.size:
                 return None
@@ -140,7 +252,21 @@ class Reader:
             return None
         data, self._bytes = self._bytes[:length], self._bytes[length:]
         self._head = None
-        return Frame(kind, data, self._buffers(count))
+        return kind, data, count
+
+    def _pour(self, kind: bytes, data: bytearray, count: int) -> None:
+        if self._pages is None or count:
+            raise Broken("a buffer by a pipe that is not there")
+        if kind == POUR:
+            if self._poured is not None or not data or len(data) % 8 or len(data) // 8 > LARGE_MOST:
+                raise Broken("buffers that can't be")
+            sizes = struct.unpack(f"<{len(data) // 8}Q", data)
+            if sum(sizes) > self._left:
+                raise Broken(f"buffers of {sum(sizes)} bytes, where {self._left} may come")
+            self._left -= sum(sizes)
+            self._poured = Poured(sizes)
+        elif self._poured is not None:
+            self._poured.take(self._pages)
 
     def _buffers(self, count: int) -> list[memoryview]:
         if len(self._fds) < count:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ramet.call import channel
 from ramet.call.remote import rebuilt
 from ramet.call.wire import Malformed, Unpacker
@@ -34,8 +36,16 @@ RECORD: dict[str, Any] = {
 class Inbox:
     """Of one run. value: what came, if has_value; exception: what was raised, or what is wrong with the value."""
 
-    def __init__(self, end: socket.socket, most: int, *, pickled: bool, mine: tuple[type[BaseException], ...]) -> None:
-        self._reader = channel.Reader(end, most)
+    def __init__(
+        self,
+        end: socket.socket,
+        most: int,
+        *,
+        pickled: bool,
+        mine: tuple[type[BaseException], ...],
+        pages: int | None = None,
+    ) -> None:
+        self._reader = channel.Reader(end, most, pages)
         self._most, self._pickled, self._mine = most, pickled, mine
         self.value: Any = None
         self.has_value = False
@@ -120,4 +130,5 @@ def _log(said: dict[Any, Any]) -> None:
         raise Malformed("no log record")
     found = logging.root.manager.loggerDict.get(said["name"])
     logger = found if isinstance(found, logging.Logger) else logging.root
-    logger.handle(logging.makeLogRecord(said))
+    filename = os.path.basename(said["pathname"])
+    logger.handle(logging.makeLogRecord({**said, "filename": filename, "module": os.path.splitext(filename)[0]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 
@@ -12,8 +13,10 @@ from ramet.call.wire import Packer, Unsendable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
+
+    from ramet.call.wire import Buffer
 
 CO_COROUTINE = 0x80
 
@@ -29,6 +32,8 @@ class Job:
     ) -> None:
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.most, self.pickled = most, pickled
+        self.pages: int | None = None
+        self.sent: Sequence[Buffer] = ()
         preload(fn)
         self.packer = Packer(frozenset(sys.modules))
 
@@ -39,6 +44,7 @@ class Job:
         code = 1
         try:
             end = socket.socket(fileno=numbers[0])
+            self.pages = numbers[1] if len(numbers) > 1 else None
             own = os.getpid()
             code = self._run(end, own)
         except BaseException:
@@ -50,7 +56,7 @@ class Job:
             os._exit(code)
 
     def _run(self, end: socket.socket, own: int) -> int:
-        forward_logs(end, self.packer)
+        forward_logs(end, Packer(self.packer.known))
         try:
             value = self._call()
         except SystemExit as leaving:
@@ -83,9 +89,10 @@ class Job:
             size = len(data) + sum(memoryview(one).nbytes for one in buffers)
             if size > self.most:
                 raise Unsendable(f"takes {size} bytes, and results_max is {self.most}")
-            channel.send(end, kind, data, buffers)
+            self.sent = list(buffers)  # until this process ends: the caller may not have read their pages yet
+            _send(end, kind, data, self.sent, self.pages)
         except (Unsendable, RecursionError) as error:
-            channel.send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
+            _send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
             return 1
         except BaseException as error:  # no memory for it, or a value that can't be pickled
             self._tell_error(end, error)
@@ -93,12 +100,24 @@ class Job:
         return 0
 
     def _tell_error(self, end: socket.socket, error: BaseException) -> None:
-        channel.send(end, channel.RAISED, self.packer.pack(told(error, self.packer)))
+        _send(end, channel.RAISED, self.packer.pack(told(error, self.packer)))
+
+
+#: Whose turn it is to send: the function's threads may log while its value is on its way.
+_turn = _thread.RLock()
+
+
+def _send(
+    end: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = (), pages: int | None = None
+) -> None:
+    with _turn:
+        channel.send(end, kind, data, buffers, pages)
 
 
 def preload(fn: Callable[..., Any]) -> None:
     """What the other side uses is loaded on this one: there the files may not be there."""
     import gc  # noqa: F401
+    import select  # noqa: F401
     import signal  # noqa: F401
     import socket  # noqa: F401
     import traceback  # noqa: F401
@@ -134,11 +153,15 @@ def _flush() -> None:
 
 def forward_logs(end: socket.socket, packer: Packer) -> None:
     """Warnings, and records of loggers, go to the caller's. What the caller has not imported says what it says on stderr."""
+    global _turn
     own = os.getpid()
+    _turn = _thread.RLock()  # the caller's may have been held by another thread when this copy of it was made
 
     def send(kind: bytes, what: dict[str, object]) -> None:
-        if os.getpid() == own:
-            channel.send(end, kind, packer.pack(what))
+        # In the middle of a frame a handler of signals may want to say something, on the same thread: that is lost.
+        if os.getpid() == own and not _turn._is_owned():  # type: ignore[attr-defined]
+            with _turn:
+                channel.send(end, kind, packer.pack(what))
 
     if "warnings" in sys.modules:
         import warnings

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import update_wrapper
 
+from ramet.call.build import refuse_free_threaded
+from ramet.call.generic import Generic, P, R, overload
 from ramet.errors import (
     ExitError,
     MemoryLimitError,
@@ -20,8 +23,8 @@ from ramet.spec import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
     from ramet.call.inside import Job
     from ramet.plan.steps import Plan, Slot
@@ -30,19 +33,31 @@ if TYPE_CHECKING:
     from ramet.run.process import Argv
     from ramet.spec import Sandbox
 
+    Q = ParamSpec("Q")
+    T = TypeVar("T")
+
+    class Decorator(Protocol):
+        """What `isolated` with options alone is. A coroutine function's value is what its coroutine returns."""
+
+        @overload
+        def __call__(self, fn: Callable[Q, Coroutine[Any, Any, T]], /) -> Isolated[Q, T]: ...
+        @overload
+        def __call__(self, fn: Callable[Q, T], /) -> Isolated[Q, T]: ...
+
+
 RESULTS = ("plain", "pickle")
 RESULTS_MAX = 1 << 30
 CO_GENERATOR, CO_ASYNC_GENERATOR = 0x20, 0x200
 
 
-class FunctionResult(Result):
+class FunctionResult(Result, Generic[R]):
     """How a function's run ended: a `Result`, and what the function gave.
 
     value: what it returned, None where it did not; exception: what calling it would have raised, or None.
     """
 
     __slots__ = ("exception", "value")
-    value: Any
+    value: R | None
     exception: BaseException | None
 
     @property
@@ -50,13 +65,29 @@ class FunctionResult(Result):
         """Did it return?"""
         return self.exception is None
 
+    def __reduce__(self) -> Any:
+        """With the exception's cause, the traceback of the sandbox, which exceptions leave behind when they are pickled."""
+        slots = {name: getattr(self, name) for base in type(self).__mro__ for name in getattr(base, "__slots__", ())}
+        return _blank, (type(self),), (slots, self.exception and self.exception.__cause__)
 
-class Isolated:
+    def __setstate__(self, state: tuple[dict[str, Any], BaseException | None]) -> None:
+        slots, cause = state
+        for name, value in slots.items():
+            setattr(self, name, value)
+        if self.exception is not None:
+            self.exception.__cause__ = cause
+
+
+def _blank(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+class Isolated(Generic[P, R]):
     """A function that runs in a sandbox of its own, each time it is called. See `isolated`."""
 
     def __init__(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[P, Any],
         sandbox: Sandbox,
         *,
         results: str,
@@ -67,14 +98,15 @@ class Isolated:
         self._results, self._most, self._exceptions = results, results_max, exceptions
         update_wrapper(self, fn)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, or raises. What it prints is passed on to sys.stdout and sys.stderr."""
         result = self._run(args, kwargs, relay=True)
         if result.exception is not None:
             raise result.exception
-        return result.value
+        value: Any = result.value
+        return value  # type: ignore[no-any-return]
 
-    def run(self, *args: Any, **kwargs: Any) -> FunctionResult:
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> FunctionResult[R]:
         """The same as a `FunctionResult`, output captured. Never raises because of what the function does."""
         return self._run(args, kwargs, relay=False)
 
@@ -82,9 +114,10 @@ class Isolated:
         """The plan of its sandbox on this host; print it to read it. Nothing runs."""
         return plan_for_function(_name(self.fn), self.sandbox)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult:
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult[R]:
         from ramet.call.inside import Job
 
+        refuse_free_threaded()
         job = Job(self.fn, args, kwargs, most=self._most, pickled=self._results == "pickle")
         process = _Process(job, self.sandbox, self._exceptions, relay=relay)
         try:
@@ -95,33 +128,96 @@ class Isolated:
         assert isinstance(result, FunctionResult)
         return result
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(
+        self: Isolated[Concatenate[Any, Q], T], instance: object, owner: type | None = None
+    ) -> BoundIsolated[Q, T]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As a method."""
-        if instance is None:
-            return self
-        import types
-
-        return types.MethodType(self, instance)
+        return self if instance is None else BoundIsolated(self, instance)
 
     def __reduce__(self) -> Any:
         """By name where it stands for the function that it decorates; else the function and the rest."""
         from ramet.call.wire import find_named
 
         name = getattr(self, "__qualname__", "")
-        if find_named(self.__module__, name) is self:
+        if find_named(self.__module__, name) is self and not (self.__module__ == "__main__" and _goes_by_value()):
             return name
-        return _restored, (self.fn, self.sandbox, self._results, self._most, self._exceptions)
+        # As state: when the function is pickled, and what it refers to, which may be this, it is known already.
+        return _blank, (Isolated,), (self.fn, self.sandbox, self._results, self._most, self._exceptions)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        fn, sandbox, results, most, exceptions = state
+        Isolated.__init__(self, fn, sandbox, results=results, results_max=most, exceptions=exceptions)
 
     def __repr__(self) -> str:
         return f"<isolated {_name(self.fn)}>"
 
 
-def _restored(
-    fn: Callable[..., Any], sandbox: Sandbox, results: str, most: int, exceptions: tuple[type[BaseException], ...]
-) -> Isolated:
-    return Isolated(fn, sandbox, results=results, results_max=most, exceptions=exceptions)
+class BoundIsolated(Isolated[P, R]):
+    """An isolated function as a method of an object."""
+
+    def __init__(self, of: Isolated[Any, R], instance: object) -> None:
+        import types
+
+        bound = types.MethodType(of.fn, instance)
+        super().__init__(bound, of.sandbox, results=of._results, results_max=of._most, exceptions=of._exceptions)
+        self.__self__, self.__func__ = instance, of
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """It is bound already."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """The object, and the function of its class."""
+        return BoundIsolated, (self.__func__, self.__self__)
 
 
+def _goes_by_value() -> bool:
+    """Is it cloudpickle, or a copy of it (joblib's, Ray's), that asks? That sends what __main__ defines as a whole, since at its other
+    end __main__ is another program; but it knows functions and classes only. For pickle the name is right: multiprocessing has the
+    same __main__ at its other end."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") == "pickle":
+        frame = frame.f_back
+    return frame is not None and "cloudpickle" in str(frame.f_globals.get("__name__")).split(".")
+
+
+@overload
+def isolated(
+    fn: Callable[Q, Coroutine[Any, Any, T]],
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Isolated[Q, T]: ...
+@overload
+def isolated(
+    fn: Callable[Q, T],
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Isolated[Q, T]: ...
+@overload
+def isolated(
+    fn: None = None,
+    /,
+    *,
+    sandbox: Sandbox | None = None,
+    results: str = "plain",
+    results_max: int | str = RESULTS_MAX,
+    exceptions: Sequence[type[BaseException]] = (),
+    **fields: Any,
+) -> Decorator: ...
 def isolated(
     fn: Callable[..., Any] | None = None,
     /,
@@ -151,7 +247,7 @@ def isolated(
     Decimal, UUID, dates and times, paths, members of Enum, named tuples, dataclasses of modules that are imported here
     (made without running any code of theirs), buffers, numpy arrays, Arrow tables. "pickle" takes anything, and **gives
     the function this process**: for functions that you trust. results_max: bytes that may come out; large arrays
-    are mapped, not copied. exceptions: classes of yours that come back as themselves, as builtin ones do; others are a `RemoteError`.
+    are copied once, by the kernel. exceptions: classes of yours that come back as themselves, as builtin ones do; others are a `RemoteError`.
 
     A function that returns a coroutine has it run. sys.exit, or being killed, is an `ExitError`, which has the `Result`; a
     limit a `TimeLimitError` or `MemoryLimitError`; a value that can't be sent a `ResultError`. Threads that it leaves end with it.
@@ -199,7 +295,7 @@ def plan_for_function(name: str, sandbox: Sandbox) -> Plan:
     """The plan of a sandbox around a function."""
     from ramet.run.fork import numbers_handed
 
-    return plan_for((name,), sandbox, numbers_handed(1), function=True)
+    return plan_for((name,), sandbox, numbers_handed(2), function=True)
 
 
 class _Process(Popen):
@@ -211,16 +307,20 @@ class _Process(Popen):
         from ramet.call.inbox import Inbox
 
         ours, self._theirs = socket.socketpair()
+        self._pages, self._pages_theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._pages, False)
         self._ours, self._job, self._relay = ours, job, relay
-        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions)
+        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=self._pages)
         try:
             _flush_own()
             super().__init__((_name(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
         except BaseException:
             ours.close()
+            self._close_pages()
             raise
         finally:
             self._theirs.close()
+            os.close(self._pages_theirs)
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for_function(str(argv[0]), self.sandbox)
@@ -231,7 +331,7 @@ class _Process(Popen):
         from ramet.run.fork import Function
         from ramet.run.launch import launch
 
-        function = Function(self._job, (self._theirs.fileno(),))
+        function = Function(self._job, (self._theirs.fileno(), self._pages_theirs))
         try:
             return launch(self.plan, stdio, given=given, into=into, signals=signals, function=function)
         finally:
@@ -256,6 +356,12 @@ class _Process(Popen):
         """Also hang up."""
         super().close()
         self._ours.close()
+        self._close_pages()
+
+    def _close_pages(self) -> None:
+        fd, self._pages = self._pages, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _failure(result: Result, told: BaseException | None) -> BaseException:
@@ -299,4 +405,4 @@ def _flush_own() -> None:
                 continue
 
 
-__all__ = ["FunctionResult", "Isolated", "isolated"]
+__all__ = ["BoundIsolated", "FunctionResult", "Isolated", "isolated"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from ramet import _core
-from ramet.errors import ChildDied, SpecError, SpecTypeError, UnsupportedError
+from ramet.call.build import FREE_THREADED, refuse_free_threaded
+from ramet.errors import ChildDied, SpecError, SpecTypeError
 from ramet.spec import Join
 
 TYPE_CHECKING = False
@@ -54,8 +54,6 @@ _PAIRS = (
     (_SIGHAND, "CLONE_SIGHAND", _CLEAR_SIGHAND, "CLONE_CLEAR_SIGHAND", "share handlers or clear them"),
 )
 _PAIRED = _FS | _SYSVSEM | _SIGHAND
-
-_FREE_THREADED = "t" in getattr(sys, "abiflags", "")
 
 
 def call(
@@ -112,8 +110,8 @@ def call(
         raise SpecTypeError(f"{fn!r} can't be called", field="fn")
     if flags & _REFUSED or flags & _PAIRED:
         _check_flags(flags)
-    if _FREE_THREADED:
-        _refuse_free_threaded()
+    if FREE_THREADED:
+        refuse_free_threaded()
     if not join and not exit_signal and map_uid is None and map_gid is None:
         result: T = _core.call(fn, args, kwargs or None, _died, flags)
         return result
@@ -200,14 +198,6 @@ def _check_flags(flags: int) -> None:
     for one, one_name, other, other_name, reason in _PAIRS:
         if flags & one and flags & other:
             raise SpecError(f"{one_name} and {other_name} exclude each other: {reason}", field="flags")
-
-
-def _refuse_free_threaded() -> NoReturn:
-    raise UnsupportedError(
-        "cannot run a function in a clone of this interpreter",
-        fact="it is a free-threaded build",
-        needs="CPython with the GIL: per-thread heaps and locks here remember the thread, not its memory",
-    )
 
 
 def _died(status: int) -> NoReturn:

@@ -1,7 +1,7 @@
 """Values as bytes, and back: how what a function returns leaves its sandbox. Nothing is unpickled.
 
 msgpack carries plain data; what it has no word for (tuples, sets, dates, dataclasses, arrays) goes as an extension. Large buffers
-go beside it, each in a sealed memfd that the caller maps.
+go beside it: by a pipe, or each in a sealed memfd that the caller maps (ramet.call.channel).
 
 What comes back is built by this module and by libraries that were there before. No code of the classes named in a value is
 run: a dataclass is made without its __init__, and its fields are put in place one by one. A class is looked up by name among
@@ -35,7 +35,7 @@ TUPLE, SET, FROZENSET, INT, COMPLEX, DECIMAL, UUID, DATETIME, DATE, TIME, TIMEDE
 BYTEARRAY, PATH, ENUM, DATACLASS, NAMEDTUPLE, ARRAY, SCALAR, MEMORY, TABLE, BYTES, DICT, TEXT = range(12, 24)
 
 DEPTH_MAX = 100
-#: Buffers from this size on go in a memfd of their own, as many as one message can carry.
+#: Buffers from this size on go beside the message, as many as can go with it as descriptors.
 LARGE, LARGE_MOST = 64 << 10, 250
 #: Keys of one set or dictionary that may share their hash with others, as -1 and -2 do.
 ALIKE_MOST = 100
@@ -125,7 +125,7 @@ class Packer:
     def __init__(self, known: frozenset[str]) -> None:
         msgspec = need_msgspec()
         self._ext, self._encode = msgspec.msgpack.Ext, msgspec.msgpack.Encoder().encode
-        self._known = known
+        self.known = known
         self._every_text = False
         self.attached: list[Buffer] = []
 
@@ -258,12 +258,12 @@ class Packer:
         if issubclass(cls, pathlib.PurePath) and cls.__module__.partition(".")[0] == "pathlib":
             return self.ext(PATH, issubclass(cls, pathlib.Path), os.fsencode(value))
         if issubclass(cls, enum.Enum):
-            return self.ext(ENUM, *_class_name(cls, self._known), value._name_, self._flag(value))
+            return self.ext(ENUM, *_class_name(cls, self.known), value._name_, self._flag(value))
         if "__dataclass_fields__" in cls.__dict__:
             return self._dataclass(cls, value, depth)
         if issubclass(cls, tuple) and isinstance(getattr(cls, "_fields", None), tuple):
             fields = self._fields(cls._fields, value, depth)
-            return self.ext(NAMEDTUPLE, *_class_name(cls, self._known), fields)
+            return self.ext(NAMEDTUPLE, *_class_name(cls, self.known), fields)
         if cls.__module__ in ("numpy", "pyarrow.lib"):
             return self._foreign(cls, value)
         if cls is memoryview or cls.__module__ in ("array", "mmap"):
@@ -282,7 +282,7 @@ class Packer:
             values = [object.__getattribute__(value, name) for name in names]
         except AttributeError as error:
             raise Unsendable(f"{name_of(cls)} lacks a field ({error})") from None
-        return self.ext(DATACLASS, *_class_name(cls, self._known), names, self._fields(names, values, depth))
+        return self.ext(DATACLASS, *_class_name(cls, self.known), names, self._fields(names, values, depth))
 
     def _memory(self, view: memoryview) -> tuple[Any, str, list[int]]:
         if view.format == "O" or not view.c_contiguous:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 
 from ramet import _core
 from ramet.errors import StepError
@@ -102,7 +103,7 @@ def fork_into(
     signals = Signals()
     try:
         signals.hold()  # the calling thread may not be the one that held them
-        between = os.fork()
+        between = _core.fork()  # os.fork would warn of other threads; the head of this file is the answer
         if between == 0:
             _go_between(plan, encoded, values, into, function)
         let_go()
@@ -271,6 +272,8 @@ def _settle_in(plan: Plan, theirs: list[int]) -> tuple[int, ...]:
         os.set_inheritable(fd, False)
     os.environ.clear()
     os.environ.update(plan.environment)
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]  # the caller's, by an environment that is not ours
     _new_streams()
     return tuple(handed)
 
@@ -286,7 +289,6 @@ def _move(fd: int, number: int) -> int:
 def _new_streams() -> None:
     """What the caller had buffered is the caller's; a replaced sys.stdout, as pytest's, too."""
     import io
-    import sys
 
     for number, (name, mode) in enumerate((("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb"))):
         errors = "backslashreplace" if number == 2 else "surrogateescape"
