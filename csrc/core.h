@@ -27,6 +27,9 @@ extern const char core_msgpack_check_doc[];
 PyObject *core_run(PyObject *module, PyObject *args);
 extern const char core_run_doc[];
 
+PyObject *core_branch(PyObject *module, PyObject *args);
+extern const char core_branch_doc[];
+
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];
 

@@ -21,6 +21,7 @@ static PyMethodDef core_methods[] = {
     {"trace", core_trace, METH_VARARGS, core_trace_doc},
     {"msgpack_check", core_msgpack_check, METH_O, core_msgpack_check_doc},
     {"run", core_run, METH_VARARGS, core_run_doc},
+    {"branch", core_branch, METH_VARARGS, core_branch_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},

@@ -24,6 +24,7 @@ ALLOWED = {
     "seccomp": LOW | {"spec"},
     "run": LOW | {"spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
+    "pool": LOW | {"spec", "plan", "host", "cgroups", "seccomp", "run", "call", "_core"},
     "trace": LOW | {"rules", "_core"},
     "aio": LOW | {"spec", "plan", "host", "cgroups", "run"},
     "lab": LOW | {"", "spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "call", "_core"},
