@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import functions
 import limits
+import pool
 import ramet
 import rivals
 from leaks import leaks
@@ -54,6 +55,7 @@ class Bench:
             self.large_caller,
             self.function,
             self.functions,
+            self.pool,
             self.plan,
             self.walls,
             self.python,
@@ -137,6 +139,10 @@ class Bench:
             for worker in callers.values():
                 worker.close()
         functions.isolated(self.report, self.rounds)
+
+    def pool(self) -> None:
+        """Copies of a warm interpreter."""
+        pool.measure(self.report, self.directory, self.rounds)
 
     def plan(self) -> None:
         """From spec to plan to bytes. The cached figures are of a spec and command used again."""
