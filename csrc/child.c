@@ -80,7 +80,7 @@ static void payload_main(void *arg)
     sys_exit_group(EXIT_STEP_FAILED);
 }
 
-static void write_number(char *text, long number)
+void child_write_number(char *text, long number)
 {
     char digits[PID_TEXT_SIZE];
     int count = 0;
@@ -103,7 +103,7 @@ static void become_init(struct child *child)
         fail(&child->failed, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
         return;
     }
-    write_number(child->payload_pid, pid);
+    child_write_number(child->payload_pid, pid);
     /* The payload's process waits until we have left this memory before it execs. If we leave it by failing, it must
      * not: our end would kill it, but a moment later. The signal is pending before the kernel clears the word, so it
      * never gets from the futex to the exec. */

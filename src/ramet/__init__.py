@@ -13,6 +13,7 @@ from ramet.errors import (
     ExitError,
     HelperError,
     MemoryLimitError,
+    PoolError,
     RemoteError,
     RemoteTraceback,
     ResultError,
@@ -22,6 +23,7 @@ from ramet.errors import (
     TimeLimitError,
     TimeoutExpired,
     UnsupportedError,
+    ZygoteError,
 )
 from ramet.flags import CLONE
 from ramet.run.process import Popen, run
@@ -54,6 +56,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.call.isolated import FunctionResult as FunctionResult
     from ramet.call.isolated import isolated as isolated
+    from ramet.pool.pool import Pool as Pool
+    from ramet.pool.result import ExecResult as ExecResult
+    from ramet.pool.session import Session as Session
 del TYPE_CHECKING
 
 
@@ -63,6 +68,18 @@ def __getattr__(name: str) -> object:
         from ramet.call import isolated as module
 
         return getattr(module, name)
+    if name == "Pool":
+        from ramet.pool.pool import Pool
+
+        return Pool
+    if name == "Session":
+        from ramet.pool.session import Session
+
+        return Session
+    if name == "ExecResult":
+        from ramet.pool.result import ExecResult
+
+        return ExecResult
     raise AttributeError(f"module 'ramet' has no attribute {name!r}")
 
 
@@ -80,6 +97,7 @@ __all__ = [
     "Dev",
     "Directory",
     "Error",
+    "ExecResult",
     "ExitError",
     "File",
     "FunctionResult",
@@ -92,6 +110,8 @@ __all__ = [
     "Mqueue",
     "Namespace",
     "Overlay",
+    "Pool",
+    "PoolError",
     "Popen",
     "Proc",
     "RemoteError",
@@ -102,6 +122,7 @@ __all__ = [
     "Rule",
     "Sandbox",
     "Seccomp",
+    "Session",
     "SpecError",
     "SpecTypeError",
     "StepError",
@@ -112,6 +133,7 @@ __all__ = [
     "Tmpfs",
     "UnsupportedError",
     "Usage",
+    "ZygoteError",
     "call",
     "isolated",
     "run",

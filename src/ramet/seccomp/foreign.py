@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import struct
 
-from ramet.seccomp.condense import JUMP_EQUAL, JUMP_NOT_LESS, LOAD, RETURN, X32, condensed, merged
+from ramet.bpf import JUMP_EQUAL, JUMP_NOT_LESS, LOAD, RETURN
+from ramet.seccomp.condense import X32, condensed, merged
 from ramet.seccomp.filters import _action, translated
 from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, known, number, number_there
 from ramet.seccomp.simulate import AUDIT_ARCH

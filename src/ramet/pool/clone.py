@@ -1,0 +1,380 @@
+"""A copy of a zygote, seen by the caller: made ready ahead of need, then one call.
+
+It has the shape of a run (`ramet.run.process.Popen`), so pipes, limits, verdict, usage and time are those of any.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from _thread import allocate_lock
+from time import monotonic
+
+from ramet.call import channel
+from ramet.call.inbox import Inbox
+from ramet.call.isolated import FunctionResult, _Process
+from ramet.errors import StepError
+from ramet.run import control
+from ramet.run.failure import step_failed
+from ramet.run.fork import CLONED, FAILED, NEWS, READY
+from ramet.run.guard import Guard
+from ramet.run.launch import Launched, kill
+from ramet.run.process import _killing, finish
+from ramet.run.result import Ending
+from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
+from ramet.run.verdict import Evidence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from ramet.cgroups import Group
+    from ramet.plan.steps import Plan
+    from ramet.pool.tasks import Task
+    from ramet.pool.warm import Zygote
+    from ramet.run.result import Result
+    from ramet.spec import Sandbox
+
+ARRIVED = 4
+CREDENTIALS = struct.Struct("<3i")
+#: What a copy may be made to wait for at most, by a machine that has much else to do.
+SECONDS_MOST = 60.0
+
+
+class _Told(Exception):
+    """The value has come, or an exception: there is nothing more to wait for."""
+
+
+class Clone(_Process):
+    """One copy. `ask` for it, `hear` until it is ready, `call` once, `close`."""
+
+    def __init__(self, plan: Plan, zygote: Zygote) -> None:
+        import socket
+
+        self._zygote = zygote
+        self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
+        self._launched, self._group = None, None
+        self._evidence = self._seen = self._ending = self._pumping = None
+        self._lock = allocate_lock()
+        self._text, self._files, self._read_ahead = None, {}, {}
+        self._relay = self._stop_when_told = False
+        self._started = monotonic()
+        self.is_ready, self._known, self._settled = False, False, False
+        self._ours, self._theirs = socket.socketpair()
+        try:
+            self._streams = Streams(DEVNULL, PIPE, PIPE, plan.owner)
+            self._launched = Launched()
+            self._launched.control, self._their_control = control.pair()
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+        if hasattr(self, "_streams"):
+            self._streams.close_all()
+        launched, self._launched = self._launched, None
+        if launched is not None:
+            launched.close()
+
+    # Being made
+
+    def ask(self, word: bytes) -> None:
+        """Send the order. Raises OSError where nobody takes it."""
+        import socket
+
+        self._ask(lambda fds: socket.send_fds(self._zygote.control, [word], fds))
+
+    def ask_through(self, session: socket.socket, word: bytes) -> None:
+        """The same of a session's process, which makes a copy of itself."""
+        import socket
+
+        self._ask(lambda fds: socket.send_fds(session, [channel.HEADER.pack(word, len(fds), 0)], fds))
+
+    def _ask(self, send: Callable[[list[int]], object]) -> None:
+        import socket
+
+        if self.plan.groups is not None and self.plan.groups.made:
+            self._group = _make_group(self.plan)
+            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        theirs = self._streams.theirs
+        try:
+            send([self._theirs.fileno(), self._their_control, theirs[1], theirs[2]])
+        finally:
+            self._theirs.close()
+            os.close(self._their_control)
+            self._streams.close_theirs()
+
+    @property
+    def has_reported(self) -> bool:
+        """Has its init said how the call ended?"""
+        return self._ending is not None and self._ending.reported
+
+    def zygote_ends(self, seconds: float) -> bool:
+        """Is its zygote gone, within so many seconds?"""
+        return self._zygote.ends(seconds)
+
+    @property
+    def has_ended(self) -> bool:
+        """Is its init gone, and all with it?"""
+        return self._launched is None or readable(self._launched.pidfd, 0)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return monotonic() - self._started
+
+    @property
+    def is_overdue(self) -> bool:
+        """Should it have been ready long ago?"""
+        return self.age > SECONDS_MOST
+
+    @property
+    def watched(self) -> tuple[int, ...]:
+        """Descriptors that become readable when there is something to `hear`."""
+        launched = self._alive()
+        assert launched.control is not None
+        return tuple(
+            fd for fd, done in ((launched.control, self._known), (self._ours.fileno(), self._settled)) if not done
+        )
+
+    def hear(self) -> bool:
+        """Take what has been told; is it ready? Raises StepError, or OSError where it is gone."""
+        launched = self._alive()
+        assert launched.control is not None
+        if not self._known and readable(launched.control, 0):
+            self._hear_of_child(launched)
+        if not self._settled and readable(self._ours.fileno(), 0):
+            self._hear_payload()
+        self.is_ready = self._known and self._settled
+        return self.is_ready
+
+    def _hear_of_child(self, launched: Launched) -> None:
+        """From the zygote: the child's pidfd, or why there is none."""
+        import socket
+
+        assert launched.control is not None
+        end = socket.socket(fileno=os.dup(launched.control))
+        with end:
+            data, fds, _, _ = socket.recv_fds(end, NEWS.size, 1, socket.MSG_CMSG_CLOEXEC)
+        if len(data) != NEWS.size:
+            raise ConnectionResetError(f"nobody made it{self._last_words()}")
+        kind, first, second, third = NEWS.unpack(data)
+        if kind == FAILED:
+            raise step_failed(self.plan, first, second, third)
+        if kind != CLONED or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            if readable(self._ours.fileno(), 0):
+                self._hear_payload()  # init was faster, and tells of the end of a copy that has told why
+            raise ConnectionResetError("the zygote told nonsense")
+        pid = _pid_of(fds[0])
+        if pid <= 0:  # ended already; or, from a session, whatever its code has put in the place of a pidfd
+            os.close(fds[0])
+            raise ConnectionResetError(f"its init has ended{self._last_words()}")
+        launched.pid, launched.pidfd = pid, fds[0]
+        self._known = True
+
+    def _hear_payload(self) -> None:
+        """From the copy itself."""
+        import socket
+
+        data, ancillary, _, _ = self._ours.recvmsg(NEWS.size, socket.CMSG_SPACE(CREDENTIALS.size))
+        if len(data) != NEWS.size:
+            raise ConnectionResetError(f"the copy has ended{self._last_words()}")
+        kind, first, second, third = NEWS.unpack(data)
+        if kind == FAILED:
+            raise step_failed(self.plan, first, second, third)
+        if kind == ARRIVED and self._group is not None:
+            pid = next(
+                (CREDENTIALS.unpack(found)[0] for _, what, found in ancillary if what == socket.SCM_CREDENTIALS), 0
+            )
+            self._enter(pid)
+        elif kind == READY:
+            self._settled = True
+            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        else:
+            raise ConnectionResetError("the copy told nonsense")
+
+    def _last_words(self) -> str:
+        fd = self._streams.ours[2]
+        said = os.read(fd, 10_000) if fd is not None and readable(fd, 0) else b""
+        return f": {said.decode('utf-8', 'backslashreplace').strip()}" if said else ""
+
+    def _enter(self, pid: int) -> None:
+        assert self._group is not None
+        if pid <= 0:
+            raise ConnectionResetError("the copy has no pid here")
+        self._group.adopt(pid)
+        self._ours.send(b"G")
+
+    # Its call
+
+    def _begin(
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
+    ) -> None:
+        self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
+        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions)
+        self._started = monotonic()
+        self._guard = Guard(sandbox, self._group, _killing(self))
+        try:
+            channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it is gone; what became of it is found out by waiting for it
+
+    def ask_value(
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...]
+    ) -> FunctionResult[Any] | None:
+        """Have it do this, until it tells how it went: then None, and `inbox` knows. What comes to no such word has a result.
+
+        What the process does after that is nobody's concern: whoever asked is to `kill` it, and to `close` it when it has ended.
+        """
+        self._begin(task, sandbox, most, exceptions, relay=True)
+        self._stop_when_told = True
+        try:
+            return self._result_of_clone(finish(self, None))
+        except _Told:
+            return None if self._drained() else self._result_of_clone(finish(self, None))
+
+    def _drained(self) -> bool:
+        """All that it had written when it told is taken. Was it not ended meanwhile for a limit?"""
+        pump = self._pump(None)
+        pump.others.clear()
+        pump.drain()
+        return self._guard.cause is None
+
+    def _new_pump(self, data: bytes | memoryview) -> Pump:
+        pump = super()._new_pump(data)
+        if self._stop_when_told:
+            pump.watch(self._ours.fileno(), self._take_word)
+        return pump
+
+    def _take_word(self) -> bool:
+        ended = self.inbox.take()
+        if self.inbox.has_value or self.inbox.exception is not None:
+            raise _Told
+        return ended
+
+    def call(
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, at_once: bool
+    ) -> FunctionResult[Any]:
+        """Have it do this, to its end; at_once: until it tells how it went, where there is no control group, whose account is of the end.
+        Never raises because of what the function does."""
+        self._begin(task, sandbox, most, exceptions, relay=False)
+        self._stop_when_told = at_once and self._group is None
+        try:
+            result = finish(self, None)
+        except _Told:
+            result = self._result_so_far() if self._drained() else finish(self, None)
+        return self._result_of_clone(result)
+
+    def _result_so_far(self) -> Result:
+        """It has told, and only has to end: what happens to it from now on is no part of the call."""
+        usage = self.usage()
+        self._ending = Ending(0 if self.inbox.has_value else 1, None, reported=True)
+        self._evidence = Evidence(), usage
+        return self._result(self._pump(None))
+
+    def end(self) -> None:
+        """Kill it, whatever is known of it."""
+        if self._launched is not None and not self._launched.over:
+            kill(self._launched.pidfd)
+
+    @staticmethod
+    def _result_of_clone(result: Result) -> FunctionResult[Any]:
+        assert isinstance(result, FunctionResult)
+        if result.usage.memory_peak_of == "caller":
+            result.usage.memory_peak_of = "process"  # it never had the caller's memory
+        return result
+
+    # As a session
+
+    def begin_session(self) -> None:
+        """Many tasks are to come."""
+        self._started = monotonic()
+        self._guard = Guard(self.sandbox, self._group, _killing(self))
+
+    @property
+    def channel_end(self) -> socket.socket:
+        """On which tasks go and answers come."""
+        return self._ours
+
+    @property
+    def launched(self) -> Launched | None:
+        """Its init."""
+        return self._launched
+
+    @property
+    def running(self) -> bool:
+        """Has nobody seen its end yet?"""
+        return self._ending is None and self._launched is not None
+
+    @property
+    def ended_fd(self) -> int:
+        """Readable at its end."""
+        return self._ended_fd()
+
+    @property
+    def outputs(self) -> tuple[int | None, int | None]:
+        """stdout and stderr."""
+        return self._streams.ours[1], self._streams.ours[2]
+
+    def close_output(self, number: int) -> None:
+        """It is at its end."""
+        self._streams.close_ours(number)
+
+    def look(self) -> None:
+        """Has a limit been reached that only we hold?"""
+        self._guard.look()
+
+    def last_result(self, out: bytes, err: bytes, *, late: bool) -> FunctionResult[Any]:
+        """After its end. late: for its time."""
+        if late and self._evidence is not None:
+            self._evidence = self._evidence[0]._replace(cause="timed-out"), self._evidence[1]
+        self.inbox = Inbox(self._ours, 0, pickled=False, mine=())
+        return self._result_of_clone(self._result_with(out, err, ()))
+
+    def close(self) -> None:
+        """End it, if it still runs, and wait for that."""
+        if self._launched is not None and not self._known:
+            # Not told of yet: whoever is there ends when its init finds that we have hung up.
+            self._drop()
+        elif self._launched is not None and not hasattr(self, "_guard"):
+            kill(self._launched.pidfd)
+            self._drop()
+        super().close()
+        self._close_group()
+
+
+def _make_group(plan: Plan) -> Group:
+    """Of the payload alone: init is the zygote's child, and small."""
+    from ramet.run.groups import make
+
+    group = make(plan, building=False)
+    assert group is not None
+    return group
+
+
+def not_made(error: OSError) -> StepError:
+    """A copy that did not come to be ready, and could not say which step failed."""
+    return StepError(
+        "make a copy of the zygote",
+        errno=error.errno or errno.ECHILD,
+        call="read(news)",
+        origin="Pool",
+        stage="payload",
+        hint=f"{error}; a limit that is too tight can be the reason, or somebody's SIGKILL",
+    )
+
+
+def _pid_of(pidfd: int) -> int:
+    """In the caller's pid namespace; 0 where it has ended."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(0, int(line[4:]))
+    return 0
