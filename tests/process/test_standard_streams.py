@@ -239,3 +239,27 @@ def test_caller_with_closed_streams(closed):
     )
     out = done.stdout.decode().rpartition("(b")[2]
     assert "(b" + out == repr((b"inout\n0\n1\n2\n3\n", b"err\n", 5)), done.stderr.decode()
+
+
+def test_a_stream_that_never_pauses_does_not_outlast_its_time():
+    """The deadline holds also where there is something to read whenever one looks."""
+    from time import monotonic
+
+    from ramet.run.guard import Guard
+    from ramet.run.streams import Pump
+
+    class Streams:
+        ours = [None, os.open("/dev/zero", os.O_RDONLY), None]
+
+        def close_ours(self, number):
+            raise AssertionError("no end is in sight")
+
+    never, writer = os.pipe()
+    try:
+        pump = Pump(Streams(), b"", 1000)
+        with pytest.raises(ramet.TimeoutExpired):
+            pump.run(never, monotonic() + 0.05, Guard(ramet.Sandbox(), None, lambda: None))
+        assert pump.captures[1].value() == bytes(1000)
+    finally:
+        for fd in (never, writer, Streams.ours[1]):
+            os.close(fd)

@@ -17,12 +17,7 @@ NONE = GroupLimits()
 
 
 def groups_for(spec: Sandbox) -> Groups | None:
-    """The group that a sandbox of these limits would get here; None where it needs none.
-
-    What can be had is found by trying, once for the process.
-    """
-    if not spec.is_limited:
-        return None
+    """The group that a sandbox of these limits would get here. What can be had is found by trying, once for the process."""
     from ramet import cgroups
 
     place = cgroups.find(facts_only=True)

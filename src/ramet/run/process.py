@@ -73,7 +73,7 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = (), *, func
 
 
 def _groups_for(sandbox: Sandbox) -> Groups | None:
-    if not sandbox.is_limited:
+    if not sandbox.is_limited:  # asked here, so that nothing of limits is loaded for the others
         return None
     from ramet.run.groups import groups_for
 

@@ -197,8 +197,7 @@ class Pump:
         while by_fd or self.others or not over:
             ready = poller.poll(milliseconds(sooner(deadline, guard.next_look())))
             guard.look()
-            if not ready and deadline is not None and monotonic() >= deadline:
-                raise TimeoutExpired("the sandbox still ran", seconds=0)
+            late = deadline is not None and monotonic() >= deadline
             for fd, _ in ready:
                 if fd == ended and self.alone:
                     self.drain()
@@ -217,6 +216,8 @@ class Pump:
                 fd = next(fd for fd, number in by_fd.items() if number == 0)
                 poller.unregister(fd)
                 self.streams.close_ours(by_fd.pop(fd))
+            if late and not (ready and over):  # also where there is always something to read
+                raise TimeoutExpired("the sandbox still ran", seconds=0)
 
     def guard_with(self, guard: Guard) -> None:
         """Who ends a payload that writes too much, if that is wanted."""
