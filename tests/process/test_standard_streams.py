@@ -249,17 +249,18 @@ def test_a_stream_that_never_pauses_does_not_outlast_its_time():
     from ramet.run.streams import Pump
 
     class Streams:
-        ours = [None, os.open("/dev/zero", os.O_RDONLY), None]
+        def __init__(self):
+            self.ours = [None, os.open("/dev/zero", os.O_RDONLY), None]
 
         def close_ours(self, number):
             raise AssertionError("no end is in sight")
 
-    never, writer = os.pipe()
+    streams, (never, writer) = Streams(), os.pipe()
     try:
-        pump = Pump(Streams(), b"", 1000)
+        pump = Pump(streams, b"", 1000)
         with pytest.raises(ramet.TimeoutExpired):
             pump.run(never, monotonic() + 0.05, Guard(ramet.Sandbox(), None, lambda: None))
         assert pump.captures[1].value() == bytes(1000)
     finally:
-        for fd in (never, writer, Streams.ours[1]):
+        for fd in (never, writer, streams.ours[1]):
             os.close(fd)
