@@ -95,7 +95,7 @@ def isolated(report: Report, rounds: int, pages: Callable[[str], float]) -> None
             "copy of it": primed(array.copy),
             **{label: (lambda what=what: pages(what)) for label, what in ways.items()},
         },
-        max(5, rounds // 5),
+        max(5, rounds // 10),
     )
     report.add("100 MB out of a sandbox", *(Figure(name, value) for name, value in found.items()))
     beyond = found["100 MB array"] - found["nothing, of this caller"]

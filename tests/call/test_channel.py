@@ -306,25 +306,39 @@ def test_large_values_count_once():
         cgroups.forget()
 
 
-def test_a_function_that_still_speaks():
+@pytest.fixture
+def heard():
+    """What comes to a logger of this name, and goes no further."""
+    found = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            found.append(record.getMessage())
+
+    logger, handler = logging.getLogger("ramet.test.heard"), Handler()
+    logger.addHandler(handler)
+    logger.propagate = False
+    yield found
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def test_a_function_that_still_speaks(heard):
     """A thread of the function's that logs, and uses memory, while the value is on its way disturbs neither frames nor buffers: they are
     kept until the process has ended."""
 
     def speak():
         while True:
-            logging.getLogger().error("late")
+            logging.getLogger("ramet.test.heard").error("late")
             bytearray(range(256)) * 400  # of a size that malloc uses again at once
 
     def give():
         threading.Thread(target=speak, daemon=True).start()
         return [numpy.full(100_000, 7, numpy.uint8) for _ in range(100)]
 
-    logging.getLogger().disabled = True
-    try:
-        for _ in range(3):
-            assert all((one == 7).all() for one in isolated(give)())
-    finally:
-        logging.getLogger().disabled = False
+    for _ in range(3):
+        assert all((one == 7).all() for one in isolated(give)())
+    assert heard
 
 
 @pytest.mark.parametrize(
@@ -375,6 +389,19 @@ def test_words_of_more_with_nothing_there(ends):
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_hanging_up_on_a_full_pipe(heard):
+    """A function that has more to send than may come, and waits for room in the pipe, learns that nobody takes it: it ends."""
+
+    def many():
+        for _ in range(100):
+            logging.getLogger("ramet.test.heard").error("x" * 10_000)
+        return numpy.zeros(4 << 20, numpy.uint8)
+
+    with pytest.raises(ramet.ResultError, match=r"where \d+ may come"):
+        isolated(many, results_max=(4 << 20) + 1000)()
+    assert heard
 
 
 def test_a_pipe_that_never_fills():

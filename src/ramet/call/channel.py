@@ -217,7 +217,7 @@ def _fresh(size: int) -> mmap.mmap | bytearray:
 
 class Reader:
     """The caller's end. most: bytes that all frames together may have, buffers included; pages: the read end of a pipe for large buffers,
-    which nobody else has and which does not block."""
+    which nobody else has and which does not block; it is closed with the reader."""
 
     def __init__(self, end: socket.socket, most: int, pages: int | None = None) -> None:
         self._end, self._left, self._pages = end, most, pages
@@ -310,7 +310,10 @@ class Reader:
         return taken
 
     def close(self) -> None:
-        """Hang up; who still sends learns it."""
+        """Hang up; who still sends, or waits for room in the pipe, learns it."""
         self._end.close()
+        pages, self._pages = self._pages, None
+        if pages is not None:
+            os.close(pages)
         while self._fds:
             os.close(self._fds.pop())

@@ -307,16 +307,15 @@ class _Process(Popen):
         from ramet.call.inbox import Inbox
 
         ours, self._theirs = socket.socketpair()
-        self._pages, self._pages_theirs = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._pages, False)
+        pages, self._pages_theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(pages, False)
         self._ours, self._job, self._relay = ours, job, relay
-        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=self._pages)
+        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=pages)
         try:
             _flush_own()
             super().__init__((_name(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
         except BaseException:
-            ours.close()
-            self._close_pages()
+            self.inbox.close()
             raise
         finally:
             self._theirs.close()
@@ -355,13 +354,7 @@ class _Process(Popen):
     def close(self) -> None:
         """Also hang up."""
         super().close()
-        self._ours.close()
-        self._close_pages()
-
-    def _close_pages(self) -> None:
-        fd, self._pages = self._pages, -1
-        if fd >= 0:
-            os.close(fd)
+        self.inbox.close()
 
 
 def _failure(result: Result, told: BaseException | None) -> BaseException:
