@@ -48,7 +48,7 @@ long clone_on_stack(struct kernel_clone_args *args, int no_clone3, void (*fn)(vo
 
 /* A handler would run in the caller's memory; SIG_IGN would reach the payload. The signals are blocked, so
  * between the clone and here none can have been delivered. */
-static void reset_dispositions(void)
+void child_reset_dispositions(void)
 {
     struct kernel_sigaction action = {0};
     for (int signal = 1; signal <= KERNEL_NSIG; signal++)
@@ -80,7 +80,7 @@ static void payload_main(void *arg)
     sys_exit_group(EXIT_STEP_FAILED);
 }
 
-static void write_number(char *text, long number)
+void child_write_number(char *text, long number)
 {
     char digits[PID_TEXT_SIZE];
     int count = 0;
@@ -103,7 +103,7 @@ static void become_init(struct child *child)
         fail(&child->failed, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
         return;
     }
-    write_number(child->payload_pid, pid);
+    child_write_number(child->payload_pid, pid);
     /* The payload's process waits until we have left this memory before it execs. If we leave it by failing, it must
      * not: our end would kill it, but a moment later. The signal is pending before the kernel clears the word, so it
      * never gets from the futex to the exec. */
@@ -114,7 +114,7 @@ static void become_init(struct child *child)
 void child_main(void *arg)
 {
     struct child *child = arg;
-    reset_dispositions();
+    child_reset_dispositions();
     if (!run_stage(&child->program, STAGE_CHILD, &child->failed)) {
         child->whole = 1;
         if (child->payload.n_steps)
@@ -126,7 +126,7 @@ void child_main(void *arg)
 void intermediate_main(void *arg)
 {
     struct child *child = arg;
-    reset_dispositions();
+    child_reset_dispositions();
     if (run_stage(&child->join, STAGE_JOIN, &child->failed))
         sys_exit_group(EXIT_STEP_FAILED);
     long pid = clone_on_stack(&child->clone, child->no_clone3, child_main, child);

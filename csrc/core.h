@@ -37,6 +37,9 @@ extern const char core_fork_doc[];
 PyObject *core_vmsplice(PyObject *module, PyObject *args);
 extern const char core_vmsplice_doc[];
 
+PyObject *core_branch(PyObject *module, PyObject *args);
+extern const char core_branch_doc[];
+
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];
 

@@ -12,6 +12,7 @@
 #include "core.h"
 
 #include "child.h"
+#include "libc_state.h"
 #include "plain.h"
 
 #include <errno.h>
@@ -20,33 +21,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-
-#define RAMET_GET_TID_ADDRESS 40 /* PR_GET_TID_ADDRESS, which some libc headers lack */
-
-/* Where libc keeps what a fork must renew: found before the clone, used in the child. */
-struct libc_state {
-    int32_t *tid; /* NULL where the kernel won't say (no CONFIG_CHECKPOINT_RESTORE) */
-    uint64_t robust_list;
-    uint64_t robust_size;
-};
-
-static struct libc_state libc_state(void)
-{
-    struct libc_state state = {0};
-    if (sys_failed(sys2(__NR_prctl, RAMET_GET_TID_ADDRESS, &state.tid)))
-        state.tid = NULL;
-    if (sys_failed(sys3(__NR_get_robust_list, 0, &state.robust_list, &state.robust_size)))
-        state.robust_list = 0;
-    return state;
-}
-
-static void renew_libc(const struct libc_state *state)
-{
-    if (state->tid)
-        *state->tid = (int32_t)sys0(__NR_gettid);
-    if (state->robust_list)
-        sys2(__NR_set_robust_list, state->robust_list, state->robust_size);
-}
 
 /* On the caller's own stack: only without CLONE_VM. */
 static long clone_here(const struct kernel_clone_args *args, int old)

@@ -24,6 +24,7 @@ static PyMethodDef core_methods[] = {
     {"fork", core_fork, METH_NOARGS, core_fork_doc},
     {"vmsplice", core_vmsplice, METH_VARARGS, core_vmsplice_doc},
     {"run", core_run, METH_VARARGS, core_run_doc},
+    {"branch", core_branch, METH_VARARGS, core_branch_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},

@@ -13,6 +13,7 @@ from ramet.errors import (
     ExitError,
     HelperError,
     MemoryLimitError,
+    PoolError,
     RemoteError,
     RemoteTraceback,
     ResultError,
@@ -22,6 +23,7 @@ from ramet.errors import (
     TimeLimitError,
     TimeoutExpired,
     UnsupportedError,
+    ZygoteError,
 )
 from ramet.flags import CLONE
 from ramet.run.process import Popen, run
@@ -54,6 +56,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ramet.call.isolated import FunctionResult as FunctionResult
     from ramet.call.isolated import isolated as isolated
+    from ramet.pool.pool import Pool as Pool
+    from ramet.pool.result import ExecResult as ExecResult
 del TYPE_CHECKING
 
 
@@ -63,6 +67,14 @@ def __getattr__(name: str) -> object:
         from ramet.call import isolated as module
 
         return getattr(module, name)
+    if name == "Pool":
+        from ramet.pool.pool import Pool
+
+        return Pool
+    if name == "ExecResult":
+        from ramet.pool.result import ExecResult
+
+        return ExecResult
     raise AttributeError(f"module 'ramet' has no attribute {name!r}")
 
 
@@ -80,6 +92,7 @@ __all__ = [
     "Dev",
     "Directory",
     "Error",
+    "ExecResult",
     "ExitError",
     "File",
     "FunctionResult",
@@ -92,6 +105,8 @@ __all__ = [
     "Mqueue",
     "Namespace",
     "Overlay",
+    "Pool",
+    "PoolError",
     "Popen",
     "Proc",
     "RemoteError",
@@ -112,6 +127,7 @@ __all__ = [
     "Tmpfs",
     "UnsupportedError",
     "Usage",
+    "ZygoteError",
     "call",
     "isolated",
     "run",

@@ -76,6 +76,18 @@ def fork() -> int:
 def run(program: _ReadBuffer, inputs: _Inputs, text_at: int = -1, text: _ReadBuffer = b"", /) -> tuple[int, int] | None:
     """Make the program's steps in this process; None, or (step, errno)."""
 
+def branch(
+    child: _ReadBuffer,
+    child_inputs: _Inputs,
+    init: _ReadBuffer,
+    init_inputs: _Inputs,
+    pid_text: int,
+    flags: int,
+    tid: int,
+    /,
+) -> tuple[int, int, int, int, int] | None:
+    """A copy of this process in a sandbox; None in the copy, else as `spawn`."""
+
 def msgpack_check(data: _ReadBuffer, /) -> bool:
     """Is it one msgpack value with text for every key?"""
 

@@ -164,6 +164,24 @@ class ResultError(Error):
     result: Result | None = None
 
 
+class ZygoteError(Error):
+    """A pool's zygote could not start. module: whose import failed, or that starts threads; None where it was none; traceback: as text, of
+    the zygote."""
+
+    def __init__(self, why: str, *, module: str | None, traceback: str = "") -> None:
+        self.why, self.module, self.traceback = why, module, traceback
+        what = "the pool's zygote can't start" if module is None else f"the pool's zygote can't load {module!r}"
+        super().__init__(f"{what}: {why}" + (f"\n\n{traceback.rstrip()}" if traceback else ""))
+
+
+class PoolError(Error, RuntimeError):
+    """A pool or session that is closed, or was made by the process that this one was forked from."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.message, self.hint = message, hint
+        super().__init__(with_hint(message, hint))
+
+
 class RemoteError(Error):
     """An isolated function raised something that does not come back as itself.
 

@@ -27,6 +27,7 @@ ALLOWED = {
     "seccomp": LOW | {"spec", "bpf"},
     "run": LOW | {"proc", "bpf", "spec", "plan", "host", "cgroups", "seccomp", "lowlevel", "_core"},
     "call": LOW | {"spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "_core"},
+    "pool": LOW | {"spec", "plan", "host", "cgroups", "seccomp", "run", "call", "_core"},
     "trace": LOW | {"rules", "bpf", "_core"},
     "aio": LOW | {"spec", "plan", "host", "cgroups", "run"},
     "lab": LOW | {"", "proc", "bpf", "spec", "plan", "host", "cgroups", "run", "rules", "lowlevel", "call", "_core"},

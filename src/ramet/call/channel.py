@@ -32,6 +32,10 @@ HEADER = struct.Struct("<4sIQ")
 VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED = b"VALU", b"RAIS", b"CANT", b"LOG ", b"WARN", b"PICK"
 POUR, MORE = b"POUR", b"MORE"
 KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE})
+#: A task, which the caller sends: what kind of it, and how many bytes may come back; a pickle follows.
+TASK_KIND = b"TASK"
+TASK = struct.Struct("<4sQ")
+FUNCTION, CODE = b"FUNC", b"CODE"
 CHUNK = 1 << 18
 #: From so many bytes on buffers go by the pipe; it is made as large as anybody may make one. Memory from so many on has large pages.
 POUR_LEAST, PIPE_SIZE, HUGE_LEAST = 1 << 20, 1 << 20, 4 << 20
@@ -133,6 +137,29 @@ def mapped(fd: int, most: int) -> memoryview:
     if found.st_blocks * 512 < found.st_size:
         raise Broken("a memfd with holes")
     return memoryview(mmap.mmap(fd, found.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+
+
+def receive(end: socket.socket) -> tuple[bytearray, list[memoryview]] | None:
+    """The task that the caller sends; None if it hangs up instead. Blocks. For the side that trusts the other."""
+    import socket
+
+    head, fds, _, _ = socket.recv_fds(end, HEADER.size, LARGE_MOST)
+    if not head:
+        return None
+    while len(head) < HEADER.size:
+        head += end.recv(HEADER.size - len(head))
+    _, count, length = HEADER.unpack(head)
+    data = bytearray(length)
+    view = memoryview(data)
+    while view:
+        got = end.recv_into(view)
+        if not got:
+            return None
+        view = view[got:]
+    buffers = [mapped(fd, 1 << 62) for fd in fds[:count]]
+    for fd in fds:
+        os.close(fd)
+    return data, buffers
 
 
 class Frame:

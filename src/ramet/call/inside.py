@@ -24,18 +24,26 @@ CO_COROUTINE = 0x80
 class Job:
     """A function and its arguments, which the fork has brought here.
 
-    known: the modules that the caller has; most: bytes of result that it takes; pickled: it unpickles what we send.
+    most: bytes of result that the caller takes; pickled: it unpickles what we send; packer: else it is packed by this one.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, most: int, pickled: bool
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        most: int,
+        pickled: bool,
+        packer: Packer | None = None,
     ) -> None:
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.most, self.pickled = most, pickled
         self.pages: int | None = None
         self.sent: Sequence[Buffer] = ()
-        preload(fn)
-        self.packer = Packer(frozenset(sys.modules))
+        if packer is None:
+            preload(fn)
+        self.packer = packer or Packer(frozenset(sys.modules))
 
     def __call__(self, numbers: tuple[int, ...]) -> NoReturn:
         """Call the function, tell, and end the process."""
@@ -45,17 +53,18 @@ class Job:
         try:
             end = socket.socket(fileno=numbers[0])
             self.pages = numbers[1] if len(numbers) > 1 else None
-            own = os.getpid()
-            code = self._run(end, own)
+            code = self.run(end)
         except BaseException:
             import traceback
 
             traceback.print_exc()  # nobody listens on the channel any more
         finally:
-            _flush()
+            flush()
             os._exit(code)
 
-    def _run(self, end: socket.socket, own: int) -> int:
+    def run(self, end: socket.socket) -> int:
+        """Call the function, and tell; the exit code."""
+        own = os.getpid()
         forward_logs(end, Packer(self.packer.known))
         try:
             value = self._call()
@@ -64,7 +73,7 @@ class Job:
         except BaseException as error:
             if os.getpid() == own:
                 error.__traceback__ = _from_function(error)
-                self._tell_error(end, error)
+                self.tell_error(end, error)
             return 1
         if os.getpid() != own:
             return 0  # a copy that the function has forked comes out of it too; it has no result to tell
@@ -95,11 +104,12 @@ class Job:
             _send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
             return 1
         except BaseException as error:  # no memory for it, or a value that can't be pickled
-            self._tell_error(end, error)
+            self.tell_error(end, error)
             return 1
         return 0
 
-    def _tell_error(self, end: socket.socket, error: BaseException) -> None:
+    def tell_error(self, end: socket.socket, error: BaseException) -> None:
+        """That it raised this."""
         _send(end, channel.RAISED, self.packer.pack(told(error, self.packer)))
 
 
@@ -143,7 +153,8 @@ def _exit_code(leaving: SystemExit) -> int:
     return 1
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Whatever is left of it."""
     for file in (sys.stdout, sys.stderr):
         try:
             file.flush()

@@ -106,9 +106,11 @@ def find_class(module: object, qualname: object) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _class_name(cls: type, known: frozenset[str]) -> tuple[str, str]:
-    """By which the caller finds it; Unsendable if it won't."""
+def _class_name(cls: type, known: frozenset[str] | None) -> tuple[str, str]:
+    """By which the caller finds it; Unsendable if it won't, as far as that is known."""
     module, qualname = cls.__module__, cls.__qualname__
+    if known is None:
+        return module, qualname
     if find_class(module, qualname) is not cls:
         raise Unsendable(f"{module}.{qualname} can't be found by its name")
     if module not in known:
@@ -120,9 +122,9 @@ def _class_name(cls: type, known: frozenset[str]) -> tuple[str, str]:
 
 
 class Packer:
-    """Values to bytes. known: modules that the reader has. attached: buffers that go beside the bytes."""
+    """Values to bytes. known: modules that the reader has; None: it will see for itself. attached: buffers that go beside the bytes."""
 
-    def __init__(self, known: frozenset[str]) -> None:
+    def __init__(self, known: frozenset[str] | None) -> None:
         msgspec = need_msgspec()
         self._ext, self._encode = msgspec.msgpack.Ext, msgspec.msgpack.Encoder().encode
         self.known = known

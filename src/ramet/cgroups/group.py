@@ -186,6 +186,19 @@ class Group:
             for spot, write in self._program.arming:
                 self._write(spot, write)
 
+    def adopt(self, pid: int) -> None:
+        """Move a process in, which stands still and is the caller's; then close the ways in. Raises OSError."""
+        data = str(pid).encode()
+        for entry in self.entries:
+            os.write(entry, data)
+        if self.into is not None:
+            fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.into)
+            try:
+                os.write(fd, data)
+            finally:
+                os.close(fd)
+        self._close_ways_in()
+
     def _wait_for_exec(self) -> None:
         """Until nobody in it has our memory; see csrc/shares.c. Only the first two can have it: the others are their children."""
         from ramet import _core

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 CALLS: Mapping[str, tuple[int, int, str]] = {
     "capset": (126, 91, "struct struct"),
     "chdir": (80, 49, "text"),
+    "chroot": (161, 51, "text"),
     "close": (3, 57, "fd"),
     "close_range": (436, 436, "fd fd int"),
     "dup3": (292, 24, "fd fd open"),

@@ -29,7 +29,7 @@ from ramet.run.launch import kill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
     from ramet.plan.encode import Encoded, Encodings
@@ -173,7 +173,7 @@ def _go_between(
     try:
         # The flag is a copy too: another thread's child may have cleared it in the caller's memory at that moment.
         _core.syscall("prctl", numbers(plan.facts.machine)["prctl"], PR_SET_DUMPABLE, 1, 0, 0, 0)
-        _forget_handlers()
+        forget_handlers()
         theirs = [int(name) for name in os.listdir("/proc/self/fd")]
         _make(JOIN, encoded.join, values)
         if pid := _clone(plan.clone_flags & ~CLONE_CLEAR_SIGHAND | CLONE_PARENT, 0, into, STAGE_CLONE):
@@ -189,7 +189,7 @@ def _go_between(
             os.read(wait, 1)
             _make(PAYLOAD, encoded.payload, values)
         tell = _number_of(plan, -2)
-        handed = _settle_in(plan, theirs)
+        handed = settle_in(plan.command.pass_fds, plan.environment, theirs)
         tell = handed[-2]
         os.write(tell, NEWS.pack(READY, 0, 0, 0))
         os.close(tell)
@@ -216,7 +216,7 @@ def _tell_of(failure: tuple[int, ...], tell: int, plan: Plan) -> None:
             continue
 
 
-def _forget_handlers() -> None:
+def forget_handlers() -> None:
     """The caller's handlers are not the function's; what exec would have left is."""
     # Without the enums of the public module, which take longer than the calls.
     import _signal as signal  # type: ignore[import-not-found]
@@ -252,14 +252,26 @@ def _clone(flags: int, exit_signal: int, into: int | None, stage: int) -> int:
         raise _Failed(stage, 0, error.errno or 0) from None
 
 
-def _settle_in(plan: Plan, theirs: list[int]) -> tuple[int, ...]:
+def settle_in(pass_fds: Sequence[int], environment: Mapping[str, str], theirs: Sequence[int]) -> tuple[int, ...]:
     """The sandbox is there, and this process in it: what a program would have got by exec. The new numbers of what was handed."""
     import gc
 
     gc.freeze()  # the caller's garbage is the caller's: its finalizers must not run here
+    handed = guard_numbers(pass_fds, theirs)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]  # the caller's, by an environment that is not ours
+    new_streams()
+    return handed
+
+
+def guard_numbers(pass_fds: Sequence[int], theirs: Sequence[int]) -> tuple[int, ...]:
+    """The new numbers of what was handed, the last of which is /dev/null. theirs: numbers that objects here believe to own;
+    /dev/null takes them."""
     taken, handed = set(theirs), []
     free = (number for number in range(3, 1 << 20) if number not in taken)
-    for fd in plan.command.pass_fds:
+    for fd in pass_fds:
         handed.append(_move(fd, next(free)) if fd in taken else fd)
         taken.add(handed[-1])
     for number in theirs:
@@ -270,11 +282,6 @@ def _settle_in(plan: Plan, theirs: list[int]) -> tuple[int, ...]:
                 break  # beyond the limit of open files, where the function can't open anything either
     for fd in handed:
         os.set_inheritable(fd, False)
-    os.environ.clear()
-    os.environ.update(plan.environment)
-    if "tempfile" in sys.modules:
-        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]  # the caller's, by an environment that is not ours
-    _new_streams()
     return tuple(handed)
 
 
@@ -286,7 +293,7 @@ def _move(fd: int, number: int) -> int:
     return number
 
 
-def _new_streams() -> None:
+def new_streams() -> None:
     """What the caller had buffered is the caller's; a replaced sys.stdout, as pytest's, too."""
     import io
 

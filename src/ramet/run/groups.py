@@ -61,14 +61,16 @@ def _held(limits: GroupLimits, missing: tuple[tuple[str, str, str], ...], more: 
     return limits.replace(**changes)
 
 
-def make(plan: Plan) -> Group | None:
-    """The group of a plan that has one. Raises UnsupportedError, StepError; then nothing is left."""
+def make(plan: Plan, *, building: bool = True) -> Group | None:
+    """The group of a plan that has one. building: for a child that shares the caller's memory, and for init; else for the payload
+    alone. Raises UnsupportedError, StepError; then nothing is left."""
     if plan.groups is None or not plan.groups.made:
         return None
     from ramet import cgroups
 
     # Init is in it too; the payload must not find one process less than it may have.
-    return cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, int(plan.init)), building=True)
+    more = int(plan.init and building)
+    return cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, more), building=building)
 
 
 def inputs(group: Group) -> dict[Slot, int]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ramet.spec.seccomp import Rule
 
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"default.{os.uname().machine}.bpf")
+SHIPPED_ZYGOTE = os.path.join(os.path.dirname(SHIPPED), f"zygote.{os.uname().machine}.bpf")
 #: Instructions that a program may have: BPF_MAXINSNS.
 INSTRUCTIONS_MOST = 4096
 INSTRUCTION_SIZE = 8
@@ -56,11 +57,18 @@ def programs_of(spec: Sandbox) -> tuple[bytes, ...]:
     return compiled(policy) if policy is not None else ()
 
 
-@lru_cache(maxsize=1)
-def _shipped() -> tuple[bytes, ...] | None:
-    """The default profile, compiled when this version was made: without libseccomp, and without its 5 ms."""
+def programs_of_zygote() -> tuple[bytes, ...]:
+    """What is installed for a pool's zygote."""
+    from ramet.seccomp import profile
+
+    return _shipped(SHIPPED_ZYGOTE) or compiled(profile.zygote())
+
+
+@lru_cache(maxsize=2)
+def _shipped(path: str = SHIPPED) -> tuple[bytes, ...] | None:
+    """A profile, compiled when this version was made: without libseccomp, and without its 5 ms."""
     try:
-        with open(SHIPPED, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             content = file.readall()
     except FileNotFoundError:
         return None

@@ -192,6 +192,12 @@ def _vetoes() -> tuple[Rule, ...]:
     )
 
 
+@lru_cache(maxsize=1)
+def zygote() -> Seccomp:
+    """For a pool's zygote (`ramet.pool`): the default profile, and what it makes sandboxes of copies of itself by."""
+    return default(nested=True).allow("chroot", "setdomainname", why="a copy's sandbox is made of it")
+
+
 #: What namespaces would have kept apart, and Landlock does not.
 ALONE: Mapping[str, str] = {
     "socket": "there is no network namespace, and Landlock sees TCP only; a pair of unix sockets can be had",

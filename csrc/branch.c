@@ -1,0 +1,202 @@
+/* branch: a warm Python process puts forth a copy of itself into a sandbox of its own, whose init is another program.
+ *
+ *     zygote --CLONE_VM|CLONE_VFORK--> child: its steps, then execs init
+ *                                        \--clone--> the payload's process: a copy of the zygote, goes on in Python
+ *
+ * The page tables are copied once, for the payload's process, and init has nothing of the zygote's. The child
+ * goes on on the zygote's own stack (here.h), so that the copy that it clones finds the zygote's frames above it: it jumps
+ * back to where the zygote called, and returns from there into Python. What is dangerous about that, and what is done about it:
+ *
+ * 1. Threads. The zygote has one: locks that another held would stay locked in the copy. The caller sees to that.
+ * 2. Signals. All are blocked in the zygote meanwhile, since the child shares its memory, and stay so in the copy until
+ *    its last step. The child resets every disposition; the copy has those, and Python sets its own anew.
+ * 3. libc. The child makes raw calls only. The copy's thread id and robust list are renewed (libc_state.h); its
+ *    restartable-sequences area is marked unregistered, since the child's is (the kernel drops it for CLONE_VM), or its cpu
+ *    number would stay as it was.
+ * 4. Python. Its fork hooks run around all of it, as for os.fork: in the zygote and in the copy, never in the child.
+ * 5. Stack. The child writes below the zygote's frames only; the failures that it notes are on the heap.
+ * 6. Dumpable. As in call.c, 8: put back when the child has left.
+ * 7. A dead zygote. It is a sandbox's payload, and its init ends all that it has made.
+ */
+#include "core.h"
+
+#include "child.h"
+#include "here.h"
+#include "libc_state.h"
+
+#include <errno.h>
+#include <linux/sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <string.h>
+
+#ifndef CLONE_CLEAR_SIGHAND
+#define CLONE_CLEAR_SIGHAND 0x100000000ULL /* since Linux 5.5 */
+#endif
+
+#define EXIT_STEP_FAILED 125
+
+const char core_branch_doc[] =
+    "branch(child, child_inputs, init, init_inputs, pid_text, flags, tid)\n"
+    "--\n\n"
+    "Clone a child with flags, which makes the steps of child (csrc/steps.h), clones a copy of this process, with the pid tid\n"
+    "in the new pid namespace unless that is 0, makes the steps of init, and becomes another program by the last.\n"
+    "Returns None in the copy. In this process (pid, pidfd, 0, 0, 0) of the child, or (-1, -1, stage, step, errno).\n"
+    "Only for a process with one thread. Raises OSError. Follows clone(2).";
+
+/* On the heap, since child and zygote share a stack. */
+struct branch {
+    struct loaded child, init;
+    struct kernel_clone_args clone, payload_clone;
+    char *pid_text;
+    struct libc_state libc;
+    struct failure failed;
+    int32_t pidfd, tid;
+    jmp_buf home;
+};
+
+static void note(struct branch *branch, enum stage stage, uint32_t step, int error)
+{
+    branch->failed.step = step;
+    branch->failed.error = error;
+    branch->failed.stage = stage;
+}
+
+static void branch_child(void *arg)
+{
+    struct branch *branch = arg;
+    uint32_t at = 0;
+    child_reset_dispositions();
+    int error = run_steps(&branch->child, &at);
+    if (error) {
+        note(branch, STAGE_CHILD, at, error);
+        sys_exit_group(EXIT_STEP_FAILED);
+    }
+    long pid = sys2(__NR_clone3, &branch->payload_clone, sizeof branch->payload_clone);
+    if (pid == 0)
+        longjmp(branch->home, 1);
+    if (sys_failed(pid)) {
+        note(branch, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
+        sys_exit_group(EXIT_STEP_FAILED);
+    }
+    child_write_number(branch->pid_text, pid);
+    error = run_steps(&branch->init, &at);
+    note(branch, STAGE_INIT, at, error); /* our end is that of the pid namespace, and so the copy's */
+    sys_exit_group(EXIT_STEP_FAILED);
+}
+
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned int __rseq_size __attribute__((weak));
+
+static void forget_rseq(void)
+{
+    if (&__rseq_size && &__rseq_offset && __rseq_size)
+        ((volatile uint32_t *)(void *)((char *)__builtin_thread_pointer() + __rseq_offset))[1] = (uint32_t)-1;
+}
+
+/* 1 in the copy; else 0, and what came of it is in branch. */
+static __attribute__((noinline)) int put_forth(struct branch *branch, long *pid)
+{
+    if (setjmp(branch->home))
+        return 1;
+    *pid = clone_here(&branch->clone, 0, branch_child, branch);
+    return 0;
+}
+
+static PyObject *run_branch(struct branch *branch)
+{
+    uint64_t all = ~(uint64_t)0, mask;
+    long pid = 0;
+    branch->libc = libc_state();
+    branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    branch->clone.pidfd = (uint64_t)(uintptr_t)&branch->pidfd;
+    branch->clone.exit_signal = SIGCHLD;
+    branch->payload_clone.exit_signal = SIGCHLD;
+    if (branch->libc.tid) {
+        branch->payload_clone.flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+        branch->payload_clone.child_tid = (uint64_t)(uintptr_t)branch->libc.tid;
+    }
+    if (branch->tid) {
+        branch->payload_clone.set_tid = (uint64_t)(uintptr_t)&branch->tid;
+        branch->payload_clone.set_tid_size = 1;
+    }
+    PyOS_BeforeFork();
+    core_dumpable_save();
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
+    if (put_forth(branch, &pid)) {
+        renew_libc(&branch->libc);
+        forget_rseq();
+        PyOS_AfterFork_Child();
+        Py_RETURN_NONE;
+    }
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
+    core_dumpable_restore();
+    PyOS_AfterFork_Parent();
+    if (sys_failed(pid))
+        return Py_BuildValue("iiiii", -1, -1, STAGE_CLONE, 0, (int)-pid);
+    if (branch->failed.stage) {
+        sys1(__NR_close, branch->pidfd);
+        return Py_BuildValue("iiiii", -1, -1, (int)branch->failed.stage, (int)branch->failed.step,
+                             (int)branch->failed.error);
+    }
+    return Py_BuildValue("liiii", pid, (int)branch->pidfd, 0, 0, 0);
+}
+
+/* A copy of the program's data, relocated and with its inputs; NULL with an exception. */
+static unsigned char *load(struct loaded *loaded, const Py_buffer *blob, PyObject *inputs)
+{
+    if (!program_check(blob->buf, (size_t)blob->len)) {
+        PyErr_SetString(PyExc_ValueError, "malformed program");
+        return NULL;
+    }
+    uint32_t size = ((const struct program *)blob->buf)->data_size;
+    unsigned char *data = PyMem_Malloc(size ? size : 1);
+    if (!data) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memcpy(data, program_data(blob->buf), size);
+    *loaded = program_load(blob->buf, data);
+    if (core_store_inputs(inputs, data, size)) {
+        PyMem_Free(data);
+        return NULL;
+    }
+    return data;
+}
+
+PyObject *core_branch(PyObject *module, PyObject *args)
+{
+    Py_buffer child, init;
+    PyObject *child_inputs, *init_inputs, *result = NULL;
+    unsigned char *child_data = NULL, *init_data = NULL;
+    unsigned long long flags;
+    long long at;
+    int tid;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*Oy*OLKi:branch", &child, &child_inputs, &init, &init_inputs, &at, &flags, &tid))
+        return NULL;
+    struct branch *branch = PyMem_Calloc(1, sizeof *branch);
+    if (!branch) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    branch->clone.flags = flags;
+    branch->tid = tid;
+    branch->pidfd = -1;
+    if (!(child_data = load(&branch->child, &child, child_inputs)) ||
+        !(init_data = load(&branch->init, &init, init_inputs)))
+        goto done;
+    if (at < 0 || at + PID_TEXT_SIZE > (long long)branch->init.data_size) {
+        PyErr_SetString(PyExc_ValueError, "text outside the program's data");
+        goto done;
+    }
+    branch->pid_text = (char *)init_data + at;
+    result = run_branch(branch);
+done:
+    PyMem_Free(child_data);
+    PyMem_Free(init_data);
+    PyMem_Free(branch);
+    PyBuffer_Release(&child);
+    PyBuffer_Release(&init);
+    return result;
+}

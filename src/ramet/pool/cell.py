@@ -1,0 +1,142 @@
+"""Running code, not a function, in a copy: as a cell of a notebook."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+
+from ramet.call.remote import shown, told
+from ramet.call.wire import Unsendable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+    from typing import Any
+
+    from ramet.call.wire import Packer
+
+NAME = "<exec>"
+FIGURES_MAX = 100
+_PLAIN = (type, type(sys), type(len), type(lambda: None))
+
+
+def run(packer: Packer, code: str, inputs: dict[str, Any], wanted: Sequence[str] | None) -> dict[str, Any]:
+    """Run it in a module of its own. What it raises is part of the answer."""
+    import types
+
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    return run_in(module, packer, code, inputs, wanted, NAME)
+
+
+def run_in(
+    module: ModuleType, packer: Packer, code: str, inputs: dict[str, Any], wanted: Sequence[str] | None, name: str
+) -> dict[str, Any]:
+    """The same in a module that may have run code before. name: of the code, for tracebacks."""
+    space = module.__dict__
+    space.update(inputs)
+    before = dict(space)
+    error, value = None, None
+    try:
+        value = _evaluate(code, space, name)
+    except BaseException as raised:
+        raised.__traceback__ = _from_code(raised, name)
+        error = told(raised, packer)
+    answer = {"error": error, "value": None, "has_value": False, "text": None, "figures": []}
+    if value is not None:
+        answer["text"] = _text_of(value)
+        if _why_not(packer, value) is None:
+            answer["value"], answer["has_value"] = value, True
+    _collect(answer, packer, space, before, wanted)
+    if error is None or "matplotlib.pyplot" in sys.modules:
+        answer["figures"] = figures()
+    return answer
+
+
+def _evaluate(code: str, space: dict[str, Any], name: str) -> Any:
+    """The value of the last expression, as a prompt would show it."""
+    import ast
+    import linecache
+
+    lines = code.splitlines(keepends=True)
+    linecache.cache[name] = (len(code), None, lines, name)
+    tree = ast.parse(code, name)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, name, "exec"), space)
+    if last is None:
+        return None
+    return eval(compile(ast.Expression(last.value), name, "eval"), space)
+
+
+def _from_code(error: BaseException, name: str) -> Any:
+    """The traceback from the code's own first frame on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != name:
+        trace = trace.tb_next
+    return trace
+
+
+def _text_of(value: object) -> str:
+    try:
+        return shown(repr(value))
+    except BaseException as error:
+        return f"<its __repr__ raised {type(error).__name__}>"
+
+
+def _why_not(packer: Packer, value: object) -> str | None:
+    """Why it can't be sent; None if it can."""
+    kept = len(packer.attached)
+    try:
+        packer.walk(value, 0)
+    except (Unsendable, RecursionError) as error:
+        return str(error)
+    finally:
+        del packer.attached[kept:]
+    return None
+
+
+def _collect(
+    answer: dict[str, Any],
+    packer: Packer,
+    space: dict[str, Any],
+    before: dict[str, Any],
+    wanted: Sequence[str] | None,
+) -> None:
+    """The variables asked for; without that all plain ones that are new or another object than before."""
+    names = list(wanted) if wanted is not None else [name for name in space if _is_variable(name, space, before)]
+    outputs, unsent = {}, {}
+    for name in names:
+        if name not in space:
+            unsent[name] = "there is no such variable"
+            continue
+        why = _why_not(packer, space[name])
+        if why is None:
+            outputs[name] = space[name]
+        else:
+            unsent[name] = why
+    answer["outputs"], answer["unsent"] = outputs, unsent
+
+
+def _is_variable(name: str, space: dict[str, Any], before: dict[str, Any]) -> bool:
+    if name.startswith("_") or not isinstance(name, str):
+        return False
+    value = space[name]
+    same = name in before and before[name] is value
+    return not same and not isinstance(value, _PLAIN) and value is not builtins
+
+
+def figures() -> list[bytes]:
+    """The open figures of matplotlib as PNG, and closed."""
+    plots: Any = sys.modules.get("matplotlib.pyplot")
+    if plots is None:
+        return []
+    import io
+
+    found = []
+    for number in plots.get_fignums()[:FIGURES_MAX]:
+        buffer = io.BytesIO()
+        plots.figure(number).savefig(buffer, format="png")
+        found.append(buffer.getvalue())
+    plots.close("all")
+    return found

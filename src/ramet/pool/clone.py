@@ -1,0 +1,215 @@
+"""A copy of a zygote, seen by the caller: made ready ahead of need, then one call.
+
+It has the shape of a run (`ramet.run.process.Popen`), so pipes, limits, verdict, usage and time are those of any.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from _thread import allocate_lock
+from time import monotonic
+
+from ramet.call import channel
+from ramet.call.inbox import Inbox
+from ramet.call.isolated import FunctionResult, _Process
+from ramet.run import control
+from ramet.run.failure import step_failed
+from ramet.run.fork import CLONED, FAILED, NEWS, READY
+from ramet.run.guard import Guard
+from ramet.run.launch import Launched, kill
+from ramet.run.process import _killing, finish
+from ramet.run.streams import DEVNULL, PIPE, Streams, readable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from ramet.cgroups import Group
+    from ramet.plan.steps import Plan
+    from ramet.pool.tasks import Task
+    from ramet.spec import Sandbox
+
+ARRIVED = 4
+CREDENTIALS = struct.Struct("<3i")
+#: What a copy may be made to wait for at most, by a machine that has much else to do.
+SECONDS_MOST = 60.0
+
+
+class Clone(_Process):
+    """One copy. `ask` for it, `hear` until it is ready, `call` once, `close`."""
+
+    def __init__(self, plan: Plan) -> None:
+        import socket
+
+        self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
+        self._launched, self._group = None, None
+        self._evidence = self._seen = self._ending = self._pumping = None
+        self._lock = allocate_lock()
+        self._text, self._files, self._read_ahead = None, {}, {}
+        self._relay = False
+        self._started = monotonic()
+        self.is_ready, self._known, self._settled = False, False, False
+        self._ours, self._theirs = socket.socketpair()
+        try:
+            self._streams = Streams(DEVNULL, PIPE, PIPE, plan.owner)
+            self._launched = Launched()
+            self._launched.control, self._their_control = control.pair()
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+        if hasattr(self, "_streams"):
+            self._streams.close_all()
+        launched, self._launched = self._launched, None
+        if launched is not None:
+            launched.close()
+
+    # Being made
+
+    def ask(self, zygote: socket.socket, word: bytes) -> None:
+        """Send the order. Raises OSError where nobody takes it."""
+        import socket
+
+        if self.plan.groups is not None and self.plan.groups.made:
+            self._group = _make_group(self.plan)
+            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        theirs = self._streams.theirs
+        try:
+            socket.send_fds(zygote, [word], [self._theirs.fileno(), self._their_control, theirs[1], theirs[2]])
+        finally:
+            self._theirs.close()
+            os.close(self._their_control)
+            self._streams.close_theirs()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return monotonic() - self._started
+
+    @property
+    def is_overdue(self) -> bool:
+        """Should it have been ready long ago?"""
+        return self.age > SECONDS_MOST
+
+    @property
+    def watched(self) -> tuple[int, ...]:
+        """Descriptors that become readable when there is something to `hear`."""
+        launched = self._alive()
+        assert launched.control is not None
+        return tuple(fd for fd, done in ((launched.control, self._known), (self._ours.fileno(), self._settled)) if not done)
+
+    def hear(self) -> bool:
+        """Take what has been told; is it ready? Raises StepError, or OSError where it is gone."""
+        launched = self._alive()
+        assert launched.control is not None
+        if not self._known and readable(launched.control, 0):
+            self._hear_of_child(launched)
+        if not self._settled and readable(self._ours.fileno(), 0):
+            self._hear_payload()
+        self.is_ready = self._known and self._settled
+        return self.is_ready
+
+    def _hear_of_child(self, launched: Launched) -> None:
+        """From the zygote: the child's pidfd, or why there is none."""
+        import socket
+
+        assert launched.control is not None
+        end = socket.socket(fileno=os.dup(launched.control))
+        with end:
+            data, fds, _, _ = socket.recv_fds(end, NEWS.size, 1, socket.MSG_CMSG_CLOEXEC)
+        if len(data) != NEWS.size:
+            raise ConnectionResetError("the zygote has ended")
+        kind, first, second, third = NEWS.unpack(data)
+        if kind == FAILED:
+            raise step_failed(self.plan, first, second, third)
+        if kind != CLONED or len(fds) != 1:
+            raise ConnectionResetError("the zygote told nonsense")
+        launched.pidfd = fds[0]
+        launched.pid = _pid_of(fds[0])
+        self._known = True
+
+    def _hear_payload(self) -> None:
+        """From the copy itself."""
+        import socket
+
+        data, ancillary, _, _ = self._ours.recvmsg(NEWS.size, socket.CMSG_SPACE(CREDENTIALS.size))
+        if len(data) != NEWS.size:
+            raise ConnectionResetError(f"the copy has ended{self._last_words()}")
+        kind, first, second, third = NEWS.unpack(data)
+        if kind == FAILED:
+            raise step_failed(self.plan, first, second, third)
+        if kind == ARRIVED and self._group is not None:
+            pid = next((CREDENTIALS.unpack(found)[0] for _, what, found in ancillary if what == socket.SCM_CREDENTIALS), 0)
+            self._enter(pid)
+        elif kind == READY:
+            self._settled = True
+            self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        else:
+            raise ConnectionResetError("the copy told nonsense")
+
+    def _last_words(self) -> str:
+        fd = self._streams.ours[2]
+        said = os.read(fd, 10_000) if fd is not None and readable(fd, 0) else b""
+        return f": {said.decode('utf-8', 'backslashreplace').strip()}" if said else ""
+
+    def _enter(self, pid: int) -> None:
+        assert self._group is not None
+        if pid <= 0:
+            raise ConnectionResetError("the copy has no pid here")
+        self._group.adopt(pid)
+        self._ours.send(b"G")
+
+    # Its call
+
+    def call(self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool) -> FunctionResult:
+        """Have it do this, to its end. Never raises because of what the function does."""
+        self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
+        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions)
+        self._started = monotonic()
+        self._guard = Guard(sandbox, self._group, _killing(self))
+        try:
+            channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it is gone; what became of it is found out below
+        result = finish(self, None)
+        assert isinstance(result, FunctionResult)
+        if result.usage.memory_peak_of == "caller":
+            result.usage.memory_peak_of = "process"  # it never had the caller's memory
+        return result
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        if self._launched is not None and not self._known:
+            # Not told of yet: whoever is there ends when its init finds that we have hung up.
+            self._drop()
+        elif self._launched is not None and not hasattr(self, "_guard"):
+            kill(self._launched.pidfd)
+            self._drop()
+        super().close()
+        self._close_group()
+
+
+def _make_group(plan: Plan) -> Group:
+    """Of the payload alone: init is the zygote's child, and small."""
+    from ramet.run.groups import make
+
+    group = make(plan, building=False)
+    assert group is not None
+    return group
+
+
+def _pid_of(pidfd: int) -> int:
+    """In the caller's pid namespace; 0 where it has ended."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(0, int(line[4:]))
+    return 0
+
+
+

@@ -1,0 +1,447 @@
+"""The engine of a pool: tickets in queues, copies made ahead, and the threads that bring the two together.
+
+    who calls   puts a ticket into the queue of its tenant; a granted one is served in the caller's own thread (`run`), or in
+                one of at most `size` workers (`submit`)
+    keeper      one thread: asks the zygote for copies, hears when they are ready, starts another zygote when that has died
+
+Tenants are granted in turn. No thread holds the pool itself, so that one that is dropped ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import OrderedDict, deque
+from time import monotonic
+
+from ramet.errors import Error, PoolError
+from ramet.pool.warm import Zygote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from typing import Any
+
+    from ramet.call.isolated import FunctionResult
+    from ramet.pool.clone import Clone
+    from ramet.pool.tasks import Task
+    from ramet.pool.warm import Recipe
+    from ramet.spec import Sandbox
+
+#: Seconds between attempts to make copies where that fails.
+AGAIN_LEAST, AGAIN_MOST = 0.01, 1.0
+
+
+class Ticket:
+    """One call. future: of a call that a worker serves; None where its own thread does."""
+
+    __slots__ = ("clone", "future", "granted", "options", "stopped", "task", "tenant", "unpack")
+
+    def __init__(self, task: Task, options: Options, tenant: str, unpack: Callable[[FunctionResult], Any]) -> None:
+        self.task, self.options, self.tenant, self.unpack = task, options, tenant, unpack
+        self.future: Future[Any] | None = None
+        self.clone: Clone | None = None
+        self.granted = self.stopped = False
+
+
+class Options:
+    """What holds for a call: the sandbox with its limits of time and output, bytes that may come out, exceptions, and is what it prints
+    passed on?"""
+
+    __slots__ = ("exceptions", "most", "relay", "sandbox")
+
+    def __init__(self, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool) -> None:
+        self.sandbox, self.most, self.exceptions, self.relay = sandbox, most, exceptions, relay
+
+
+class Engine:
+    """Of one pool."""
+
+    def __init__(self, recipe: Recipe, *, size: int, spare: int, max_tasks: int | None, seconds: float) -> None:
+        self.recipe, self.size, self.spare, self.max_tasks = recipe, size, spare, max_tasks
+        self._seconds = seconds
+        self._owner = os.getpid()
+        self._changed = threading.Condition(threading.RLock())
+        self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
+        self._handed: deque[Ticket] = deque()
+        self._ready: deque[Clone] = deque()
+        self._failures: deque[BaseException] = deque()
+        self._workers: list[threading.Thread] = []
+        self._idle = self._running = self._accepted = self._takers = 0
+        self._in_flight: set[Ticket] = set()
+        self._closing = self._closed = False
+        self.restarts = 0
+        self._zygote: Zygote | None = Zygote(recipe, seconds)
+        self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._keeper = threading.Thread(target=self._keep, name="ramet-pool-keeper", daemon=True)
+        self._keeper.start()
+
+    def check(self) -> None:
+        """Raise PoolError where nothing can be called."""
+        if self._owner != os.getpid():
+            raise PoolError(
+                f"this pool belongs to process {self._owner}, of which this one is a fork",
+                hint="make another pool after the fork",
+            )
+        if self._closing:
+            raise PoolError("this pool is closed")
+
+    # Tickets
+
+    def enter(self, ticket: Ticket, *, wait: bool = True) -> bool:
+        """Put it into its queue. Over `max_tasks` that waits, or, with wait=False, is refused: False."""
+        self.check()
+        with self._changed:
+            while self.max_tasks is not None and self._accepted >= self.max_tasks:
+                if not wait:
+                    return False
+                self._changed.wait()
+                self.check()
+            self.check()
+            self._accepted += 1
+            self._queues.setdefault(ticket.tenant, deque()).append(ticket)
+            self._grant()
+        return True
+
+    def wait_for_room(self) -> None:
+        """Until a ticket would be taken, as far as anybody can say."""
+        with self._changed:
+            while self.max_tasks is not None and self._accepted >= self.max_tasks and not self._closing:
+                self._changed.wait()
+
+    def _grant(self) -> None:
+        """Give free places to the tenants in turn. With the lock."""
+        while self._running < self.size and self._queues:
+            tenant, queue = next(iter(self._queues.items()))
+            ticket = queue.popleft()
+            if queue:
+                self._queues.move_to_end(tenant)
+            else:
+                del self._queues[tenant]
+            if ticket.future is not None and not ticket.future.set_running_or_notify_cancel():
+                self._accepted -= 1
+                continue
+            self._running += 1
+            ticket.granted = True
+            if ticket.future is not None:
+                self._handed.append(ticket)
+                if self._idle < len(self._handed):
+                    self._hire()
+        self._changed.notify_all()
+
+    def serve(self, ticket: Ticket) -> Any:
+        """In the thread that calls: wait for its turn, then for its end. Returns or raises what the call does."""
+        try:
+            with self._changed:
+                while not ticket.granted:
+                    if self._closed:
+                        raise PoolError("this pool was closed before the call had its turn")
+                    self._changed.wait()
+            return self._perform(ticket)
+        finally:
+            self._leave(ticket)
+
+    def _leave(self, ticket: Ticket) -> None:
+        with self._changed:
+            if ticket.granted:
+                self._running -= 1
+            else:
+                queue = self._queues.get(ticket.tenant)
+                if queue is not None and ticket in queue:
+                    queue.remove(ticket)
+                    if not queue:
+                        del self._queues[ticket.tenant]
+            self._accepted -= 1
+            self._grant()
+            over = self._closing and self._accepted == 0
+        if over:
+            self.close()
+
+    def _perform(self, ticket: Ticket) -> Any:
+        clone = self._take(ticket)
+        try:
+            options = ticket.options
+            result = clone.call(ticket.task, options.sandbox, options.most, options.exceptions, relay=options.relay)
+        finally:
+            with self._changed:
+                self._in_flight.discard(ticket)
+                ticket.clone = None
+            clone.close()
+        self._explain(result, ticket)
+        value = ticket.unpack(result)
+        clone.inbox.warn()
+        return value
+
+    def _explain(self, result: FunctionResult, ticket: Ticket) -> None:
+        """A copy ends with its pool and with its zygote."""
+        if result.exception is None or result.signal != 9 or result.ended_by_limit:
+            return
+        zygote = self._zygote
+        if ticket.stopped or self._closed:
+            result.exception.add_note("the pool was closed, or the call given up")
+        elif zygote is None or not zygote.alive:
+            result.exception.add_note("the pool's zygote has died, and every call in flight with it; the next has a new one")
+
+    def stop(self, ticket: Ticket) -> None:
+        """Nobody wants it any more."""
+        with self._changed:
+            ticket.stopped = True
+            if ticket.clone is not None:
+                ticket.clone.kill()
+
+    # Workers
+
+    def _hire(self) -> None:
+        if len(self._workers) < self.size:
+            worker = threading.Thread(target=self._work, name=f"ramet-pool-{len(self._workers)}", daemon=True)
+            self._workers.append(worker)
+            worker.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._handed:
+                    if self._closed:
+                        self._idle -= 1
+                        return
+                    self._changed.wait()
+                self._idle -= 1
+                ticket = self._handed.popleft()
+            self._serve_future(ticket)
+            del ticket
+
+    def _serve_future(self, ticket: Ticket) -> None:
+        assert ticket.future is not None
+        try:
+            value = self._perform(ticket)
+        except BaseException as error:
+            self._leave(ticket)
+            ticket.future.set_exception(error)
+        else:
+            self._leave(ticket)
+            ticket.future.set_result(value)
+
+    # Copies
+
+    def _take(self, ticket: Ticket) -> Clone:
+        """One that is ready, or the reason why there is none."""
+        with self._changed:
+            self._takers += 1
+            self._wake()
+            try:
+                while not self._ready:
+                    if self._closed:
+                        raise PoolError("this pool was closed")
+                    if self._failures:
+                        raise self._failures.popleft()
+                    self._changed.wait()
+                if self._closed:
+                    raise PoolError("this pool was closed")
+                clone = self._ready.popleft()
+            finally:
+                self._takers -= 1
+            ticket.clone = clone
+            self._in_flight.add(ticket)
+            self._wake()
+            return clone
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._waker, b"w")
+        except BlockingIOError:
+            return  # it will wake up
+
+    def _keep(self) -> None:
+        making: list[Clone] = []
+        again = 0.0
+        pause = AGAIN_LEAST
+        try:
+            while True:
+                with self._changed:
+                    if self._closed:
+                        return
+                    lacking = self.spare + self._takers - len(self._ready) - len(making)
+                if lacking > 0 and monotonic() >= again:
+                    error = self._ask(making, lacking)
+                    if error is not None:
+                        pause = self._failed(error, pause)
+                        again = monotonic() + pause
+                        continue
+                self._listen(making, again if lacking > 0 else None)
+                failed = self._hear(making)
+                if failed is not None:
+                    pause = self._failed(failed, pause)
+                    again = monotonic() + pause
+                elif self._ready:
+                    pause = AGAIN_LEAST
+        finally:
+            for clone in making:
+                clone.close()
+
+    def _ask(self, making: list[Clone], lacking: int) -> BaseException | None:
+        try:
+            zygote = self._living_zygote()
+            for _ in range(lacking):
+                making.append(zygote.put_forth())
+        except (OSError, Error) as error:
+            return error
+        return None
+
+    def _living_zygote(self) -> Zygote:
+        """The zygote, or another one where it has died."""
+        zygote = self._zygote
+        if zygote is None or not zygote.alive:
+            if zygote is not None:
+                self._zygote = None
+                zygote.close()
+            started = Zygote(self.recipe, self._seconds)
+            with self._changed:
+                if self._closed:
+                    started.close()
+                    raise PoolError("this pool was closed")
+                self._zygote = zygote = started
+                self.restarts += 1
+        return zygote
+
+    def _listen(self, making: list[Clone], again: float | None) -> None:
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        zygote = self._zygote
+        if zygote is not None and zygote.alive:
+            poller.register(zygote.pidfd, select.POLLIN)
+        for clone in making:
+            for fd in clone.watched:
+                poller.register(fd, select.POLLIN)
+        wait = None if again is None else max(1, int((again - monotonic()) * 1000) + 1)
+        if making:
+            wait = min(wait or 1000, 1000)
+        poller.poll(wait)
+        try:
+            while os.read(self._wake_fd, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _hear(self, making: list[Clone]) -> BaseException | None:
+        """Whoever is ready is put with the others; the last failure."""
+        failed: BaseException | None = None
+        for clone in list(making):
+            try:
+                if clone.hear():
+                    making.remove(clone)
+                    with self._changed:
+                        self._ready.append(clone)
+                        self._changed.notify_all()
+                elif clone.is_overdue:
+                    raise TimeoutError(f"a copy of the zygote was not ready after {clone.age:.0f} s")
+            except (OSError, Error) as error:
+                making.remove(clone)
+                clone.close()
+                failed = error
+        self._forget_dead()
+        return failed
+
+    def _forget_dead(self) -> None:
+        """A zygote's spares end with it."""
+        zygote = self._zygote
+        if zygote is None or zygote.alive:
+            return
+        with self._changed:
+            dead, self._ready = list(self._ready), deque()
+        for clone in dead:
+            clone.close()
+
+    def _failed(self, error: BaseException, pause: float) -> float:
+        """Tell whoever waits; the next pause. That the zygote has died is no reason to tell: another one is started."""
+        died = not isinstance(error, Error) and (self._zygote is None or not self._zygote.alive)
+        with self._changed:
+            if self._takers and not died:
+                while len(self._failures) < self._takers:
+                    self._failures.append(error)
+                self._changed.notify_all()
+            else:
+                self._failures.clear()
+        return min(pause * 2, AGAIN_MOST)
+
+    # The end
+
+    @property
+    def zygote(self) -> Zygote | None:
+        """The one that lives, if it does."""
+        return self._zygote
+
+    def counts(self) -> dict[str, int]:
+        """How many there are of what, now."""
+        with self._changed:
+            queued = sum(map(len, self._queues.values()))
+            return {"running": self._running, "queued": queued, "ready": len(self._ready), "restarts": self.restarts}
+
+    def finish(self, *, wait: bool, cancel: bool) -> None:
+        """Take no more; end when the last call has."""
+        if self._owner != os.getpid():
+            return
+        with self._changed:
+            self._closing = True
+            if cancel:
+                for queue in self._queues.values():
+                    for ticket in [one for one in queue if one.future is not None and one.future.cancel()]:
+                        ticket.future.set_running_or_notify_cancel()  # type: ignore[union-attr]
+                        queue.remove(ticket)
+                        self._accepted -= 1
+                for name in [name for name, queue in self._queues.items() if not queue]:
+                    del self._queues[name]
+            self._changed.notify_all()
+            while wait and self._accepted:
+                self._changed.wait()
+            over = self._accepted == 0
+        if over:
+            self.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left of it here."""
+        return self._closed or self._owner != os.getpid()
+
+    def drop(self) -> None:
+        """Its pool was collected, perhaps in a thread that holds our lock, or in one of ours: end it from another."""
+        threading.Thread(target=self.close, name="ramet-pool-end", daemon=True).start()
+
+    def close(self) -> None:
+        """End everything now: calls in flight too."""
+        if self._owner != os.getpid():
+            return
+        with self._changed:
+            if self._closed:
+                return
+            self._closing = self._closed = True
+            for queue in self._queues.values():
+                for ticket in queue:
+                    if ticket.future is not None and ticket.future.set_running_or_notify_cancel():
+                        ticket.future.set_exception(PoolError("this pool was closed before the call had its turn"))
+                        self._accepted -= 1
+            self._queues.clear()
+            for ticket in self._in_flight:
+                if ticket.clone is not None:
+                    ticket.clone.kill()
+            self._changed.notify_all()
+            self._wake()
+        current = threading.current_thread()
+        if current is not self._keeper:
+            self._keeper.join()
+        for worker in list(self._workers):
+            if worker is not current:
+                worker.join()
+        with self._changed:
+            ready, self._ready = list(self._ready), deque()
+            zygote, self._zygote = self._zygote, None
+        for clone in ready:
+            clone.close()
+        if zygote is not None:
+            zygote.close()
+        for fd in (self._wake_fd, self._waker):
+            os.close(fd)
+
+

@@ -1,0 +1,106 @@
+"""What happens in a copy of the zygote, behind all its walls: take a task, do it, tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ramet.call import channel
+from ramet.call.inside import Job, flush
+from ramet.call.wire import Packer
+from ramet.run.fork import NEWS, READY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any, NoReturn
+
+
+#: A task as they come, made by `load`: int().
+_NOTHING: list[bytes] = []
+#: The state of a Mersenne Twister.
+MT_BYTES = 2496
+
+
+def load() -> None:
+    """In the zygote: what every copy needs."""
+    import linecache  # noqa: F401
+    import pickle
+    import random  # noqa: F401  its fork hook gives each copy a seed of its own
+    import socket  # noqa: F401
+    import traceback  # noqa: F401
+
+    import ramet.pool.cell
+    from ramet.call.wire import need_msgspec
+
+    need_msgspec()
+    from ramet.call.inside import preload
+
+    preload(load)
+    _NOTHING.append(pickle.dumps((int, (), {}), 5))
+
+
+def serve(number: int) -> NoReturn:
+    """Say that the walls stand, take the task, do it. Never returns."""
+    import socket
+
+    code = 1
+    own = os.getpid()
+    try:
+        reseed()
+        _rehearse()
+        end = socket.socket(fileno=number)
+        end.send(NEWS.pack(READY, 0, 0, 0))
+        task = channel.receive(end)
+        if task is None:
+            os._exit(0)  # the caller does not need this copy
+        code = _do(end, task)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()  # nobody listens on the channel any more
+    finally:
+        if os.getpid() == own:
+            flush()
+        os._exit(code)
+
+
+def reseed() -> None:
+    """What all copies would otherwise share. Python's own `random` has seen to itself, as its fork hook does."""
+    found: Any = sys.modules.get("numpy.random")
+    if found is not None:
+        words = sys.modules["numpy"].frombuffer(os.urandom(MT_BYTES), "uint32")  # type: ignore[attr-defined]
+        found.set_state(("MT19937", words, MT_BYTES // 4))  # a third of what seed() takes
+    found = sys.modules.get("_ssl")
+    if found is not None:
+        found.RAND_add(os.urandom(48), 48.0)
+
+
+def _rehearse() -> None:
+    """Touch what every task touches: the first write to a page of the zygote's copies it, and that is what time goes into."""
+    import pickle
+
+    fn, args, kwargs = pickle.loads(_NOTHING[0], buffers=[])
+    job = Job(fn, args, kwargs, most=1, pickled=False, packer=Packer(None))
+    job.packer.pack(job.fn())
+    channel.TASK.unpack_from(channel.TASK.pack(channel.FUNCTION, 0))
+
+
+def _do(end: socket.socket, task: tuple[bytes, list[memoryview]]) -> int:
+    import pickle
+
+    data, buffers = task
+    kind, most = channel.TASK.unpack_from(data)
+    packer = Packer(None)
+    try:
+        fn, args, kwargs = pickle.loads(memoryview(data)[channel.TASK.size :], buffers=buffers)  # the caller's own
+    except BaseException as error:
+        error.add_note("while the function and its arguments were unpickled in the sandbox")
+        job = Job(int, (), {}, most=most, pickled=False, packer=packer)
+        job.tell_error(end, error)
+        return 1
+    if kind == channel.CODE:
+        from ramet.pool.cell import run
+
+        fn, args = run, (packer, *args)
+    return Job(fn, args, kwargs, most=most, pickled=False, packer=packer).run(end)

@@ -1,0 +1,199 @@
+"""The zygote, seen by the caller: started in its sandbox, asked for copies, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import site
+import sys
+from time import monotonic
+
+from ramet.errors import ZygoteError
+from ramet.host.facts import facts_for
+from ramet.plan.branch import check_spec, compile_branch, of_zygote
+from ramet.plan.compile import compile
+from ramet.plan.encode import encodings
+from ramet.pool.clone import Clone
+from ramet.pool.tasks import Reach
+from ramet.pool.zygote import MAKE, command
+from ramet.run.process import Popen, _groups_for
+from ramet.run.streams import DEVNULL, milliseconds, readable
+from ramet.spec import Bind, Command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ramet.plan.steps import Plan
+    from ramet.run.process import Argv
+    from ramet.spec import Sandbox
+
+#: Libraries that start threads when they are imported, unless told so. Anybody's own setting of env= wins.
+ONE_THREAD = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MPLBACKEND": "agg",
+}
+TOLD_MOST = 1 << 16
+
+
+class Recipe:
+    """What zygotes of a pool are made of, and the plan of their copies. Raises what `compile_branch` does."""
+
+    def __init__(self, spec: Sandbox, preload: Sequence[str], prepare: str) -> None:
+        from ramet.seccomp.filters import programs_of
+
+        check_spec(spec)
+        shown = _own_places(spec)
+        mounts = (*spec.mounts, *(Bind(path, path) for path in shown))
+        self.spec = spec.replace(env={**ONE_THREAD, **spec.env}, mounts=mounts)
+        self.preload, self.prepare = tuple(preload), prepare
+        facts = facts_for(self.spec)
+        self.plan: Plan = compile_branch(self.spec, facts, groups=_groups_for(self.spec), filters=programs_of(self.spec))
+        self.reach = Reach(self.spec, [path for path, _ in facts.python], shown)
+
+    def zygote_spec(self) -> Sandbox:
+        """Its filter stands behind the payloads' too, so it is there only where theirs forbids the same and more."""
+        from ramet.seccomp import profile
+
+        usual = self.spec.seccomp in ("default", "kill") and not self.spec.capabilities and not self.spec.nested_namespaces
+        return of_zygote(self.spec, seccomp=profile.zygote() if usual else "none")
+
+    def orders(self) -> bytes:
+        """What the zygote reads when it starts."""
+        import pickle
+
+        found = encodings(self.plan)
+        programs = {}
+        for name, encoded in (("child", found.child), ("init", found.init), ("payload", found.payload)):
+            assert encoded is not None
+            programs[name] = encoded.blob, {str(slot): offset for slot, offset in encoded.offsets.items()}
+        return pickle.dumps(
+            {
+                "preload": self.preload,
+                "prepare": self.prepare,
+                "programs": programs,
+                "flags": self.plan.clone_flags,
+                "environment": dict(self.plan.environment),
+                "pass_fds": self.plan.command.pass_fds,
+            }
+        )
+
+
+def _own_places(spec: Sandbox) -> list[str]:
+    """Where ramet and packages of the user's own are, if the sandbox would not show them."""
+    import ramet
+    from ramet.host.facts import facts
+    from ramet.spec import Rootfs, view
+
+    if isinstance(spec.rootfs, Rootfs) or spec.rootfs == "host":
+        return []
+    wanted = [os.path.dirname(os.path.abspath(ramet.__file__))]
+    own = site.getusersitepackages() if site.ENABLE_USER_SITE else None
+    if own is not None and own in sys.path and os.path.isdir(own):
+        wanted.append(own)
+    shown = [*view.TREES, *(path for path, _ in facts().python)]
+    shown += [str(mount.destination) for mount in spec.mounts if isinstance(mount, Bind)]
+    return [path for path in wanted if not any(path == one or path.startswith(one + "/") for one in shown)]
+
+
+class _Process(Popen):
+    """With the zygote's own filter."""
+
+    def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
+        from ramet.seccomp.filters import programs_of_zygote
+
+        filters = programs_of_zygote() if self.sandbox.seccomp != "none" else ()
+        words = tuple(str(word) for word in argv)
+        return compile(self.sandbox, facts_for(self.sandbox), Command(words, tuple(pass_fds)), filters=filters)
+
+
+class Zygote:
+    """A running zygote. Raises ZygoteError where it can't start: a module that can't be imported, or starts threads."""
+
+    def __init__(self, recipe: Recipe, seconds: float) -> None:
+        import socket
+
+        self.recipe = recipe
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        orders = os.memfd_create("ramet-orders", os.MFD_CLOEXEC)
+        self._process: _Process | None = None
+        try:
+            with open(os.dup(orders), "wb") as file:
+                file.write(recipe.orders())
+            os.lseek(orders, 0, os.SEEK_SET)
+            path = [os.path.abspath(one) for one in sys.path if one]
+            fds = [theirs.fileno(), orders]
+            self._process = _Process(
+                command(path, *fds), recipe.zygote_spec(), stdout=DEVNULL, stderr=DEVNULL, pass_fds=fds
+            )
+            theirs.close()
+            self._wait(monotonic() + seconds, seconds)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(orders)
+
+    def _wait(self, deadline: float, seconds: float) -> None:
+        """Until it has imported everything."""
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        if not poller.poll(milliseconds(deadline)):
+            raise ZygoteError(f"its preload took more than {seconds:g} s", module=None)
+        said = self.control.recv(TOLD_MOST)
+        if not said:
+            raise ZygoteError(f"its process has ended: {self._how_it_ended()}", module=None)
+        found = json.loads(said)
+        if found.get("ready") is True:
+            return
+        module, why, trace = (str(found.get(key, "")) for key in ("failed", "why", "traceback"))
+        raise ZygoteError(why, module=module, traceback=trace)
+
+    def _how_it_ended(self) -> str:
+        assert self._process is not None
+        code = self._process.wait(5)
+        return f"killed by signal {-code}" if code < 0 else f"it exited with {code}"
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when it has ended."""
+        assert self._process is not None
+        return self._process.pidfd
+
+    @property
+    def alive(self) -> bool:
+        """Does it still run?"""
+        process = self._process
+        return process is not None and not readable(process.pidfd, 0)
+
+    @property
+    def pid(self) -> int:
+        """Of its init, here."""
+        assert self._process is not None
+        return self._process.pid
+
+    def put_forth(self) -> Clone:
+        """A copy in the making. Raises OSError where the zygote is gone."""
+        clone = Clone(self.recipe.plan)
+        try:
+            clone.ask(self.control, MAKE)
+        except BaseException:
+            clone.close()
+            raise
+        return clone
+
+    def close(self) -> None:
+        """End it, and with it all of its copies."""
+        self.control.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
+
+
+__all__ = ["Recipe", "Zygote"]

@@ -1,0 +1,246 @@
+"""The zygote: a Python process in a sandbox that has imported what calls need, and puts forth a copy of itself for each.
+
+It takes orders from the caller and from nobody else. A copy is a child with namespaces of its own nested in the zygote's: it can't
+name the zygote, and may not touch it, since that is in another user namespace. Between two orders the zygote has no descriptor of
+any copy, and no copy has one of the zygote's.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import os
+import sys
+from time import sleep
+
+from ramet import _core
+from ramet.run.fork import CLONED, FAILED, NEWS, forget_handlers, guard_numbers, new_streams
+from ramet.run.image import init_image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, NoReturn
+
+MAKE = b"M"
+ORDER_FDS = 4
+PAYLOAD = 5
+EXIT_FAILED = 125
+#: Pids of the copies, each in its own namespace: another one than the zygote's, since libraries tell a fork by that.
+PID_LEAST, PID_MOST = 1000, 30000
+THREADS_GONE_WITHIN = 1.0
+
+
+class Failed(Exception):
+    """The zygote can't serve: which module, and why."""
+
+    def __init__(self, module: str, why: str, trace: str = "") -> None:
+        super().__init__(why)
+        self.module, self.why, self.trace = module, why, trace
+
+
+def main(control: int, setup: int) -> NoReturn:
+    """Import, say so, and serve until the caller hangs up. control: a socket of whole messages; setup: what to do."""
+    import json
+
+    code = 0
+    try:
+        orders = _read(setup)
+        _prepare(orders)
+        warm = _Zygote(control, orders)
+        gc.collect()
+        gc.freeze()
+        os.write(control, json.dumps({"ready": True}).encode())
+        warm.serve()
+    except Failed as failure:
+        told = {"failed": failure.module, "why": failure.why[:10_000], "traceback": failure.trace[-20_000:]}
+        os.write(control, json.dumps(told).encode())
+        code = EXIT_FAILED
+    finally:
+        os._exit(code)
+
+
+def _read(setup: int) -> Mapping[str, Any]:
+    import pickle
+
+    with open(setup, "rb") as file:
+        found: Mapping[str, Any] = pickle.load(file)  # the caller's own
+    return found
+
+
+def _prepare(orders: Mapping[str, Any]) -> None:
+    from ramet.pool import inside
+
+    inside.load()
+    for name in orders["preload"]:
+        _import(name)
+    if orders["prepare"]:
+        _run("prepare", orders["prepare"])
+    _only_thread()
+
+
+def _import(name: str) -> None:
+    import importlib
+
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        raise _failed(name, error) from None
+    _settle_threads(name)
+
+
+def _run(name: str, code: str) -> None:
+    try:
+        exec(compile(code, f"<{name}>", "exec"), {"__name__": "__main__"})
+    except BaseException as error:
+        raise _failed(name, error) from None
+
+
+def _failed(name: str, error: BaseException) -> Failed:
+    import traceback
+
+    try:
+        text = f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+    except Exception:
+        text, trace = type(error).__name__, ""
+    return Failed(name, text, trace)
+
+
+def _settle_threads(name: str) -> None:
+    """A copy has one thread; locks that others hold would stay locked in it."""
+    waited = 0.0
+    while len(names := _threads()) > 1 and waited < THREADS_GONE_WITHIN:
+        sleep(0.01)  # one that has just been joined may be on its way out
+        waited += 0.01
+    if len(names) > 1:
+        raise Failed(name, f"it starts threads, which a copy of the process would not have: {', '.join(names[1:])}")
+
+
+def _only_thread() -> None:
+    _settle_threads("prepare")
+
+
+def _threads() -> list[str]:
+    found = []
+    for task in sorted(map(int, os.listdir("/proc/self/task"))):
+        try:
+            with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
+                found.append(file.read().strip())
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+class _Zygote:
+    """What it takes to make a copy. Descriptors are plain numbers: no object of the zygote's owns one that is closed in copies."""
+
+    def __init__(self, control: int, orders: Mapping[str, Any]) -> None:
+        import signal
+        import socket
+
+        forget_handlers()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; how a copy ended its own init tells the caller
+        self._socket, self._control = socket, control
+        self._programs: Mapping[str, tuple[bytes, dict[str, int]]] = orders["programs"]
+        self._flags: int = orders["flags"]
+        self._pass_fds: tuple[int, ...] = tuple(orders["pass_fds"])
+        os.environ.clear()
+        os.environ.update(orders["environment"])
+        new_streams()
+        self._theirs = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != control]
+        self._init = init_image()
+        self._self = os.pidfd_open(os.getpid())
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._last_pid = os.getpid()
+
+    def serve(self) -> None:
+        """Until the caller hangs up."""
+        own = self._socket.socket(fileno=self._control)
+        size = self._socket.CMSG_SPACE(4 * ORDER_FDS)
+        while True:
+            data, ancillary, _, _ = own.recvmsg(16, size, self._socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                return
+            fds = array.array("i")
+            for _, _, payload in ancillary:
+                fds.frombytes(payload)
+            if data == MAKE and len(fds) == ORDER_FDS:
+                self._put_forth(own, *fds)
+            for fd in fds:
+                os.close(fd)
+
+    def _put_forth(self, own: Any, channel: int, control: int, out: int, err: int) -> None:
+        init, slots = self._programs["init"]
+        inputs = [(slots["control"], control), (slots["caller"], self._self), (slots["init"], self._init)]
+        child = self._programs["child"][0]
+        made = _core.branch(child, [], init, inputs, slots["payload_pid"], self._flags, self._next_pid())
+        if made is None:
+            own.detach()
+            self._become(channel, out, err)
+        pid, pidfd, stage, step, errno = made
+        self._tell(control, NEWS.pack(FAILED, stage, step, errno) if pid < 0 else NEWS.pack(CLONED, pid, 0, 0), pidfd)
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def _next_pid(self) -> int:
+        span = PID_MOST - PID_LEAST
+        self._last_pid = PID_LEAST + (self._last_pid + 1 + int.from_bytes(os.urandom(2), "little") % 97) % span
+        return self._last_pid
+
+    def _tell(self, control: int, news: bytes, pidfd: int) -> None:
+        end = self._socket.socket(fileno=control)
+        try:
+            if pidfd < 0:
+                end.send(news)
+            else:
+                self._socket.send_fds(end, [news], [pidfd])
+        except OSError:
+            pass  # the caller has given it up meanwhile; its init sees the same
+        finally:
+            end.detach()
+
+    def _become(self, channel: int, out: int, err: int) -> NoReturn:
+        """In the copy: make its sandbox, and do what the caller wants."""
+        ready = False
+        try:
+            payload, slots = self._programs["payload"]
+            given = {"stdin": self._null, "stdout": out, "stderr": err, "fd3": channel, "fd4": self._null}
+            failed = _core.run(payload, [(slots[name], fd) for name, fd in given.items() if name in slots])
+            if failed is not None:
+                self._tell_failure(channel, failed)
+                os._exit(EXIT_FAILED)
+            _new_dispositions()
+            handed = guard_numbers(self._pass_fds, self._theirs)
+            ready = True
+        finally:
+            if not ready:
+                os._exit(EXIT_FAILED)
+        from ramet.pool import inside
+
+        inside.serve(handed[0])
+
+    def _tell_failure(self, channel: int, failed: tuple[int, int]) -> None:
+        """After the steps that place descriptors the channel is at its number, before them where it was."""
+        for fd in (channel, self._pass_fds[0]):
+            try:
+                os.write(fd, NEWS.pack(FAILED, PAYLOAD, *failed))
+                return
+            except OSError:
+                continue
+
+
+def _new_dispositions() -> None:
+    """The kernel has every default again; Python has some others, and the zygote one of its own."""
+    import _signal as signal  # type: ignore[import-not-found]
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def command(path: list[str], control: int, setup: int) -> list[str]:
+    """The words of a command that runs `main`."""
+    code = f"import sys; sys.path[:] = {path!r}; from ramet.pool.zygote import main; main({control}, {setup})"
+    return [sys.executable, "-c", code]
