@@ -72,11 +72,13 @@ class Job:
             return _exit_code(leaving)
         except BaseException as error:
             if os.getpid() == own:
+                flush()
                 error.__traceback__ = _from_function(error)
                 self.tell_error(end, error)
             return 1
         if os.getpid() != own:
             return 0  # a copy that the function has forked comes out of it too; it has no result to tell
+        flush()  # who is told may not wait for more
         return self._tell(end, value)
 
     def _call(self) -> Any:

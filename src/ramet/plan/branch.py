@@ -85,16 +85,20 @@ def check_spec(spec: Sandbox) -> None:
             raise SpecError(f"a pool can't join a {join.kind.value} namespace", field=f"Sandbox.join[{n}]")
     for name in ("uid_mappings", "gid_mappings", "groups", "tty", "as_pid1"):
         if getattr(spec, name):
-            raise SpecError("can't be had in a pool: its calls have one user, no terminal, and an init", field=f"Sandbox.{name}")
+            raise SpecError(
+                "can't be had in a pool: its calls have one user, no terminal, and an init", field=f"Sandbox.{name}"
+            )
     if not spec.no_new_privs:
         raise SpecError("can't be False in a pool: its zygote can't gain rights either", field="Sandbox.no_new_privs")
     if isinstance(spec.rootfs, Rootfs) and spec.rootfs.writes == "discarded":
-        raise SpecError("would be one for all calls of a pool", field="Sandbox.rootfs.writes", hint="mount a Tmpfs where they write")
+        raise SpecError(
+            "would be one for all calls of a pool", field="Sandbox.rootfs.writes", hint="mount a Tmpfs where they write"
+        )
     if isinstance(spec.landlock, Landlock) and (spec.landlock.read or spec.landlock.write):
         raise SpecError("can only list paths without a mount namespace of its own", field="Sandbox.landlock")
     for n, mount in enumerate(spec.mounts):
         where = str(mount.destination)  # type: ignore[attr-defined]
-        if where.startswith("/proc/") or where == "/proc" and not isinstance(mount, Proc):
+        if where.startswith("/proc/") or (where == "/proc" and not isinstance(mount, Proc)):
             raise SpecError("can't be mounted in a pool: /proc is new with each call", field=f"Sandbox.mounts[{n}]")
 
 

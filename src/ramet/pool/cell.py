@@ -43,7 +43,7 @@ def run_in(
     except BaseException as raised:
         raised.__traceback__ = _from_code(raised, name)
         error = told(raised, packer)
-    answer = {"error": error, "value": None, "has_value": False, "text": None, "figures": []}
+    answer: dict[str, Any] = {"error": error, "value": None, "has_value": False, "text": None, "figures": []}
     if value is not None:
         answer["text"] = _text_of(value)
         if _why_not(packer, value) is None:
@@ -62,10 +62,12 @@ def _evaluate(code: str, space: dict[str, Any], name: str) -> Any:
     lines = code.splitlines(keepends=True)
     linecache.cache[name] = (len(code), None, lines, name)
     tree = ast.parse(code, name)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, name, "exec"), space)
-    if last is None:
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        exec(compile(tree, name, "exec"), space)
         return None
+    del tree.body[-1]
+    exec(compile(tree, name, "exec"), space)
     return eval(compile(ast.Expression(last.value), name, "eval"), space)
 
 

@@ -19,22 +19,26 @@ from ramet.run.fork import CLONED, FAILED, NEWS, READY
 from ramet.run.guard import Guard
 from ramet.run.launch import Launched, kill
 from ramet.run.process import _killing, finish
-from ramet.run.streams import DEVNULL, PIPE, Streams, readable
+from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any
 
     from ramet.cgroups import Group
     from ramet.plan.steps import Plan
     from ramet.pool.tasks import Task
+    from ramet.run.result import Result
     from ramet.spec import Sandbox
 
 ARRIVED = 4
 CREDENTIALS = struct.Struct("<3i")
 #: What a copy may be made to wait for at most, by a machine that has much else to do.
 SECONDS_MOST = 60.0
+
+
+class _Told(Exception):
+    """The value has come, or an exception: there is nothing more to wait for."""
 
 
 class Clone(_Process):
@@ -48,7 +52,7 @@ class Clone(_Process):
         self._evidence = self._seen = self._ending = self._pumping = None
         self._lock = allocate_lock()
         self._text, self._files, self._read_ahead = None, {}, {}
-        self._relay = False
+        self._relay = self._stop_when_told = False
         self._started = monotonic()
         self.is_ready, self._known, self._settled = False, False, False
         self._ours, self._theirs = socket.socketpair()
@@ -87,6 +91,11 @@ class Clone(_Process):
             self._streams.close_theirs()
 
     @property
+    def has_ended(self) -> bool:
+        """Is its init gone, and all with it?"""
+        return self._launched is None or readable(self._launched.pidfd, 0)
+
+    @property
     def age(self) -> float:
         """Seconds since it was asked for."""
         return monotonic() - self._started
@@ -101,7 +110,9 @@ class Clone(_Process):
         """Descriptors that become readable when there is something to `hear`."""
         launched = self._alive()
         assert launched.control is not None
-        return tuple(fd for fd, done in ((launched.control, self._known), (self._ours.fileno(), self._settled)) if not done)
+        return tuple(
+            fd for fd, done in ((launched.control, self._known), (self._ours.fileno(), self._settled)) if not done
+        )
 
     def hear(self) -> bool:
         """Take what has been told; is it ready? Raises StepError, or OSError where it is gone."""
@@ -144,7 +155,9 @@ class Clone(_Process):
         if kind == FAILED:
             raise step_failed(self.plan, first, second, third)
         if kind == ARRIVED and self._group is not None:
-            pid = next((CREDENTIALS.unpack(found)[0] for _, what, found in ancillary if what == socket.SCM_CREDENTIALS), 0)
+            pid = next(
+                (CREDENTIALS.unpack(found)[0] for _, what, found in ancillary if what == socket.SCM_CREDENTIALS), 0
+            )
             self._enter(pid)
         elif kind == READY:
             self._settled = True
@@ -166,8 +179,9 @@ class Clone(_Process):
 
     # Its call
 
-    def call(self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool) -> FunctionResult:
-        """Have it do this, to its end. Never raises because of what the function does."""
+    def _begin(
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
+    ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
         self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions)
         self._started = monotonic()
@@ -175,15 +189,56 @@ class Clone(_Process):
         try:
             channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it is gone; what became of it is found out below
-        result = finish(self, None)
+            pass  # it is gone; what became of it is found out by waiting for it
+
+    def ask_value(
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...]
+    ) -> FunctionResult | None:
+        """Have it do this, until it tells how it went: then None, and `inbox` knows. What comes to no such word has a result.
+
+        What the process does after that is nobody's concern: whoever asked is to `kill` it, and to `close` it when it has ended.
+        """
+        self._begin(task, sandbox, most, exceptions, relay=True)
+        self._stop_when_told = True
+        try:
+            return self._result_of_clone(finish(self, None))
+        except _Told:
+            pump = self._pump(None)
+            pump.others.clear()
+            pump.drain()
+            if self._guard.cause is None:
+                return None
+            self._stop_when_told = False
+            return self._result_of_clone(finish(self, None))
+
+    def _new_pump(self, data: bytes | memoryview) -> Pump:
+        pump = super()._new_pump(data)
+        if self._stop_when_told:
+            pump.watch(self._ours.fileno(), self._take_word)
+        return pump
+
+    def _take_word(self) -> bool:
+        ended = self.inbox.take()
+        if self.inbox.has_value or self.inbox.exception is not None:
+            raise _Told
+        return ended
+
+    def call(
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...]
+    ) -> FunctionResult:
+        """Have it do this, to its end. Never raises because of what the function does."""
+        self._begin(task, sandbox, most, exceptions, relay=False)
+        return self._result_of_clone(finish(self, None))
+
+    @staticmethod
+    def _result_of_clone(result: Result) -> FunctionResult:
         assert isinstance(result, FunctionResult)
         if result.usage.memory_peak_of == "caller":
             result.usage.memory_peak_of = "process"  # it never had the caller's memory
         return result
 
     def close(self) -> None:
-        """End it, if it still runs."""
+        """End it, if it still runs, and wait for that."""
         if self._launched is not None and not self._known:
             # Not told of yet: whoever is there ends when its init finds that we have hung up.
             self._drop()
@@ -210,6 +265,3 @@ def _pid_of(pidfd: int) -> int:
             if line.startswith("Pid:"):
                 return max(0, int(line[4:]))
     return 0
-
-
-

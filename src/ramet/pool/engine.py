@@ -30,16 +30,21 @@ if TYPE_CHECKING:
     from ramet.pool.warm import Recipe
     from ramet.spec import Sandbox
 
+#: Copies that have done their work and whose end takes time, besides as many as may be at work.
+DYING_MOST = 16
 #: Seconds between attempts to make copies where that fails.
 AGAIN_LEAST, AGAIN_MOST = 0.01, 1.0
 
 
 class Ticket:
-    """One call. future: of a call that a worker serves; None where its own thread does."""
+    """One call. future: of a call that a worker serves; None where its own thread does. unpack: what is made of the whole result; None: only
+    the value is wanted."""
 
     __slots__ = ("clone", "future", "granted", "options", "stopped", "task", "tenant", "unpack")
 
-    def __init__(self, task: Task, options: Options, tenant: str, unpack: Callable[[FunctionResult], Any]) -> None:
+    def __init__(
+        self, task: Task, options: Options, tenant: str, unpack: Callable[[FunctionResult], Any] | None
+    ) -> None:
         self.task, self.options, self.tenant, self.unpack = task, options, tenant, unpack
         self.future: Future[Any] | None = None
         self.clone: Clone | None = None
@@ -47,13 +52,12 @@ class Ticket:
 
 
 class Options:
-    """What holds for a call: the sandbox with its limits of time and output, bytes that may come out, exceptions, and is what it prints
-    passed on?"""
+    """What holds for a call: the sandbox with its limits of time and output, bytes that may come out, exceptions."""
 
-    __slots__ = ("exceptions", "most", "relay", "sandbox")
+    __slots__ = ("exceptions", "most", "sandbox")
 
-    def __init__(self, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool) -> None:
-        self.sandbox, self.most, self.exceptions, self.relay = sandbox, most, exceptions, relay
+    def __init__(self, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...]) -> None:
+        self.sandbox, self.most, self.exceptions = sandbox, most, exceptions
 
 
 class Engine:
@@ -67,6 +71,7 @@ class Engine:
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._handed: deque[Ticket] = deque()
         self._ready: deque[Clone] = deque()
+        self._dying: list[Clone] = []
         self._failures: deque[BaseException] = deque()
         self._workers: list[threading.Thread] = []
         self._idle = self._running = self._accepted = self._takers = 0
@@ -160,19 +165,44 @@ class Engine:
             self.close()
 
     def _perform(self, ticket: Ticket) -> Any:
+        """What the call gives. Where only that is wanted, nobody waits for the end of the process."""
         clone = self._take(ticket)
+        options, whole = ticket.options, ticket.unpack
+        result = None
         try:
-            options = ticket.options
-            result = clone.call(ticket.task, options.sandbox, options.most, options.exceptions, relay=options.relay)
+            if whole is None:
+                result = clone.ask_value(ticket.task, options.sandbox, options.most, options.exceptions)
+            else:
+                result = clone.call(ticket.task, options.sandbox, options.most, options.exceptions)
         finally:
             with self._changed:
                 self._in_flight.discard(ticket)
                 ticket.clone = None
-            clone.close()
-        self._explain(result, ticket)
-        value = ticket.unpack(result)
+            self._dispose(clone)
+        if result is not None:
+            self._explain(result, ticket)
+        if whole is not None:
+            assert result is not None
+            found = whole(result)
+            clone.inbox.warn()
+            return found
+        exception = clone.inbox.exception if result is None else result.exception
+        if exception is not None:
+            raise exception
         clone.inbox.warn()
-        return value
+        return clone.inbox.value
+
+    def _dispose(self, clone: Clone) -> None:
+        """The keeper waits for its end."""
+        clone.kill()
+        with self._changed:
+            kept = not self._closed
+            if kept:
+                self._dying.append(clone)
+        if kept:
+            self._wake()
+        else:
+            clone.close()
 
     def _explain(self, result: FunctionResult, ticket: Ticket) -> None:
         """A copy ends with its pool and with its zygote."""
@@ -182,7 +212,9 @@ class Engine:
         if ticket.stopped or self._closed:
             result.exception.add_note("the pool was closed, or the call given up")
         elif zygote is None or not zygote.alive:
-            result.exception.add_note("the pool's zygote has died, and every call in flight with it; the next has a new one")
+            result.exception.add_note(
+                "the pool's zygote has died, and every call in flight with it; the next has a new one"
+            )
 
     def stop(self, ticket: Ticket) -> None:
         """Nobody wants it any more."""
@@ -264,6 +296,7 @@ class Engine:
                     if self._closed:
                         return
                     lacking = self.spare + self._takers - len(self._ready) - len(making)
+                    lacking = min(lacking, DYING_MOST + self.size - len(self._dying))
                 if lacking > 0 and monotonic() >= again:
                     error = self._ask(making, lacking)
                     if error is not None:
@@ -271,6 +304,7 @@ class Engine:
                         again = monotonic() + pause
                         continue
                 self._listen(making, again if lacking > 0 else None)
+                self._bury()
                 failed = self._hear(making)
                 if failed is not None:
                     pause = self._failed(failed, pause)
@@ -278,7 +312,15 @@ class Engine:
                 elif self._ready:
                     pause = AGAIN_LEAST
         finally:
-            for clone in making:
+            for clone in (*making, *self._dying):
+                clone.close()
+
+    def _bury(self) -> None:
+        """Close those that have ended."""
+        for clone in list(self._dying):
+            if clone.has_ended:
+                with self._changed:
+                    self._dying.remove(clone)
                 clone.close()
 
     def _ask(self, making: list[Clone], lacking: int) -> BaseException | None:
@@ -315,6 +357,8 @@ class Engine:
         for clone in making:
             for fd in clone.watched:
                 poller.register(fd, select.POLLIN)
+        for clone in list(self._dying):
+            poller.register(clone.pidfd, select.POLLIN)
         wait = None if again is None else max(1, int((again - monotonic()) * 1000) + 1)
         if making:
             wait = min(wait or 1000, 1000)
@@ -443,5 +487,3 @@ class Engine:
             zygote.close()
         for fd in (self._wake_fd, self._waker):
             os.close(fd)
-
-

@@ -30,7 +30,7 @@ def load() -> None:
     import socket  # noqa: F401
     import traceback  # noqa: F401
 
-    import ramet.pool.cell
+    import ramet.pool.cell  # noqa: F401
     from ramet.call.wire import need_msgspec
 
     need_msgspec()
@@ -69,7 +69,7 @@ def reseed() -> None:
     """What all copies would otherwise share. Python's own `random` has seen to itself, as its fork hook does."""
     found: Any = sys.modules.get("numpy.random")
     if found is not None:
-        words = sys.modules["numpy"].frombuffer(os.urandom(MT_BYTES), "uint32")  # type: ignore[attr-defined]
+        words = sys.modules["numpy"].frombuffer(os.urandom(MT_BYTES), "uint32")
         found.set_state(("MT19937", words, MT_BYTES // 4))  # a third of what seed() takes
     found = sys.modules.get("_ssl")
     if found is not None:
@@ -86,7 +86,7 @@ def _rehearse() -> None:
     channel.TASK.unpack_from(channel.TASK.pack(channel.FUNCTION, 0))
 
 
-def _do(end: socket.socket, task: tuple[bytes, list[memoryview]]) -> int:
+def _do(end: socket.socket, task: tuple[bytearray, list[memoryview]]) -> int:
     import pickle
 
     data, buffers = task

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from ramet.plan.steps import Plan
+    from ramet.pool.tasks import Reach, Task
     from ramet.spec import Sandbox
 
 SIZE_MOST, START_SECONDS = 4096, 120.0
@@ -41,31 +42,33 @@ class _Caller(Executor):
 
     def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """What the function returns, or raises, called in a sandbox of its own. What it prints is passed on to sys.stdout and sys.stderr."""
-        ticket = self._ticket(fn, args, kwargs, _value_of)
+        ticket = self._ticket(fn, args, kwargs, None)
         self._engine.enter(ticket)
         return self._engine.serve(ticket)
 
     def report(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FunctionResult:
         """The same as a `FunctionResult`: value, exception, status, usage, output captured. Never raises because of what the function does."""
-        ticket = self._ticket(fn, args, kwargs, _whole, relay=False)
+        ticket = self._ticket(fn, args, kwargs, _whole)
         self._engine.enter(ticket)
         found: FunctionResult = self._engine.serve(ticket)
         return found
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The same as a Future, as of any `concurrent.futures.Executor`. Waits while there are `max_tasks` calls already."""
-        ticket = self._ticket(fn, args, kwargs, _value_of)
+        ticket = self._ticket(fn, args, kwargs, None)
         ticket.future = Future()
         self._engine.enter(ticket)
         return ticket.future
 
     async def arun(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """`run`, to be awaited. When the awaiting task is cancelled, the call is killed."""
-        return await self._awaited(self._ticket(fn, args, kwargs, _value_of))
+        return await self._awaited(self._ticket(fn, args, kwargs, None))
 
     # Code
 
-    def exec(self, code: str, inputs: Mapping[str, Any] | None = None, *, outputs: Sequence[str] | None = None) -> ExecResult:
+    def exec(
+        self, code: str, inputs: Mapping[str, Any] | None = None, *, outputs: Sequence[str] | None = None
+    ) -> ExecResult:
         """Run code in a sandbox of its own, with `inputs` as its variables.
 
         outputs: names of variables that come back; default all new and changed ones that are plain data, arrays or tables. The value
@@ -76,7 +79,9 @@ class _Caller(Executor):
         found: ExecResult = self._engine.serve(ticket)
         return found
 
-    async def aexec(self, code: str, inputs: Mapping[str, Any] | None = None, *, outputs: Sequence[str] | None = None) -> ExecResult:
+    async def aexec(
+        self, code: str, inputs: Mapping[str, Any] | None = None, *, outputs: Sequence[str] | None = None
+    ) -> ExecResult:
         """`exec`, to be awaited."""
         found: ExecResult = await self._awaited(self._code(code, inputs, outputs))
         return found
@@ -88,19 +93,17 @@ class _Caller(Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        unpack: Callable[[FunctionResult], Any],
-        *,
-        relay: bool = True,
+        unpack: Callable[[FunctionResult], Any] | None,
     ) -> Ticket:
         self._engine.check()
         _check_function(fn)
         task = self._engine.recipe.reach.pack(channel.FUNCTION, _name(fn), fn, args, kwargs)
-        return Ticket(task, self._options if relay else _quiet(self._options), self._tenant, unpack)
+        return Ticket(task, self._options, self._tenant, unpack)
 
     def _code(self, code: str, inputs: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Ticket:
         self._engine.check()
         task = code_task(self._engine.recipe.reach, code, inputs, outputs)
-        return Ticket(task, _quiet(self._options), self._tenant, _executed)
+        return Ticket(task, self._options, self._tenant, _executed)
 
     async def _awaited(self, ticket: Ticket) -> Any:
         import asyncio
@@ -116,7 +119,7 @@ class _Caller(Executor):
             raise
 
 
-def code_task(reach: Any, code: object, inputs: object, outputs: object) -> Any:
+def code_task(reach: Reach, code: object, inputs: Any, outputs: Any) -> Task:
     """Code as a task. Raises SpecError."""
     if not isinstance(code, str):
         raise SpecTypeError(f"must be text, not {type(code).__name__}", field="code")
@@ -129,16 +132,6 @@ def code_task(reach: Any, code: object, inputs: object, outputs: object) -> Any:
 
 def _in_the_copy(code: str, inputs: dict[str, Any], wanted: list[str] | None) -> None:
     """Stands for `ramet.pool.cell.run`, which is given more."""
-
-
-def _quiet(options: Options) -> Options:
-    return Options(options.sandbox, options.most, options.exceptions, relay=False)
-
-
-def _value_of(result: FunctionResult) -> Any:
-    if result.exception is not None:
-        raise result.exception
-    return result.value
 
 
 def _whole(result: FunctionResult) -> FunctionResult:
@@ -209,7 +202,7 @@ class Pool(_Caller):
             raise SpecTypeError(f"must be code, as text, not {type(prepare).__name__}", field="prepare")
         recipe = Recipe(sandbox_with(sandbox, fields), names, prepare)
         out = values.size(results_max, "results_max")
-        self._options = Options(recipe.spec, out, check_exceptions(exceptions), relay=True)
+        self._options = Options(recipe.spec, out, check_exceptions(exceptions))
         self._tenant = ""
         seconds = values.duration(start_timeout, "start_timeout")
         self._engine = Engine(recipe, size=places, spare=kept, max_tasks=most, seconds=seconds)
@@ -268,10 +261,12 @@ class View(_Caller):
         for name in fields:
             if name not in PER_CALL:
                 hint = "give it to the pool" if name in base._options.sandbox._fields else None
-                raise SpecTypeError(f"is not one of {', '.join(PER_CALL)}, which a call can have of its own", field=name, hint=hint)
+                raise SpecTypeError(
+                    f"is not one of {', '.join(PER_CALL)}, which a call can have of its own", field=name, hint=hint
+                )
         old = base._options
         sandbox = old.sandbox.replace(**fields) if fields else old.sandbox
-        self._options = Options(sandbox, old.most, old.exceptions, relay=True)
+        self._options = Options(sandbox, old.most, old.exceptions)
 
     def options(self, *, tenant: str | None = None, **fields: Any) -> View:
         """As of the pool."""

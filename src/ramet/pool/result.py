@@ -8,7 +8,6 @@ from ramet.errors import ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
 
@@ -62,5 +61,3 @@ def _named(found: object, kind: type) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, kind) for k, v in found.items()):
         raise TypeError("outputs")
     return found
-
-

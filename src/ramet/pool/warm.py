@@ -53,14 +53,18 @@ class Recipe:
         self.spec = spec.replace(env={**ONE_THREAD, **spec.env}, mounts=mounts)
         self.preload, self.prepare = tuple(preload), prepare
         facts = facts_for(self.spec)
-        self.plan: Plan = compile_branch(self.spec, facts, groups=_groups_for(self.spec), filters=programs_of(self.spec))
+        self.plan: Plan = compile_branch(
+            self.spec, facts, groups=_groups_for(self.spec), filters=programs_of(self.spec)
+        )
         self.reach = Reach(self.spec, [path for path, _ in facts.python], shown)
 
     def zygote_spec(self) -> Sandbox:
         """Its filter stands behind the payloads' too, so it is there only where theirs forbids the same and more."""
         from ramet.seccomp import profile
 
-        usual = self.spec.seccomp in ("default", "kill") and not self.spec.capabilities and not self.spec.nested_namespaces
+        usual = (
+            self.spec.seccomp in ("default", "kill") and not self.spec.capabilities and not self.spec.nested_namespaces
+        )
         return of_zygote(self.spec, seccomp=profile.zygote() if usual else "none")
 
     def orders(self) -> bytes:

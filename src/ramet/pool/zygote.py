@@ -15,7 +15,7 @@ from time import sleep
 
 from ramet import _core
 from ramet.run.fork import CLONED, FAILED, NEWS, forget_handlers, guard_numbers, new_streams
-from ramet.run.image import init_image
+from ramet.run.image import LOWEST, above, init_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +140,9 @@ class _Zygote:
         import socket
 
         forget_handlers()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; how a copy ended its own init tells the caller
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_IGN
+        )  # the kernel reaps; how a copy ended its own init tells the caller
         self._socket, self._control = socket, control
         self._programs: Mapping[str, tuple[bytes, dict[str, int]]] = orders["programs"]
         self._flags: int = orders["flags"]
@@ -149,9 +151,9 @@ class _Zygote:
         os.environ.update(orders["environment"])
         new_streams()
         self._theirs = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != control]
-        self._init = init_image()
-        self._self = os.pidfd_open(os.getpid())
-        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._init = above(init_image(), LOWEST)
+        self._self = _moved(os.pidfd_open(os.getpid()))
+        self._null = _moved(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._last_pid = os.getpid()
 
     def serve(self) -> None:
@@ -162,9 +164,10 @@ class _Zygote:
             data, ancillary, _, _ = own.recvmsg(16, size, self._socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return
-            fds = array.array("i")
+            received = array.array("i")
             for _, _, payload in ancillary:
-                fds.frombytes(payload)
+                received.frombytes(payload)
+            fds = [_moved(fd) for fd in received]
             if data == MAKE and len(fds) == ORDER_FDS:
                 self._put_forth(own, *fds)
             for fd in fds:
@@ -228,6 +231,13 @@ class _Zygote:
                 return
             except OSError:
                 continue
+
+
+def _moved(fd: int) -> int:
+    """The same above all numbers that a plan hands out."""
+    moved = above(fd, LOWEST)
+    os.close(fd)
+    return moved
 
 
 def _new_dispositions() -> None:

@@ -1,0 +1,19 @@
+"""A pool for the tests of a file, and the look at what a test leaves, where it has not this pool."""
+
+import pytest
+
+import ramet
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two places, two copies kept ready, numpy loaded."""
+    with ramet.Pool(["numpy"], size=2, spare=2, timeout=30) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def host_unchanged(request):
+    """As everywhere; but a pool has other copies ready after a call than before."""
+    if "pool" not in request.fixturenames:
+        request.getfixturevalue("host_unchanged")
