@@ -30,11 +30,9 @@
 #include <signal.h>
 #include <string.h>
 
-#ifndef CLONE_CLEAR_SIGHAND
-#define CLONE_CLEAR_SIGHAND 0x100000000ULL /* since Linux 5.5 */
-#endif
-
 #define EXIT_STEP_FAILED 125
+#define LIBC_FIRST 32 /* SIGCANCEL, SIGSETXID */
+#define LIBC_LAST 33
 
 const char core_branch_doc[] =
     "branch(child, child_inputs, init, init_inputs, pid_text, flags, tid)\n"
@@ -62,11 +60,20 @@ static void note(struct branch *branch, enum stage stage, uint32_t step, int err
     branch->failed.stage = stage;
 }
 
+/* All but those of the two signals that libc keeps for its threads: the copy's libc believes that they are as it has set them. */
+static void reset_dispositions(void)
+{
+    struct kernel_sigaction action = {0};
+    for (int signal = 1; signal <= KERNEL_NSIG; signal++)
+        if (signal != SIGKILL && signal != SIGSTOP && (signal < LIBC_FIRST || signal > LIBC_LAST))
+            sys4(__NR_rt_sigaction, signal, &action, 0, KERNEL_SIGSET_BYTES);
+}
+
 static void branch_child(void *arg)
 {
     struct branch *branch = arg;
     uint32_t at = 0;
-    child_reset_dispositions();
+    reset_dispositions();
     int error = run_steps(&branch->child, &at);
     if (error) {
         note(branch, STAGE_CHILD, at, error);
@@ -108,7 +115,7 @@ static PyObject *run_branch(struct branch *branch)
     uint64_t all = ~(uint64_t)0, mask;
     long pid = 0;
     branch->libc = libc_state();
-    branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
     branch->clone.pidfd = (uint64_t)(uintptr_t)&branch->pidfd;
     branch->clone.exit_signal = SIGCHLD;
     branch->payload_clone.exit_signal = SIGCHLD;

@@ -48,7 +48,7 @@ long clone_on_stack(struct kernel_clone_args *args, int no_clone3, void (*fn)(vo
 
 /* A handler would run in the caller's memory; SIG_IGN would reach the payload. The signals are blocked, so
  * between the clone and here none can have been delivered. */
-void child_reset_dispositions(void)
+static void reset_dispositions(void)
 {
     struct kernel_sigaction action = {0};
     for (int signal = 1; signal <= KERNEL_NSIG; signal++)
@@ -114,7 +114,7 @@ static void become_init(struct child *child)
 void child_main(void *arg)
 {
     struct child *child = arg;
-    child_reset_dispositions();
+    reset_dispositions();
     if (!run_stage(&child->program, STAGE_CHILD, &child->failed)) {
         child->whole = 1;
         if (child->payload.n_steps)
@@ -126,7 +126,7 @@ void child_main(void *arg)
 void intermediate_main(void *arg)
 {
     struct child *child = arg;
-    child_reset_dispositions();
+    reset_dispositions();
     if (run_stage(&child->join, STAGE_JOIN, &child->failed))
         sys_exit_group(EXIT_STEP_FAILED);
     long pid = clone_on_stack(&child->clone, child->no_clone3, child_main, child);

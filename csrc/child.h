@@ -52,9 +52,6 @@ long raw_clone(const struct kernel_clone_args *args, void (*fn)(void *), void *a
  * clone(2) on ENOSYS only. Returns the pid or -errno. */
 long clone_on_stack(struct kernel_clone_args *args, int no_clone3, void (*fn)(void *), void *arg);
 
-/* Every signal's disposition becomes the default, also of those that are ignored. */
-void child_reset_dispositions(void);
-
 /* number in decimal, with a NUL; at most PID_TEXT_SIZE bytes. */
 void child_write_number(char *text, long number);
 

@@ -3,6 +3,14 @@
 import pytest
 
 import ramet
+from ramet import cgroups
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Besides what every test has open from the start: the place, where groups are made."""
+    ramet.run(["true"])
+    cgroups.find()
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy
 import pytest
@@ -249,18 +252,27 @@ def test_prepare():
         assert pool.run(lambda: numpy.prepared.tolist()) == [0, 1, 2]
 
 
-def test_mounts_are_fresh_each_time(tmp_path):
+@pytest.fixture
+def public():
+    """A directory that everybody may pass."""
+    made = Path(tempfile.mkdtemp(prefix="pool-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def test_mounts_are_fresh_each_time(public):
     """A tmpfs, and an overlay that keeps nothing, are new with each call; files and directories below /tmp are there each time."""
-    (tmp_path / "below").write_text("lower")
-    (tmp_path / "lower").mkdir(exist_ok=True)
-    (tmp_path / "lower" / "file").write_text("lower")
+    (public / "below").write_text("lower")
+    (public / "lower").mkdir(exist_ok=True)
+    (public / "lower" / "file").write_text("lower")
     mounts = [
         ramet.Tmpfs("/scratch"),
-        ramet.Overlay("/over", (str(tmp_path / "lower"),)),
+        ramet.Overlay("/over", (str(public / "lower"),)),
         ramet.File("/tmp/given", "content"),
         ramet.Directory("/tmp/made", 0o777),
         ramet.Symlink("/tmp/link", "given"),
-        ramet.Bind(str(tmp_path / "below"), "/tmp/bound"),
+        ramet.Bind(str(public / "below"), "/tmp/bound"),
     ]
 
     def look_and_write():

@@ -94,6 +94,8 @@ def check_spec(spec: Sandbox) -> None:
         raise SpecError(
             "would be one for all calls of a pool", field="Sandbox.rootfs.writes", hint="mount a Tmpfs where they write"
         )
+    if spec.rootfs == "empty" and not any(isinstance(m, Proc) and m.destination == "/proc" for m in spec.mounts):
+        raise SpecError("a pool needs /proc", field="Sandbox.rootfs", hint="add Proc() to mounts")
     if isinstance(spec.landlock, Landlock) and (spec.landlock.read or spec.landlock.write):
         raise SpecError("can only list paths without a mount namespace of its own", field="Sandbox.landlock")
     for n, mount in enumerate(spec.mounts):
@@ -184,8 +186,9 @@ def _child(spec: Sandbox, facts: Facts, shape: Shape) -> Stage:
     b.about("Sandbox.disk", "make the store of all that is written")
     tree = Tree(b, int(spec.disk), detached=facts.detached_trees)
     store = tree.new_tmpfs(0o755, int(spec.disk))
-    # A mount that is nowhere goes with its descriptor. So over the root, where no path leads to it.
-    b.call("move_mount", store, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+    # A mount that is nowhere goes with its descriptor, and before Linux 6.15 nothing can be bound from it. So where the new proc
+    # will be over it. (Over the root ".." would lead into it.)
+    b.call("move_mount", store, "", AT_FDCWD, "/proc", MOVE_MOUNT_F_EMPTY_PATH)
     b.call("fchdir", store)
     b.close(store)
     return Stage("child", tuple(b.steps))
@@ -214,8 +217,10 @@ def _payload(
     b = Builder()
     if grouped:
         _enter_group(b, spec)
+    view = _View(b, spec, facts, shape)
+    _refresh(view)
     surroundings.surround(b, spec, ahead=False)
-    _refresh(b, spec, facts, shape)
+    _cover(view)
     rights.own_keyring(b, spec)
     rights.limit_capabilities(b, spec, facts)
     rights.no_new_privs(b)
@@ -280,9 +285,9 @@ def _is_below(path: str, above: str) -> bool:
     return path == above or path.startswith(above.rstrip("/") + "/")
 
 
-def _refresh(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
+def _refresh(view: _View) -> None:
     """Over everything that another copy could have written to, something new; then again what lay below."""
-    view = _View(b, spec, facts, shape)
+    b, spec = view.b, view.spec
     kept = _keep_below(view)
     _default_places(view)
     for prefix in view.shape.python:
@@ -292,6 +297,11 @@ def _refresh(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     for n, mount in enumerate(spec.mounts):
         b.about(f"Sandbox.mounts[{n}] = {type(mount).__name__}", f"mount {mount.destination} anew")  # type: ignore[attr-defined]
         _redo(view, n, mount, kept)
+
+
+def _cover(view: _View) -> None:
+    """Again what was read-only, or masked, below a place that is new."""
+    b, spec = view.b, view.spec
     for path in spec.readonly_paths:
         if view.is_covered(path):
             b.about("Sandbox.readonly_paths", f"make {path} read-only")

@@ -23,11 +23,10 @@ from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-
     from ramet.cgroups import Group
     from ramet.plan.steps import Plan
     from ramet.pool.tasks import Task
+    from ramet.pool.warm import Zygote
     from ramet.run.result import Result
     from ramet.spec import Sandbox
 
@@ -44,9 +43,10 @@ class _Told(Exception):
 class Clone(_Process):
     """One copy. `ask` for it, `hear` until it is ready, `call` once, `close`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, zygote: Zygote) -> None:
         import socket
 
+        self._zygote = zygote
         self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
         self._launched, self._group = None, None
         self._evidence = self._seen = self._ending = self._pumping = None
@@ -75,7 +75,7 @@ class Clone(_Process):
 
     # Being made
 
-    def ask(self, zygote: socket.socket, word: bytes) -> None:
+    def ask(self, word: bytes) -> None:
         """Send the order. Raises OSError where nobody takes it."""
         import socket
 
@@ -84,11 +84,22 @@ class Clone(_Process):
             self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         theirs = self._streams.theirs
         try:
-            socket.send_fds(zygote, [word], [self._theirs.fileno(), self._their_control, theirs[1], theirs[2]])
+            socket.send_fds(
+                self._zygote.control, [word], [self._theirs.fileno(), self._their_control, theirs[1], theirs[2]]
+            )
         finally:
             self._theirs.close()
             os.close(self._their_control)
             self._streams.close_theirs()
+
+    @property
+    def has_reported(self) -> bool:
+        """Has its init said how the call ended?"""
+        return self._ending is not None and self._ending.reported
+
+    def zygote_ends(self, seconds: float) -> bool:
+        """Is its zygote gone, within so many seconds?"""
+        return self._zygote.ends(seconds)
 
     @property
     def has_ended(self) -> bool:
@@ -139,6 +150,8 @@ class Clone(_Process):
         if kind == FAILED:
             raise step_failed(self.plan, first, second, third)
         if kind != CLONED or len(fds) != 1:
+            if readable(self._ours.fileno(), 0):
+                self._hear_payload()  # init was faster, and tells of the end of a copy that has told why
             raise ConnectionResetError("the zygote told nonsense")
         launched.pidfd = fds[0]
         launched.pid = _pid_of(fds[0])

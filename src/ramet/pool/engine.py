@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ramet.pool.warm import Recipe
     from ramet.spec import Sandbox
 
+#: Seconds that a zygote's end may come after that of its copies, which its init kills first.
+ENDS_WITHIN = 2.0
 #: Copies that have done their work and whose end takes time, besides as many as may be at work.
 DYING_MOST = 16
 #: Seconds between attempts to make copies where that fails.
@@ -180,7 +182,7 @@ class Engine:
                 ticket.clone = None
             self._dispose(clone)
         if result is not None:
-            self._explain(result, ticket)
+            self._explain(result, ticket, clone)
         if whole is not None:
             assert result is not None
             found = whole(result)
@@ -204,16 +206,15 @@ class Engine:
         else:
             clone.close()
 
-    def _explain(self, result: FunctionResult, ticket: Ticket) -> None:
-        """A copy ends with its pool and with its zygote."""
-        if result.exception is None or result.signal != 9 or result.ended_by_limit:
+    def _explain(self, result: FunctionResult, ticket: Ticket, clone: Clone) -> None:
+        """A copy whose init has not reported was killed from outside: it ends with its pool and with its zygote."""
+        if result.exception is None or result.ended_by_limit or clone.has_reported:
             return
-        zygote = self._zygote
         if ticket.stopped or self._closed:
             result.exception.add_note("the pool was closed, or the call given up")
-        elif zygote is None or not zygote.alive:
+        elif clone.zygote_ends(ENDS_WITHIN):
             result.exception.add_note(
-                "the pool's zygote has died, and every call in flight with it; the next has a new one"
+                "the pool's zygote has died, and all calls in flight with it; the next has a new one"
             )
 
     def stop(self, ticket: Ticket) -> None:
@@ -248,13 +249,14 @@ class Engine:
     def _serve_future(self, ticket: Ticket) -> None:
         assert ticket.future is not None
         try:
-            value = self._perform(ticket)
-        except BaseException as error:
+            try:
+                value = self._perform(ticket)
+            except BaseException as error:
+                ticket.future.set_exception(error)
+            else:
+                ticket.future.set_result(value)
+        finally:
             self._leave(ticket)
-            ticket.future.set_exception(error)
-        else:
-            self._leave(ticket)
-            ticket.future.set_result(value)
 
     # Copies
 
@@ -264,15 +266,19 @@ class Engine:
             self._takers += 1
             self._wake()
             try:
-                while not self._ready:
+                while True:
                     if self._closed:
                         raise PoolError("this pool was closed")
-                    if self._failures:
+                    if self._ready:
+                        clone = self._ready.popleft()
+                        if not clone.has_ended:
+                            break
+                        self._dying.append(clone)  # with its zygote, a moment ago
+                        self._wake()
+                    elif self._failures:
                         raise self._failures.popleft()
-                    self._changed.wait()
-                if self._closed:
-                    raise PoolError("this pool was closed")
-                clone = self._ready.popleft()
+                    else:
+                        self._changed.wait()
             finally:
                 self._takers -= 1
             ticket.clone = clone

@@ -9,7 +9,7 @@ import site
 import sys
 from time import monotonic
 
-from ramet.errors import ZygoteError
+from ramet.errors import SpecError, ZygoteError
 from ramet.host.facts import facts_for
 from ramet.plan.branch import check_spec, compile_branch, of_zygote
 from ramet.plan.compile import compile
@@ -90,13 +90,12 @@ class Recipe:
 
 def _own_places(spec: Sandbox) -> list[str]:
     """Where ramet and packages of the user's own are, if the sandbox would not show them."""
-    import ramet
     from ramet.host.facts import facts
     from ramet.spec import Rootfs, view
 
     if isinstance(spec.rootfs, Rootfs) or spec.rootfs == "host":
         return []
-    wanted = [os.path.dirname(os.path.abspath(ramet.__file__))]
+    wanted = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     own = site.getusersitepackages() if site.ENABLE_USER_SITE else None
     if own is not None and own in sys.path and os.path.isdir(own):
         wanted.append(own)
@@ -173,8 +172,15 @@ class Zygote:
     @property
     def alive(self) -> bool:
         """Does it still run?"""
+        return not self.ends(0)
+
+    def ends(self, seconds: float) -> bool:
+        """Has it ended, within so many seconds?"""
         process = self._process
-        return process is not None and not readable(process.pidfd, 0)
+        try:
+            return process is None or readable(process.pidfd, int(seconds * 1000))
+        except SpecError:
+            return True  # closed by another thread
 
     @property
     def pid(self) -> int:
@@ -184,9 +190,9 @@ class Zygote:
 
     def put_forth(self) -> Clone:
         """A copy in the making. Raises OSError where the zygote is gone."""
-        clone = Clone(self.recipe.plan)
+        clone = Clone(self.recipe.plan, self)
         try:
-            clone.ask(self.control, MAKE)
+            clone.ask(MAKE)
         except BaseException:
             clone.close()
             raise

@@ -150,7 +150,7 @@ class _Zygote:
         os.environ.clear()
         os.environ.update(orders["environment"])
         new_streams()
-        self._theirs = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != control]
+        self._theirs = _open_now() - {control}
         self._init = above(init_image(), LOWEST)
         self._self = _moved(os.pidfd_open(os.getpid()))
         self._null = _moved(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
@@ -231,6 +231,16 @@ class _Zygote:
                 return
             except OSError:
                 continue
+
+
+def _open_now() -> set[int]:
+    """The numbers of all descriptors."""
+    listed = os.listdir("/proc/self/fd")  # by a descriptor of its own, which is closed now
+    return {
+        int(name)
+        for name in listed
+        if os.path.exists(f"/proc/self/fd/{name}") or os.path.islink(f"/proc/self/fd/{name}")
+    }
 
 
 def _moved(fd: int) -> int:

@@ -29,7 +29,7 @@ from ramet.run.launch import kill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import NoReturn
 
     from ramet.plan.encode import Encoded, Encodings
@@ -252,7 +252,7 @@ def _clone(flags: int, exit_signal: int, into: int | None, stage: int) -> int:
         raise _Failed(stage, 0, error.errno or 0) from None
 
 
-def settle_in(pass_fds: Sequence[int], environment: Mapping[str, str], theirs: Sequence[int]) -> tuple[int, ...]:
+def settle_in(pass_fds: Sequence[int], environment: Mapping[str, str], theirs: Collection[int]) -> tuple[int, ...]:
     """The sandbox is there, and this process in it: what a program would have got by exec. The new numbers of what was handed."""
     import gc
 
@@ -266,14 +266,13 @@ def settle_in(pass_fds: Sequence[int], environment: Mapping[str, str], theirs: S
     return handed
 
 
-def guard_numbers(pass_fds: Sequence[int], theirs: Sequence[int]) -> tuple[int, ...]:
+def guard_numbers(pass_fds: Sequence[int], theirs: Collection[int]) -> tuple[int, ...]:
     """The new numbers of what was handed, the last of which is /dev/null. theirs: numbers that objects here believe to own;
     /dev/null takes them."""
-    taken, handed = set(theirs), []
+    taken, handed = {*theirs, *pass_fds}, []
     free = (number for number in range(3, 1 << 20) if number not in taken)
     for fd in pass_fds:
-        handed.append(_move(fd, next(free)) if fd in taken else fd)
-        taken.add(handed[-1])
+        handed.append(_move(fd, next(free)) if fd in theirs else fd)
     for number in theirs:
         if number > 2 and number not in handed:
             try:

@@ -1,0 +1,184 @@
+"""The zygote: how it may fail to start, how it dies and is replaced, and what it can do itself."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+import ramet
+from needs import SLOW
+from ramet.plan.encode import failing
+from ramet.pool import warm
+
+
+@pytest.mark.parametrize(
+    ("preload", "prepare", "why"),
+    [
+        (["no_such_module_of_anybody"], "", "can't load 'no_such_module_of_anybody': ModuleNotFoundError"),
+        ([], "1 / 0", "can't load 'prepare': ZeroDivisionError"),
+        ([], "raise SystemExit(3)", "can't load 'prepare': SystemExit"),
+        ([], "import os; os._exit(3)", "its process has ended: it exited with 3"),
+        ([], "import os; os.abort()", "its process has ended: killed by signal 6"),
+        ([], "import threading, time; threading.Thread(target=time.sleep, args=(99,)).start()", "it starts threads"),
+    ],
+    ids=["missing", "raises", "exits", "_exit", "abort", "threads"],
+)
+def test_zygotes_that_cannot_start(preload, prepare, why):
+    """A zygote that can't load what it should is an error that says what, and why; nothing of it is left."""
+    with pytest.raises(ramet.ZygoteError) as caught:
+        ramet.Pool(preload, size=1, spare=1, prepare=prepare)
+    assert why in str(caught.value)
+
+
+def test_a_module_that_raises(tmp_path, monkeypatch):
+    """A module that raises when it is imported is named, with the traceback of the zygote."""
+    (tmp_path / "faulty_module.py").write_text("def fail():\n    raise ValueError('not today')\nfail()\n")
+    tmp_path.chmod(0o755)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shown = ramet.Bind(str(tmp_path), str(tmp_path))
+    with pytest.raises(ramet.ZygoteError, match="not today") as caught:
+        ramet.Pool(["faulty_module"], size=1, spare=0, mounts=[shown])
+    assert caught.value.module == "faulty_module"
+    assert "in fail" in caught.value.traceback
+
+
+def test_a_module_that_the_sandbox_shows(tmp_path, monkeypatch):
+    """A module of the user's own is loaded from where a Bind shows it, and its functions go in by name."""
+    (tmp_path / "shown_module.py").write_text("state = []\ndef grow():\n    state.append(1)\n    return len(state)\n")
+    tmp_path.chmod(0o755)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import shown_module
+
+    try:
+        with ramet.Pool(["shown_module"], size=1, spare=1, mounts=[ramet.Bind(str(tmp_path), str(tmp_path))]) as pool:
+            assert [pool.run(shown_module.grow) for _ in range(2)] == [1, 1]
+        assert shown_module.state == []
+    finally:
+        del sys.modules["shown_module"]
+
+
+def test_a_start_that_takes_too_long():
+    """A zygote that is not ready in time is ended."""
+    with pytest.raises(ramet.ZygoteError, match="took more than"):
+        ramet.Pool(size=1, spare=0, prepare="import time; time.sleep(100)", start_timeout=0.5)
+
+
+def kill_zygote(pool):
+    zygote = pool._engine.zygote
+    os.kill(_zygote_of(pool), signal.SIGKILL)
+    while zygote.alive:
+        time.sleep(0.001)
+
+
+def test_another_zygote_takes_the_place_of_a_dead_one():
+    """When the zygote dies, the next call has another; a call in flight ends with it, and the error says so."""
+    with ramet.Pool(size=1, spare=1) as pool:
+        assert pool.run(int) == 0
+        kill_zygote(pool)
+        assert pool.run(int) == 0
+        future = pool.submit(time.sleep, 1000)
+        while not pool._engine._in_flight:
+            time.sleep(0.001)
+        kill_zygote(pool)
+        error = future.exception(60)
+        assert isinstance(error, ramet.ExitError)
+        assert any("zygote has died" in note or "given up" in note for note in error.__notes__)
+        assert pool.run(int) == 0
+        assert pool.counts["restarts"] == 2
+
+
+def test_a_call_cannot_end_the_zygote():
+    """A call that signals every process it can reach ends itself at most."""
+
+    def rage():
+        for pid in (-1, 0, 1, 2, 3):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                continue
+
+    with ramet.Pool(size=1, spare=1) as pool:
+        for _ in range(3):
+            pool.report(rage)
+        assert pool.run(int) == 0
+        assert pool.counts["restarts"] == 0
+
+
+def test_files_that_the_zygote_has_open_are_not_there():
+    """A file that a module holds open in the zygote is /dev/null in a copy, and closing it closes nothing of the copy's."""
+    code = "import os\nos.held = open('/etc/passwd')\nos.other = [open('/dev/zero') for _ in range(5)]"
+
+    def look():
+        content, number = os.held.read(), os.held.fileno()
+        mine = open("/etc/passwd")
+        os.held.close()
+        os.other.clear()
+        return content, number != mine.fileno(), len(mine.read()) > 0
+
+    with ramet.Pool(size=1, spare=0, prepare=code) as pool:
+        assert pool.run(look) == ("", True, True)
+
+
+def test_the_zygote_is_no_stronger_than_a_payload_that_may_nest():
+    """The zygote itself is in a sandbox: no capabilities, a filter, no network, none of the host's files."""
+    with ramet.Pool(size=1, spare=0) as pool:
+        pid = _zygote_of(pool)
+        with open(f"/proc/{pid}/status") as file:
+            found = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
+        assert found["CapEff"] == found["CapPrm"] == found["CapBnd"] == "0000000000000000"
+        assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+        assert found["Uid"].split()[0] not in ("0",)
+        for kind in ("user", "mnt", "pid", "net", "ipc", "uts"):
+            assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+
+
+def filters():
+    with open("/proc/self/status") as file:
+        return int(next(line.split()[1] for line in file if line.startswith("Seccomp_filters:")))
+
+
+def test_another_filter_of_the_users():
+    """What the user's own filter allows, the zygote's does not take away; what it denies is denied."""
+    policy = ramet.Seccomp.default().allow("vhangup").deny("getppid")
+
+    def attempt():
+        libc = ctypes.CDLL(None, use_errno=True)
+        return libc.getppid()
+
+    with ramet.Pool(size=1, spare=0, seccomp=policy) as pool:
+        assert pool.run(attempt) == -1
+    with ramet.Pool(size=1, spare=0, seccomp="none") as pool:
+        assert pool.run(attempt) >= 0
+        assert pool.run(filters) == 0
+
+
+def _zygote_of(pool):
+    init = pool._engine.zygote.pid
+    with open(f"/proc/{init}/task/{init}/children") as file:
+        return int(file.read().split()[0])
+
+
+def test_every_step_of_a_copy_that_fails_is_told(monkeypatch):
+    """Whichever step of a copy's sandbox fails, the call is not made, and the error names the step; without that it is made."""
+    with ramet.Pool(size=1, spare=0) as pool:
+        plan = pool.plan()
+    every = 1 if SLOW else 23
+    failures = [("child", 1), ("child", len(plan.stages["child"].steps) - 1), ("init", 0), ("init", 12)]
+    failures += [("payload", n) for n in range(0, len(plan.stages["payload"].steps) - 1, every)]
+    for stage, number in failures:
+        if plan.stages[stage].steps[number].allow:
+            continue
+        monkeypatch.setattr(warm, "encodings", lambda plan, at=(stage, number): failing(plan, *at, errno.EIO))
+        with ramet.Pool(size=1, spare=0) as pool:
+            with pytest.raises(ramet.StepError) as caught:
+                pool.run(int)
+            assert (caught.value.stage, caught.value.index, caught.value.errno) == (stage, number, errno.EIO)
+    monkeypatch.undo()
+    with ramet.Pool(size=1, spare=0) as pool:
+        assert pool.run(int) == 0
