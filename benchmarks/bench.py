@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import functions
 import limits
+import pool
 import ramet
 import rivals
 import tracing
@@ -55,6 +56,7 @@ class Bench:
             self.large_caller,
             self.function,
             self.functions,
+            self.pool,
             self.plan,
             self.walls,
             self.trace,
@@ -141,6 +143,10 @@ class Bench:
         pages = rivals.Worker(rivals.compile_c("pages.c", self.directory))
         functions.isolated(self.report, self.rounds, pages)
         pages.close()
+
+    def pool(self) -> None:
+        """Copies of a warm interpreter."""
+        pool.measure(self.report, self.directory, self.rounds)
 
     def plan(self) -> None:
         """From spec to plan to bytes. The cached figures are of a spec and command used again."""

@@ -19,7 +19,9 @@ from ramet.run.fork import CLONED, FAILED, NEWS, READY
 from ramet.run.guard import Guard
 from ramet.run.launch import Launched, kill
 from ramet.run.process import _killing, finish
+from ramet.run.result import Ending
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
+from ramet.run.verdict import Evidence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,13 +218,14 @@ class Clone(_Process):
         try:
             return self._result_of_clone(finish(self, None))
         except _Told:
-            pump = self._pump(None)
-            pump.others.clear()
-            pump.drain()
-            if self._guard.cause is None:
-                return None
-            self._stop_when_told = False
-            return self._result_of_clone(finish(self, None))
+            return None if self._drained() else self._result_of_clone(finish(self, None))
+
+    def _drained(self) -> bool:
+        """All that it had written when it told is taken. Was it not ended meanwhile for a limit?"""
+        pump = self._pump(None)
+        pump.others.clear()
+        pump.drain()
+        return self._guard.cause is None
 
     def _new_pump(self, data: bytes | memoryview) -> Pump:
         pump = super()._new_pump(data)
@@ -237,11 +240,29 @@ class Clone(_Process):
         return ended
 
     def call(
-        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...]
+        self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, at_once: bool
     ) -> FunctionResult:
-        """Have it do this, to its end. Never raises because of what the function does."""
+        """Have it do this, to its end; at_once: until it tells how it went, where there is no control group, whose account is of the end.
+        Never raises because of what the function does."""
         self._begin(task, sandbox, most, exceptions, relay=False)
-        return self._result_of_clone(finish(self, None))
+        self._stop_when_told = at_once and self._group is None
+        try:
+            result = finish(self, None)
+        except _Told:
+            result = self._result_so_far() if self._drained() else finish(self, None)
+        return self._result_of_clone(result)
+
+    def _result_so_far(self) -> Result:
+        """It has told, and only has to end: what happens to it from now on is no part of the call."""
+        usage = self.usage()
+        self._ending = Ending(0 if self.inbox.has_value else 1, None, reported=True)
+        self._evidence = Evidence(), usage
+        return self._result(self._pump(None))
+
+    def end(self) -> None:
+        """Kill it, whatever is known of it."""
+        if self._launched is not None and not self._launched.over:
+            kill(self._launched.pidfd)
 
     @staticmethod
     def _result_of_clone(result: Result) -> FunctionResult:

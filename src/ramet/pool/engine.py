@@ -40,9 +40,9 @@ AGAIN_LEAST, AGAIN_MOST = 0.01, 1.0
 
 class Ticket:
     """One call. future: of a call that a worker serves; None where its own thread does. unpack: what is made of the whole result; None: only
-    the value is wanted."""
+    the value is wanted. at_once: nobody waits for the end of the process after it has told."""
 
-    __slots__ = ("clone", "future", "granted", "options", "stopped", "task", "tenant", "unpack")
+    __slots__ = ("at_once", "clone", "future", "granted", "options", "stopped", "task", "tenant", "unpack")
 
     def __init__(
         self, task: Task, options: Options, tenant: str, unpack: Callable[[FunctionResult], Any] | None
@@ -51,6 +51,7 @@ class Ticket:
         self.future: Future[Any] | None = None
         self.clone: Clone | None = None
         self.granted = self.stopped = False
+        self.at_once = True
 
 
 class Options:
@@ -175,7 +176,9 @@ class Engine:
             if whole is None:
                 result = clone.ask_value(ticket.task, options.sandbox, options.most, options.exceptions)
             else:
-                result = clone.call(ticket.task, options.sandbox, options.most, options.exceptions)
+                result = clone.call(
+                    ticket.task, options.sandbox, options.most, options.exceptions, at_once=ticket.at_once
+                )
         finally:
             with self._changed:
                 self._in_flight.discard(ticket)
@@ -196,7 +199,7 @@ class Engine:
 
     def _dispose(self, clone: Clone) -> None:
         """The keeper waits for its end."""
-        clone.kill()
+        clone.end()
         with self._changed:
             kept = not self._closed
             if kept:

@@ -34,6 +34,10 @@ def load() -> None:
     from ramet.call.wire import need_msgspec
 
     need_msgspec()
+    try:
+        import cloudpickle  # noqa: F401  what came by value is made by it
+    except ImportError:
+        pass  # then nothing comes by value
     from ramet.call.inside import preload
 
     preload(load)

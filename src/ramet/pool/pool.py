@@ -49,6 +49,7 @@ class _Caller(Executor):
     def report(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FunctionResult:
         """The same as a `FunctionResult`: value, exception, status, usage, output captured. Never raises because of what the function does."""
         ticket = self._ticket(fn, args, kwargs, _whole)
+        ticket.at_once = False
         self._engine.enter(ticket)
         found: FunctionResult = self._engine.serve(ticket)
         return found
@@ -127,11 +128,7 @@ def code_task(reach: Reach, code: object, inputs: Any, outputs: Any) -> Task:
     if not hasattr(given, "items") or not all(isinstance(name, str) for name in given):
         raise SpecTypeError("must be a mapping with names as keys", field="inputs")
     wanted = None if outputs is None else [str(name) for name in values.several(outputs, "outputs", "names")]
-    return reach.pack(channel.CODE, "exec", _in_the_copy, (code, dict(given), wanted), {})
-
-
-def _in_the_copy(code: str, inputs: dict[str, Any], wanted: list[str] | None) -> None:
-    """Stands for `ramet.pool.cell.run`, which is given more."""
+    return reach.pack(channel.CODE, "exec", None, (code, dict(given), wanted), {})
 
 
 def _whole(result: FunctionResult) -> FunctionResult:
