@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
+    from typing import Any
 
     from ramet.call.wire import Buffer
 
@@ -35,7 +36,7 @@ KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE}
 #: A task, which the caller sends: what kind of it, and how many bytes may come back; a pickle follows.
 TASK_KIND = b"TASK"
 TASK = struct.Struct("<4sQ")
-FUNCTION, CODE = b"FUNC", b"CODE"
+FUNCTION, CODE, SESSION = b"FUNC", b"CODE", b"SESS"
 CHUNK = 1 << 18
 #: From so many bytes on buffers go by the pipe; it is made as large as anybody may make one. Memory from so many on has large pages.
 POUR_LEAST, PIPE_SIZE, HUGE_LEAST = 1 << 20, 1 << 20, 4 << 20
@@ -139,8 +140,9 @@ def mapped(fd: int, most: int) -> memoryview:
     return memoryview(mmap.mmap(fd, found.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
 
 
-def receive(end: socket.socket) -> tuple[bytearray, list[memoryview]] | None:
-    """The task that the caller sends; None if it hangs up instead. Blocks. For the side that trusts the other."""
+def receive(end: socket.socket, raw: bytes = b"") -> tuple[bytes, bytearray, list[Any]] | None:
+    """What the caller sends: its kind, bytes, and buffers, or of the kind `raw` descriptors; None if it hangs up instead. Blocks.
+    For the side that trusts the other."""
     import socket
 
     head, fds, _, _ = socket.recv_fds(end, HEADER.size, LARGE_MOST)
@@ -148,7 +150,7 @@ def receive(end: socket.socket) -> tuple[bytearray, list[memoryview]] | None:
         return None
     while len(head) < HEADER.size:
         head += end.recv(HEADER.size - len(head))
-    _, count, length = HEADER.unpack(head)
+    kind, count, length = HEADER.unpack(head)
     data = bytearray(length)
     view = memoryview(data)
     while view:
@@ -156,10 +158,12 @@ def receive(end: socket.socket) -> tuple[bytearray, list[memoryview]] | None:
         if not got:
             return None
         view = view[got:]
+    if kind == raw:
+        return kind, data, fds
     buffers = [mapped(fd, 1 << 62) for fd in fds[:count]]
     for fd in fds:
         os.close(fd)
-    return data, buffers
+    return kind, data, buffers
 
 
 class Frame:

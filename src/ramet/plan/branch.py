@@ -11,6 +11,7 @@ root, the one file system in memory that all writable places are parts of, so th
 
 from __future__ import annotations
 
+import errno
 import struct
 from functools import lru_cache
 
@@ -50,6 +51,7 @@ from ramet.spec import (
     Symlink,
     Tmpfs,
 )
+from ramet.spec.sandbox import HOME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,9 +134,10 @@ _OF_CALLS = (
 
 @lru_cache(maxsize=64)
 def compile_branch(
-    spec: Sandbox, facts: Facts, *, groups: Groups | None = None, filters: tuple[bytes, ...] = ()
+    spec: Sandbox, facts: Facts, *, groups: Groups | None = None, filters: tuple[bytes, ...] = (), filled: bool = False
 ) -> Plan:
-    """The plan of a copy of a zygote whose sandbox is `of_zygote(spec)`. facts: the caller's.
+    """The plan of a copy of a zygote whose sandbox is `of_zygote(spec)`. facts: the caller's. filled: the copy brings its files along,
+    into what `places` says.
 
     Raises SpecError, UnsupportedError as `ramet.plan.compile` does.
     """
@@ -159,7 +162,7 @@ def compile_branch(
         stages={
             "child": _child(spec, facts, shape),
             "init": _init(spec),
-            "payload": _payload(spec, facts, shape, held, filters, wall, grouped=grouped),
+            "payload": _payload(spec, facts, shape, held, filters, wall, grouped=grouped, filled=filled),
         },
         sync=(),
         groups=groups,
@@ -213,11 +216,12 @@ def _payload(
     wall: landlock.Fence,
     *,
     grouped: bool,
+    filled: bool,
 ) -> Stage:
     b = Builder()
     if grouped:
         _enter_group(b, spec)
-    view = _View(b, spec, facts, shape)
+    view = _View(b, spec, facts, shape, filled=filled)
     _refresh(view)
     surroundings.surround(b, spec, ahead=False)
     _cover(view)
@@ -252,8 +256,8 @@ def _enter_group(b: Builder, spec: Sandbox) -> None:
 class _View:
     """The zygote's root, and which places in it have been made anew."""
 
-    def __init__(self, b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
-        self.b, self.spec, self.facts, self.shape = b, spec, facts, shape
+    def __init__(self, b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, filled: bool) -> None:
+        self.b, self.spec, self.facts, self.shape, self.filled = b, spec, facts, shape, filled
         self.tree = Tree(b, int(spec.disk), detached=facts.detached_trees)
         b.about("Sandbox.rootfs", "open the root")
         self.tree.root = b.open("root", "openat", AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0)
@@ -270,15 +274,28 @@ class _View:
         return any(_is_below(where, above) for above in self.anew)
 
     def writable(self, where: str, mode: int) -> None:
-        """A directory of the store."""
-        name = f"dir{len(self.b.steps)}"
-        self.b.call("mkdirat", AT_FDCWD, name, mode)
+        """A directory of the store; the copy may have made it, and filled it, before."""
+        name = store_name(where)
+        self.b.call("mkdirat", AT_FDCWD, name, mode, allow=(errno.EEXIST,) if self.filled else ())
         self.put(self.b.open("mnt", "open_tree", AT_FDCWD, name, OPEN_TREE_CLONE | O_CLOEXEC), where)
 
     def put(self, mount: Slot, where: str, *, is_dir: bool = True) -> None:
         self.tree.attach(mount, where, is_dir=is_dir)
         self.b.close(mount)
         self.anew.append(where)
+
+
+def store_name(where: str) -> str:
+    """What the part of the store is called that is seen there."""
+    return f"place{where.replace('/', '-')}"
+
+
+def places(spec: Sandbox) -> dict[str, str]:
+    """The writable places of the store, and their names in it."""
+    home = HOME if spec.rootfs in (None, "minimal") else None
+    found = [where for where in ("/tmp", home, "/dev/shm") if where is not None]
+    taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
+    return {where: store_name(where) for where in found if not any(_is_below(where, one) for one in taken)}
 
 
 def _is_below(path: str, above: str) -> bool:

@@ -54,6 +54,19 @@ def run_in(
     return answer
 
 
+def failed(error: BaseException, packer: Packer) -> dict[str, Any]:
+    """An answer that is nothing but this."""
+    empty: dict[str, Any] = {
+        "outputs": {},
+        "unsent": {},
+        "value": None,
+        "has_value": False,
+        "text": None,
+        "figures": [],
+    }
+    return empty | {"error": told(error, packer)}
+
+
 def _evaluate(code: str, space: dict[str, Any], name: str) -> Any:
     """The value of the last expression, as a prompt would show it."""
     import ast

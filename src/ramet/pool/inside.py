@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import socket
     from typing import Any, NoReturn
 
+    from ramet.pool.zygote import Warm
+
 
 #: A task as they come, made by `load`: int().
 _NOTHING: list[bytes] = []
@@ -30,7 +32,8 @@ def load() -> None:
     import socket  # noqa: F401
     import traceback  # noqa: F401
 
-    import ramet.pool.cell  # noqa: F401
+    import ramet.pool.cell
+    import ramet.pool.kernel  # noqa: F401
     from ramet.call.wire import need_msgspec
 
     need_msgspec()
@@ -44,7 +47,7 @@ def load() -> None:
     _NOTHING.append(pickle.dumps((int, (), {}), 5))
 
 
-def serve(number: int) -> NoReturn:
+def serve(number: int, warm: Warm) -> NoReturn:
     """Say that the walls stand, take the task, do it. Never returns."""
     import socket
 
@@ -54,11 +57,16 @@ def serve(number: int) -> NoReturn:
         reseed()
         _rehearse()
         end = socket.socket(fileno=number)
-        end.send(NEWS.pack(READY, 0, 0, 0))
+        ready(end)
         task = channel.receive(end)
         if task is None:
             os._exit(0)  # the caller does not need this copy
-        code = _do(end, task)
+        _, data, buffers = task
+        if channel.TASK.unpack_from(data)[0] == channel.SESSION:
+            from ramet.pool.kernel import Kernel
+
+            Kernel(end, warm).serve()
+        code = _do(end, data, buffers)
     except BaseException:
         import traceback
 
@@ -67,6 +75,11 @@ def serve(number: int) -> NoReturn:
         if os.getpid() == own:
             flush()
         os._exit(code)
+
+
+def ready(end: socket.socket) -> None:
+    """Tell the caller that the walls stand."""
+    end.send(NEWS.pack(READY, 0, 0, 0))
 
 
 def reseed() -> None:
@@ -90,10 +103,9 @@ def _rehearse() -> None:
     channel.TASK.unpack_from(channel.TASK.pack(channel.FUNCTION, 0))
 
 
-def _do(end: socket.socket, task: tuple[bytearray, list[memoryview]]) -> int:
+def _do(end: socket.socket, data: bytearray, buffers: list[memoryview]) -> int:
     import pickle
 
-    data, buffers = task
     kind, most = channel.TASK.unpack_from(data)
     packer = Packer(None)
     try:

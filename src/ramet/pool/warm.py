@@ -11,7 +11,7 @@ from time import monotonic
 
 from ramet.errors import SpecError, ZygoteError
 from ramet.host.facts import facts_for
-from ramet.plan.branch import check_spec, compile_branch, of_zygote
+from ramet.plan.branch import check_spec, compile_branch, of_zygote, places
 from ramet.plan.compile import compile
 from ramet.plan.encode import encodings
 from ramet.pool.clone import Clone
@@ -44,7 +44,7 @@ TOLD_MOST = 1 << 16
 class Recipe:
     """What zygotes of a pool are made of, and the plan of their copies. Raises what `compile_branch` does."""
 
-    def __init__(self, spec: Sandbox, preload: Sequence[str], prepare: str) -> None:
+    def __init__(self, spec: Sandbox, preload: Sequence[str], prepare: str, *, filled: bool = False) -> None:
         from ramet.seccomp.filters import programs_of
 
         check_spec(spec)
@@ -54,7 +54,7 @@ class Recipe:
         self.preload, self.prepare = tuple(preload), prepare
         facts = facts_for(self.spec)
         self.plan: Plan = compile_branch(
-            self.spec, facts, groups=_groups_for(self.spec), filters=programs_of(self.spec)
+            self.spec, facts, groups=_groups_for(self.spec), filters=programs_of(self.spec), filled=filled
         )
         self.reach = Reach(self.spec, [path for path, _ in facts.python], shown)
 
@@ -62,9 +62,7 @@ class Recipe:
         """Its filter stands behind the payloads' too, so it is there only where theirs forbids the same and more."""
         from ramet.seccomp import profile
 
-        usual = (
-            self.spec.seccomp in ("default", "kill") and not self.spec.capabilities and not self.spec.nested_namespaces
-        )
+        usual = self.spec.seccomp in ("default", "kill", profile.zygote()) and not self.spec.capabilities
         return of_zygote(self.spec, seccomp=profile.zygote() if usual else "none")
 
     def orders(self) -> bytes:
@@ -84,6 +82,7 @@ class Recipe:
                 "flags": self.plan.clone_flags,
                 "environment": dict(self.plan.environment),
                 "pass_fds": self.plan.command.pass_fds,
+                "places": places(self.spec),
             }
         )
 

@@ -19,7 +19,7 @@ from ramet.run.image import LOWEST, above, init_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any, NoReturn
 
 MAKE = b"M"
@@ -86,7 +86,7 @@ def _import(name: str) -> None:
         importlib.import_module(name)
     except BaseException as error:
         raise _failed(name, error) from None
-    _settle_threads(name)
+    settle_threads(name)
 
 
 def _run(name: str, code: str) -> None:
@@ -107,7 +107,7 @@ def _failed(name: str, error: BaseException) -> Failed:
     return Failed(name, text, trace)
 
 
-def _settle_threads(name: str) -> None:
+def settle_threads(name: str) -> None:
     """A copy has one thread; locks that others hold would stay locked in it."""
     waited = 0.0
     while len(names := _threads()) > 1 and waited < THREADS_GONE_WITHIN:
@@ -118,7 +118,7 @@ def _settle_threads(name: str) -> None:
 
 
 def _only_thread() -> None:
-    _settle_threads("prepare")
+    settle_threads("prepare")
 
 
 def _threads() -> list[str]:
@@ -132,59 +132,52 @@ def _threads() -> list[str]:
     return found
 
 
-class _Zygote:
-    """What it takes to make a copy. Descriptors are plain numbers: no object of the zygote's owns one that is closed in copies."""
+class Warm:
+    """What it takes to make a copy. Descriptors are plain numbers: no object of this process owns one that is closed in copies."""
 
-    def __init__(self, control: int, orders: Mapping[str, Any]) -> None:
-        import signal
+    def __init__(self, orders: Mapping[str, Any]) -> None:
         import socket
 
-        forget_handlers()
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_IGN
-        )  # the kernel reaps; how a copy ended its own init tells the caller
-        self._socket, self._control = socket, control
+        self._socket = socket
         self._programs: Mapping[str, tuple[bytes, dict[str, int]]] = orders["programs"]
         self._flags: int = orders["flags"]
         self._pass_fds: tuple[int, ...] = tuple(orders["pass_fds"])
-        os.environ.clear()
-        os.environ.update(orders["environment"])
-        new_streams()
-        self._theirs = _open_now() - {control}
-        self._init = above(init_image(), LOWEST)
-        self._self = _moved(os.pidfd_open(os.getpid()))
-        self._null = _moved(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        self.places: Mapping[str, str] = orders["places"]
         self._last_pid = os.getpid()
+        self._init = self._self = self._null = -1
 
-    def serve(self) -> None:
-        """Until the caller hangs up."""
-        own = self._socket.socket(fileno=self._control)
-        size = self._socket.CMSG_SPACE(4 * ORDER_FDS)
-        while True:
-            data, ancillary, _, _ = own.recvmsg(16, size, self._socket.MSG_CMSG_CLOEXEC)
-            if not data:
-                return
-            received = array.array("i")
-            for _, _, payload in ancillary:
-                received.frombytes(payload)
-            fds = [_moved(fd) for fd in received]
-            if data == MAKE and len(fds) == ORDER_FDS:
-                self._put_forth(own, *fds)
-            for fd in fds:
-                os.close(fd)
+    def open_tools(self) -> None:
+        """A sealed init; what init looks at for our end; /dev/null."""
+        self._init = above(init_image(), LOWEST)
+        self._self = moved(os.pidfd_open(os.getpid()))
+        self._null = moved(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
 
-    def _put_forth(self, own: Any, channel: int, control: int, out: int, err: int) -> None:
+    def close_tools(self) -> None:
+        for fd in (self._init, self._self, self._null):
+            os.close(fd)
+
+    def put_forth(
+        self,
+        fds: tuple[int, int, int, int],
+        theirs: Collection[int],
+        then: Callable[[int], NoReturn],
+        before: Callable[[], None] | None = None,
+    ) -> int:
+        """A copy, which goes on with then(number of its channel). fds: its channel, its init's control, its stdout and stderr; closed here.
+        theirs: numbers that objects here own. before: called in the copy while it still sees what we see. The pid of its init, or -1."""
+        channel, control, out, err = fds
         init, slots = self._programs["init"]
         inputs = [(slots["control"], control), (slots["caller"], self._self), (slots["init"], self._init)]
         child = self._programs["child"][0]
         made = _core.branch(child, [], init, inputs, slots["payload_pid"], self._flags, self._next_pid())
         if made is None:
-            own.detach()
-            self._become(channel, out, err)
+            self._become(channel, out, err, theirs, then, before)
         pid, pidfd, stage, step, errno = made
         self._tell(control, NEWS.pack(FAILED, stage, step, errno) if pid < 0 else NEWS.pack(CLONED, pid, 0, 0), pidfd)
-        if pidfd >= 0:
-            os.close(pidfd)
+        for fd in (*fds, pidfd):
+            if fd >= 0:
+                os.close(fd)
+        return pid
 
     def _next_pid(self) -> int:
         span = PID_MOST - PID_LEAST
@@ -203,10 +196,20 @@ class _Zygote:
         finally:
             end.detach()
 
-    def _become(self, channel: int, out: int, err: int) -> NoReturn:
+    def _become(
+        self,
+        channel: int,
+        out: int,
+        err: int,
+        theirs: Collection[int],
+        then: Callable[[int], NoReturn],
+        before: Callable[[], None] | None,
+    ) -> NoReturn:
         """In the copy: make its sandbox, and do what the caller wants."""
         ready = False
         try:
+            if before is not None:
+                before()
             payload, slots = self._programs["payload"]
             given = {"stdin": self._null, "stdout": out, "stderr": err, "fd3": channel, "fd4": self._null}
             failed = _core.run(payload, [(slots[name], fd) for name, fd in given.items() if name in slots])
@@ -214,14 +217,14 @@ class _Zygote:
                 self._tell_failure(channel, failed)
                 os._exit(EXIT_FAILED)
             _new_dispositions()
-            handed = guard_numbers(self._pass_fds, self._theirs)
+            handed = guard_numbers(self._pass_fds, theirs)
             ready = True
+        except BaseException as error:
+            os.write(err, f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace"))
         finally:
             if not ready:
                 os._exit(EXIT_FAILED)
-        from ramet.pool import inside
-
-        inside.serve(handed[0])
+        then(handed[0])
 
     def _tell_failure(self, channel: int, failed: tuple[int, int]) -> None:
         """After the steps that place descriptors the channel is at its number, before them where it was."""
@@ -233,17 +236,57 @@ class _Zygote:
                 continue
 
 
-def _open_now() -> set[int]:
+class _Zygote:
+    """The process that serves the caller."""
+
+    def __init__(self, control: int, orders: Mapping[str, Any]) -> None:
+        import signal
+        import socket
+
+        forget_handlers()
+        # The kernel reaps; how a copy ended its own init tells the caller.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        os.environ.clear()
+        os.environ.update(orders["environment"])
+        new_streams()
+        self._socket, self._control = socket, control
+        self._theirs = open_now() - {control}
+        self._warm = Warm(orders)
+        self._warm.open_tools()
+
+    def serve(self) -> None:
+        """Until the caller hangs up."""
+        own = self._socket.socket(fileno=self._control)
+        size = self._socket.CMSG_SPACE(4 * ORDER_FDS)
+
+        def then(number: int) -> NoReturn:
+            from ramet.pool import inside
+
+            own.detach()  # its number is closed here, and may be another's
+            inside.serve(number, self._warm)
+
+        while True:
+            data, ancillary, _, _ = own.recvmsg(16, size, self._socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                return
+            received = array.array("i")
+            for _, _, payload in ancillary:
+                received.frombytes(payload)
+            fds = [moved(fd) for fd in received]
+            if data == MAKE and len(fds) == ORDER_FDS:
+                self._warm.put_forth((fds[0], fds[1], fds[2], fds[3]), self._theirs, then)
+            else:
+                for fd in fds:
+                    os.close(fd)
+
+
+def open_now() -> set[int]:
     """The numbers of all descriptors."""
     listed = os.listdir("/proc/self/fd")  # by a descriptor of its own, which is closed now
-    return {
-        int(name)
-        for name in listed
-        if os.path.exists(f"/proc/self/fd/{name}") or os.path.islink(f"/proc/self/fd/{name}")
-    }
+    return {int(name) for name in listed if os.path.islink(f"/proc/self/fd/{name}")}
 
 
-def _moved(fd: int) -> int:
+def moved(fd: int) -> int:
     """The same above all numbers that a plan hands out."""
     moved = above(fd, LOWEST)
     os.close(fd)
