@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ramet.call.isolated import isolated as isolated
     from ramet.pool.pool import Pool as Pool
     from ramet.pool.result import ExecResult as ExecResult
+    from ramet.pool.session import Session as Session
 del TYPE_CHECKING
 
 
@@ -71,6 +72,10 @@ def __getattr__(name: str) -> object:
         from ramet.pool.pool import Pool
 
         return Pool
+    if name == "Session":
+        from ramet.pool.session import Session
+
+        return Session
     if name == "ExecResult":
         from ramet.pool.result import ExecResult
 
@@ -117,6 +122,7 @@ __all__ = [
     "Rule",
     "Sandbox",
     "Seccomp",
+    "Session",
     "SpecError",
     "SpecTypeError",
     "StepError",

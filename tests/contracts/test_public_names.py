@@ -26,7 +26,7 @@ def test_the_public_names():
             "MemoryLimitError", "RemoteError", "RemoteTraceback", "ResultError", "TimeLimitError", "PoolError", "ZygoteError",
     }  # fmt: skip
     assert core <= set(PUBLIC)
-    later = {"call", "isolated", "ExecResult", "FunctionResult", "Pool", "compile", "plan", "CLONE", "Plan"}
+    later = {"call", "isolated", "ExecResult", "FunctionResult", "Pool", "Session", "compile", "plan", "CLONE", "Plan"}
     assert set(PUBLIC) - core <= later, sorted(set(PUBLIC) - core - later)
 
 

@@ -66,6 +66,18 @@ class Inbox:
             self._reader.close()
         return ended
 
+    def take_open(self) -> bool:
+        """The same of a channel on which more is to come after the answer: it is left open. What is no answer is one that says so."""
+        try:
+            frames, ended = self._reader.take()
+            for frame in frames:
+                self._took(frame)
+        except (channel.Broken, Malformed) as error:
+            self.has_value, self.value = False, None
+            self.exception = ResultError(f"the sandbox sent what is no result: {error}")
+            return False
+        return ended
+
     def _took(self, frame: Frame) -> None:
         if frame.kind in (channel.LOG, channel.WARNING):
             self._heard(frame)

@@ -43,11 +43,11 @@ def run_in(
     except BaseException as raised:
         raised.__traceback__ = _from_code(raised, name)
         error = told(raised, packer)
-    answer: dict[str, Any] = {"error": error, "value": None, "has_value": False, "text": None, "figures": []}
+    answer = empty() | {"error": error}
     if value is not None:
         answer["text"] = _text_of(value)
         if _why_not(packer, value) is None:
-            answer["value"], answer["has_value"] = value, True
+            answer["value"] = value
     _collect(answer, packer, space, before, wanted)
     if error is None or "matplotlib.pyplot" in sys.modules:
         answer["figures"] = figures()
@@ -56,15 +56,12 @@ def run_in(
 
 def failed(error: BaseException, packer: Packer) -> dict[str, Any]:
     """An answer that is nothing but this."""
-    empty: dict[str, Any] = {
-        "outputs": {},
-        "unsent": {},
-        "value": None,
-        "has_value": False,
-        "text": None,
-        "figures": [],
-    }
-    return empty | {"error": told(error, packer)}
+    return empty() | {"error": told(error, packer)}
+
+
+def empty() -> dict[str, Any]:
+    """An answer that says nothing."""
+    return {"outputs": {}, "unsent": {}, "value": None, "text": None, "figures": [], "error": None}
 
 
 def _evaluate(code: str, space: dict[str, Any], name: str) -> Any:

@@ -25,6 +25,9 @@ from ramet.run.verdict import Evidence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from ramet.cgroups import Group
     from ramet.plan.steps import Plan
     from ramet.pool.tasks import Task
@@ -81,14 +84,23 @@ class Clone(_Process):
         """Send the order. Raises OSError where nobody takes it."""
         import socket
 
+        self._ask(lambda fds: socket.send_fds(self._zygote.control, [word], fds))
+
+    def ask_through(self, session: socket.socket, word: bytes) -> None:
+        """The same of a session's process, which makes a copy of itself."""
+        import socket
+
+        self._ask(lambda fds: socket.send_fds(session, [channel.HEADER.pack(word, len(fds), 0)], fds))
+
+    def _ask(self, send: Callable[[list[int]], object]) -> None:
+        import socket
+
         if self.plan.groups is not None and self.plan.groups.made:
             self._group = _make_group(self.plan)
             self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         theirs = self._streams.theirs
         try:
-            socket.send_fds(
-                self._zygote.control, [word], [self._theirs.fileno(), self._their_control, theirs[1], theirs[2]]
-            )
+            send([self._theirs.fileno(), self._their_control, theirs[1], theirs[2]])
         finally:
             self._theirs.close()
             os.close(self._their_control)
@@ -270,6 +282,53 @@ class Clone(_Process):
         if result.usage.memory_peak_of == "caller":
             result.usage.memory_peak_of = "process"  # it never had the caller's memory
         return result
+
+    # As a session
+
+    def begin_session(self) -> None:
+        """Many tasks are to come."""
+        self._started = monotonic()
+        self._guard = Guard(self.sandbox, self._group, _killing(self))
+
+    @property
+    def channel_end(self) -> socket.socket:
+        """On which tasks go and answers come."""
+        return self._ours
+
+    @property
+    def launched(self) -> Launched | None:
+        """Its init."""
+        return self._launched
+
+    @property
+    def running(self) -> bool:
+        """Has nobody seen its end yet?"""
+        return self._ending is None and self._launched is not None
+
+    @property
+    def ended_fd(self) -> int:
+        """Readable at its end."""
+        return self._ended_fd()
+
+    @property
+    def outputs(self) -> tuple[int | None, int | None]:
+        """stdout and stderr."""
+        return self._streams.ours[1], self._streams.ours[2]
+
+    def close_output(self, number: int) -> None:
+        """It is at its end."""
+        self._streams.close_ours(number)
+
+    def look(self) -> None:
+        """Has a limit been reached that only we hold?"""
+        self._guard.look()
+
+    def last_result(self, out: bytes, err: bytes, *, late: bool) -> FunctionResult:
+        """After its end. late: for its time."""
+        if late and self._evidence is not None:
+            self._evidence = self._evidence[0]._replace(cause="timed-out"), self._evidence[1]
+        self.inbox = Inbox(self._ours, 0, pickled=False, mine=())
+        return self._result_of_clone(self._result_with(out, err, ()))
 
     def close(self) -> None:
         """End it, if it still runs, and wait for that."""

@@ -7,7 +7,7 @@ import stat
 import sys
 
 from ramet.call import channel
-from ramet.call.inside import flush
+from ramet.call.inside import flush, forward_logs
 from ramet.call.wire import Packer, Unsendable
 from ramet.pool import cell
 
@@ -44,6 +44,7 @@ class Kernel:
         import signal
 
         sys.modules["__main__"] = self._module
+        forward_logs(self._end, Packer(None))
         own = os.getpid()
         while True:
             signal.signal(signal.SIGINT, self._interrupted)
@@ -74,9 +75,9 @@ class Kernel:
             kind, _ = channel.TASK.unpack_from(data)
             _, args, _ = pickle.loads(memoryview(data)[channel.TASK.size :], buffers=buffers)  # the caller's own
             if kind == PUT:
-                return {"value": _put(*args)}
+                return cell.empty() | {"value": _put(*args)}
             if kind == GET:
-                return {"value": _get(*args)}
+                return cell.empty() | {"value": _get(*args)}
             return self._run(packer, *args)
         except KeyboardInterrupt as error:
             return cell.failed(error, packer)
