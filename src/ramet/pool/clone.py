@@ -159,7 +159,7 @@ class Clone(_Process):
         with end:
             data, fds, _, _ = socket.recv_fds(end, NEWS.size, 1, socket.MSG_CMSG_CLOEXEC)
         if len(data) != NEWS.size:
-            raise ConnectionResetError("the zygote has ended")
+            raise ConnectionResetError(f"nobody made it{self._last_words()}")
         kind, first, second, third = NEWS.unpack(data)
         if kind == FAILED:
             raise step_failed(self.plan, first, second, third)

@@ -1,0 +1,355 @@
+"""Sessions: state that stays, code that is interrupted, files, copies, and how they end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import warnings
+
+import pytest
+
+import ramet
+from needs import need
+
+
+@pytest.fixture
+def session():
+    with ramet.Session(timeout=30) as made:
+        yield made
+
+
+def when_running(session, act):
+    """Do it as soon as the session's code runs."""
+
+    def wait():
+        while not session._talking:
+            time.sleep(0.001)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_state_stays(session):
+    """What one piece of code makes, the next finds; what it prints and its last value come back each time."""
+    assert session.exec("x = 1\nprint('one')").stdout == "one\n"
+    found = session.exec("import math\nx += 1\nprint('two')\nmath.floor(x / 1)")
+    assert (found.value, found.stdout, found.outputs) == (2, "two\n", {"x": 2})
+    assert session.exec("y = x * z", {"z": 21}).outputs == {"y": 42}
+    assert session.exec("def f(): return __name__\nf()").value == "__main__"
+
+
+def test_an_error_keeps_the_state(session):
+    """Code that raises is told of, with its own lines, and what it made before stays."""
+    found = session.exec("a = 1\n1 / 0\na = 2")
+    assert isinstance(found.error, ZeroDivisionError)
+    assert 'File "<exec 1>", line 2' in str(found.error.__cause__)
+    assert session.exec("a").value == 1
+    assert isinstance(session.exec("raise SystemExit(3)").error, SystemExit)
+    assert session.exec("a").value == 1
+
+
+def test_interrupt(session):
+    """interrupt raises KeyboardInterrupt in the code that runs; the state stays. Without any code it does nothing."""
+    session.interrupt()
+    thread = when_running(session, lambda: (time.sleep(0.2), session.interrupt()))
+    found = session.exec("import time\nbefore = 1\ntime.sleep(1000)\nafter = 1")
+    thread.join()
+    assert isinstance(found.error, KeyboardInterrupt)
+    session.interrupt()
+    assert session.exec("before, 'after' in globals()").value == (1, False)
+
+
+def test_time(session):
+    """Code that is out of time is interrupted, and says so; the state stays."""
+    found = session.exec("import time\nbefore = 1\nprint('printed', flush=True)\ntime.sleep(1000)", timeout=0.5)
+    assert isinstance(found.error, ramet.TimeLimitError)
+    assert (found.status, found.stdout, session.alive) == ("timed-out", "printed\n", True)
+    assert session.exec("before").value == 1
+
+
+def test_code_that_does_not_end(session, monkeypatch):
+    """Code that takes no interrupt is killed when its time is over, and the session with it."""
+    import ramet.pool.session as module
+
+    monkeypatch.setattr(module, "GRACE", 0.2)
+    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    found = session.exec(code, timeout=0.3)
+    assert isinstance(found.error, ramet.TimeLimitError)
+    assert (found.status, session.alive) == ("timed-out", False)
+    with pytest.raises(ramet.PoolError, match="has ended"):
+        session.exec("1")
+
+
+def test_a_process_that_ends(session):
+    """Code that ends its process ends the session; the error says how."""
+    found = session.exec("import os\nprint('last', flush=True)\nos._exit(3)")
+    assert isinstance(found.error, ramet.ExitError)
+    assert (found.exit_code, found.stdout, session.alive) == (3, "last\n", False)
+    with pytest.raises(ramet.PoolError, match="has ended"):
+        session.put("x", b"")
+
+
+def test_killed_by_a_signal():
+    """A session whose process is killed by a signal says which."""
+    with ramet.Session() as session:
+        found = session.exec("import os; os.kill(os.getpid(), 9)")
+        assert (found.status, found.signal, session.alive) == ("signaled", 9, False)
+
+
+def test_processes_of_the_code(session):
+    """A child that the code forks, and that comes out of it, tells nothing and does not go on."""
+    assert session.exec("import os\npid = os.fork()\nif pid: os.waitpid(pid, 0)\n7").value == 7
+    assert session.exec("8").value == 8
+
+
+def test_rubbish_on_the_channel(session):
+    """What the code writes on the channel is no answer; the error says so."""
+    code = "import os\nfor fd in range(3, 9):\n    try: os.write(fd, b'rubbish' * 100)\n    except OSError: pass"
+    assert isinstance(session.exec(code).error, ramet.ResultError)
+
+
+def test_output_and_warnings(session):
+    """Output of a program that the code starts is the code's; its warnings come to the caller's filters."""
+    found = session.exec("import subprocess, sys\nsubprocess.run(['echo', 'program'])\nprint('aside', file=sys.stderr)")
+    assert (found.stdout, found.stderr) == ("program\n", "aside\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        session.exec("import warnings; warnings.warn('careful')")
+    assert [str(one.message) for one in caught] == ["careful"]
+
+
+def test_usage_is_of_one_piece_of_code(session):
+    """CPU time is what this code took, not what the session has taken in all."""
+    busy = session.exec("import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass").usage
+    idle = session.exec("1").usage
+    assert busy.cpu_user + busy.cpu_system >= 0.4
+    assert idle.cpu_user + idle.cpu_system < 0.3
+
+
+def test_two_threads_take_turns(session):
+    """Code of two threads does not mix: one waits for the other."""
+    session.exec("log = []\nimport time\ndef work(n):\n    log.append(n); time.sleep(0.05); log.append(n)")
+    threads = [threading.Thread(target=session.exec, args=(f"work({n})",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log = session.exec("log").value
+    assert log[::2] == log[1::2]
+    assert sorted(log) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+# Files
+
+
+def test_files(session):
+    """Files go in and out, large ones too; relative paths begin at the home directory."""
+    large = os.urandom(3 << 20)
+    session.put("large", large)
+    session.put("/tmp/text", "text")
+    assert session.exec("import os; os.chdir('/'); os.path.getsize('/home/user/large')").value == len(large)
+    assert session.get("large") == large
+    assert session.get("/tmp/text") == b"text"
+    session.put("large", b"short")
+    assert session.get("large") == b"short"
+
+
+def test_only_regular_files_come_out(session):
+    """No link, directory, FIFO or device comes out, nothing larger than asked for, and nothing that never ends."""
+    session.exec(
+        "import os\nos.symlink('/etc/passwd', 'link')\nos.mkfifo('fifo')\nos.mkdir('dir')\n"
+        "open('large', 'wb').write(bytes(1000))\nos.symlink('dir', 'other')\nopen('dir/file', 'w').write('x')"
+    )
+    with pytest.raises(OSError, match="symbolic link"):
+        session.get("link")
+    for name in ("fifo", "dir", "/dev/zero"):
+        with pytest.raises((ValueError, OSError)):
+            session.get(name)
+    with pytest.raises(ValueError, match="999 may come"):
+        session.get("large", most=999)
+    assert len(session.get("large", most=1000)) == 1000
+    with pytest.raises(FileNotFoundError):
+        session.get("nothing")
+    with pytest.raises(OSError, match=r"Read-only|denied"):
+        session.put("/usr/file", b"")
+    with pytest.raises(ramet.SpecError, match="path"):
+        session.get("a\0b")
+
+
+# Copies
+
+
+@pytest.fixture
+def forkable():
+    with ramet.Session(timeout=30, forkable=True) as made:
+        yield made
+
+
+def test_copies_have_the_state_and_go_their_own_way(forkable):
+    """A copy has the variables and files of the moment; what either does then the other does not see."""
+    forkable.exec(
+        "state = [1]\nfor place in ('/tmp', '/home/user', '/dev/shm'): open(place + '/file', 'w').write('before')"
+    )
+    look = "state, [open(p + '/file').read() for p in ('/tmp', '/home/user', '/dev/shm')]"
+    change = (
+        "state.append({0!r})\nfor place in ('/tmp', '/home/user', '/dev/shm'): open(place + '/file', 'w').write({0!r})"
+    )
+    with forkable.fork() as copy:
+        assert copy.exec(look).value == ([1], ["before"] * 3)
+        copy.exec(change.format("copy"))
+        forkable.exec(change.format("first"))
+        assert copy.exec(look).value == ([1, "copy"], ["copy"] * 3)
+        assert forkable.exec(look).value == ([1, "first"], ["first"] * 3)
+        with copy.fork() as second:
+            assert second.exec(look).value == ([1, "copy"], ["copy"] * 3)
+
+
+def test_links_and_special_files_are_copied_as_what_they_are(forkable):
+    """Symbolic links stay links, modes stay, and what has no content is left out."""
+    forkable.exec(
+        "import os\nos.chdir('/tmp')\nos.symlink('nowhere', 'link')\nos.mkfifo('fifo')\nos.makedirs('deep/er')\n"
+        "open('deep/er/file', 'w').write('x')\nos.chmod('deep/er/file', 0o640)"
+    )
+    with forkable.fork() as copy:
+        found = copy.exec(
+            "sorted(os.listdir('/tmp')), os.readlink('/tmp/link'), oct(os.stat('/tmp/deep/er/file').st_mode)"
+        )
+        assert found.value == (["deep", "link"], "nowhere", "0o100640")
+
+
+def test_copies_are_in_sandboxes_of_their_own(forkable):
+    """A copy has namespaces, processes and random numbers of its own, no capabilities, and sees nobody of its session."""
+    code = (
+        "import os, random\n"
+        "spaces = {k: os.readlink('/proc/self/ns/' + k) for k in ('user', 'mnt', 'pid', 'net', 'ipc', 'uts', 'cgroup')}\n"
+        "caps = [l.split()[1] for l in open('/proc/self/status') if l.startswith(('CapEff', 'CapPrm', 'CapBnd', 'NoNewPrivs'))]\n"
+        "others = [n for n in os.listdir('/proc') if n.isdigit()]\n"
+        "drawn = random.random()\n"
+    )
+    first = forkable.exec(code).outputs
+    with forkable.fork() as copy:
+        second = copy.exec(code).outputs
+        again = forkable.exec("drawn = random.random(); drawn").value
+        third = copy.exec("random.random()").value
+    assert all(first["spaces"][kind] != second["spaces"][kind] for kind in first["spaces"])
+    assert second["caps"] == first["caps"]
+    assert second["caps"][:2] == ["0000000000000000"] * 2
+    assert len(second["others"]) == 2
+    assert len({first["drawn"], second["drawn"], again, third}) == 4
+
+
+def test_ten_copies_of_one_state(forkable):
+    """Ten attempts branch from one prepared state, at once."""
+    forkable.exec("prepared = list(range(1000))")
+    copies = [forkable.fork() for _ in range(10)]
+    try:
+        found = [copy.exec(f"prepared.append({n}); prepared[-1], len(prepared)").value for n, copy in enumerate(copies)]
+        assert found == [(n, 1001) for n in range(10)]
+        assert forkable.exec("len(prepared)").value == 1000
+    finally:
+        for copy in copies:
+            copy.close()
+
+
+def test_a_copy_outlives_its_session():
+    """A session that is closed before its copies stays, as their ground, until the last is closed; then all is gone."""
+    session = ramet.Session(forkable=True)
+    session.exec("x = 1")
+    copy = session.fork()
+    second = copy.fork()
+    session.close()
+    assert copy.exec("x").value == 1
+    copy.close()
+    assert second.exec("x").value == 1
+    with pytest.raises(ramet.PoolError, match="closed"):
+        copy.exec("x")
+    second.close()
+
+
+def test_a_state_with_threads_is_not_copied(forkable):
+    """With threads running the state can't be copied, which is said; when they have ended it can."""
+    forkable.exec(
+        "import threading\nevent = threading.Event()\nthread = threading.Thread(target=event.wait)\nthread.start()"
+    )
+    with pytest.raises(ramet.ResultError, match="threads"):
+        forkable.fork()
+    assert forkable.exec("event.set(); thread.join(); 5").value == 5
+    with forkable.fork() as copy:
+        assert copy.exec("thread.is_alive()").value is False
+
+
+def test_copies_have_to_be_wanted(session):
+    """A session that was not made for it refuses to be copied, and says how; its walls are those of any sandbox."""
+    with pytest.raises(ramet.SpecError, match="forkable=True"):
+        session.fork()
+    code = "import ctypes\nctypes.CDLL(None).unshare(0x10000000)"
+    assert session.exec(code).value == -1
+    with pytest.raises(ramet.SpecError, match="landlock"):
+        ramet.Session(forkable=True, landlock=True)
+
+
+# Limits, and the end
+
+
+def test_memory():
+    """A session that takes more memory than it may is ended, and says so."""
+    try:
+        session = ramet.Session(memory="150M")
+    except ramet.UnsupportedError as error:
+        need(False, f"control groups: {error.fact}")
+    with session:
+        assert session.exec("x = bytearray(10 << 20); len(x)").value == 10 << 20
+        found = session.exec("y = bytearray(400 << 20)")
+        assert isinstance(found.error, ramet.MemoryLimitError)
+        assert (found.status, session.alive) == ("out-of-memory", False)
+
+
+def test_copies_have_the_limits_too():
+    """A copy has a control group of its own, with the session's limits."""
+    try:
+        session = ramet.Session(memory="150M", forkable=True)
+    except ramet.UnsupportedError as error:
+        need(False, f"control groups: {error.fact}")
+    with session:
+        session.exec("x = 1")
+        with session.fork() as copy:
+            assert isinstance(copy.exec("y = bytearray(400 << 20)").error, ramet.MemoryLimitError)
+        assert session.exec("x").value == 1
+
+
+def test_ends():
+    """A closed session refuses; one that is dropped ends by itself; in a fork of the process it refuses."""
+    session = ramet.Session()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            session.exec("1")
+        except ramet.PoolError:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert session.exec("1").value == 1
+    session.close()
+    session.close()
+    assert not session.alive
+    with pytest.raises(ramet.PoolError, match="closed"):
+        session.exec("1")
+    dropped = ramet.Session()
+    dropped.exec("1")
+    del dropped
+    gc.collect()
+
+
+def test_bad_input(session):
+    """Code that is no text, bad times and bad names are refused, and the session goes on."""
+    with pytest.raises(ramet.SpecTypeError, match="code"):
+        session.exec(1)
+    with pytest.raises(ramet.SpecError, match="timeout"):
+        session.exec("1", timeout=0)
+    with pytest.raises(ramet.ZygoteError):
+        ramet.Session(["no_such_module"])
+    assert session.exec("1").value == 1
