@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +204,18 @@ def test_without_cloudpickle(tmp_path):
     assert first == "a/b"
     assert "fn: __main__.mine can't be imported in the sandbox" in rest[0]
     assert "ramet[pool]" in done.stdout
+
+
+def test_the_example():
+    """examples/answers.py tells right from wrong, hanging, greedy and hostile answers."""
+    example = Path(__file__).parents[2] / "examples" / "answers.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=55)
+    said = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if "[" not in line)
+    wanted = {
+        "sorts": "right",
+        "hangs": "TimeLimitError",
+        "eats memory": "MemoryError",
+        "looks around": "FileNotFoundError",
+    }
+    assert wanted.items() <= said.items(), done
+    assert said["kills"] in ("PermissionError", "ExitError", "ProcessLookupError")
