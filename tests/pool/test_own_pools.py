@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -340,3 +343,36 @@ def test_options_are_checked():
         with pytest.raises(ramet.SpecError, match="timeout"):
             pool.options(timeout=-1)
         assert pool.options(tenant="x").options(timeout=9)._tenant == "x"
+
+
+def test_a_full_table_of_descriptors():
+    """Where the caller has no descriptor left, the call is an error that says so; when there are some, the pool goes on."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    with ramet.Pool(size=1, spare=0) as pool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 3, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open("/dev/null", os.O_RDONLY))
+            os.close(held.pop())
+            with pytest.raises(ramet.StepError) as caught:
+                pool.run(int)
+            assert caught.value.errno == errno.EMFILE
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in held:
+                os.close(fd)
+        assert pool.run(int) == 0
+
+
+def test_pandas():
+    """pandas, and what it loads, can be preloaded; a line of it runs, and its tables come out as Arrow's."""
+    need(importlib.util.find_spec("pandas"), "pandas")
+    code = "import numpy, pandas\nframe = pandas.DataFrame({'a': numpy.arange(4)})\nint(frame.a.sum())"
+    with ramet.Pool(["numpy", "pandas"], size=1, spare=1, timeout=50) as pool:
+        found = pool.exec(code)
+        assert (found.error, found.value) == (None, 6)
+        assert "DataFrame" in found.unsent["frame"]

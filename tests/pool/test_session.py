@@ -353,3 +353,20 @@ def test_bad_input(session):
     with pytest.raises(ramet.ZygoteError):
         ramet.Session(["no_such_module"])
     assert session.exec("1").value == 1
+
+
+def test_a_session_that_lies_about_its_copy(forkable):
+    """Code that sends something else than a copy, a file or its own process, is found out, or gets what it has: itself. Then nothing hangs."""
+    forkable.exec(
+        "import os, socket\nfrom ramet.pool import zygote\nfrom ramet.run.fork import CLONED, NEWS\n"
+        "def lie(self, fds, *_):\n"
+        "    end = socket.socket(fileno=fds[1])\n"
+        "    socket.send_fds(end, [NEWS.pack(CLONED, 1, 0, 0)], [os.open('/dev/null', os.O_RDWR)])\n"
+        "    for fd in (fds[0], fds[2], fds[3]): os.close(fd)\n"
+        "    end.close()\n"
+        "    return -1\n"
+        "zygote.Warm.put_forth = lie"
+    )
+    with pytest.raises(ramet.ResultError, match="could not be copied"):
+        forkable.fork()
+    assert forkable.exec("1").value == 1

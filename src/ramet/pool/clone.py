@@ -5,6 +5,7 @@ It has the shape of a run (`ramet.run.process.Popen`), so pipes, limits, verdict
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from _thread import allocate_lock
@@ -13,6 +14,7 @@ from time import monotonic
 from ramet.call import channel
 from ramet.call.inbox import Inbox
 from ramet.call.isolated import FunctionResult, _Process
+from ramet.errors import StepError
 from ramet.run import control
 from ramet.run.failure import step_failed
 from ramet.run.fork import CLONED, FAILED, NEWS, READY
@@ -164,11 +166,16 @@ class Clone(_Process):
         if kind == FAILED:
             raise step_failed(self.plan, first, second, third)
         if kind != CLONED or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
             if readable(self._ours.fileno(), 0):
                 self._hear_payload()  # init was faster, and tells of the end of a copy that has told why
             raise ConnectionResetError("the zygote told nonsense")
-        launched.pidfd = fds[0]
-        launched.pid = _pid_of(fds[0])
+        pid = _pid_of(fds[0])
+        if pid <= 0:  # ended already; or, from a session, whatever its code has put in the place of a pidfd
+            os.close(fds[0])
+            raise ConnectionResetError(f"its init has ended{self._last_words()}")
+        launched.pid, launched.pidfd = pid, fds[0]
         self._known = True
 
     def _hear_payload(self) -> None:
@@ -349,6 +356,18 @@ def _make_group(plan: Plan) -> Group:
     group = make(plan, building=False)
     assert group is not None
     return group
+
+
+def not_made(error: OSError) -> StepError:
+    """A copy that did not come to be ready, and could not say which step failed."""
+    return StepError(
+        "make a copy of the zygote",
+        errno=error.errno or errno.ECHILD,
+        call="read(news)",
+        origin="Pool",
+        stage="payload",
+        hint=f"{error}; a limit that is too tight can be the reason, or somebody's SIGKILL",
+    )
 
 
 def _pid_of(pidfd: int) -> int:

@@ -16,7 +16,9 @@ from collections import OrderedDict, deque
 from time import monotonic
 
 from ramet.errors import Error, PoolError
+from ramet.pool.clone import not_made
 from ramet.pool.warm import Zygote
+from ramet.run.failure import caller_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -338,7 +340,7 @@ class Engine:
             for _ in range(lacking):
                 making.append(zygote.put_forth())
         except (OSError, Error) as error:
-            return error
+            return error if isinstance(error, Error) or not self._lives else caller_failed(error)
         return None
 
     def _living_zygote(self) -> Zygote:
@@ -393,9 +395,15 @@ class Engine:
             except (OSError, Error) as error:
                 making.remove(clone)
                 clone.close()
-                failed = error
+                failed = error if isinstance(error, Error) or not self._lives else not_made(error)
         self._forget_dead()
         return failed
+
+    @property
+    def _lives(self) -> bool:
+        """Is there a zygote?"""
+        zygote = self._zygote
+        return zygote is not None and zygote.alive
 
     def _forget_dead(self) -> None:
         """A zygote's spares end with it."""
