@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 import ramet
-from needs import need
+from needs import as_root, need
 
 
 class Own(Exception):
@@ -376,3 +376,21 @@ def test_pandas():
         found = pool.exec(code)
         assert (found.error, found.value) == (None, 6)
         assert "DataFrame" in found.unsent["frame"]
+
+
+@as_root
+def test_a_joined_network(tmp_path):
+    """The calls of a pool that joins a network are all in it; the other namespaces are each call's own."""
+
+    def look():
+        return os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/ipc")
+
+    with ramet.Popen(["sleep", "100"], stdin=ramet.DEVNULL) as other:
+        theirs = os.readlink(f"/proc/{other.pid}/ns/net")
+        join = ramet.Join(ramet.Namespace.NET, pidfd=other.pidfd)
+        kinds = ramet.Sandbox().namespaces - {ramet.Namespace.NET}
+        with ramet.Pool(size=1, spare=1, join=[join], namespaces=kinds) as pool:
+            first, second = pool.run(look), pool.run(look)
+        other.kill()
+    assert first[0] == second[0] == theirs
+    assert first[1] != second[1]

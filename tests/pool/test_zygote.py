@@ -63,6 +63,13 @@ def test_a_module_that_the_sandbox_shows(tmp_path, monkeypatch):
         del sys.modules["shown_module"]
 
 
+def test_a_module_that_speaks_in_the_zygotes_name():
+    """What a module writes to the caller is no word of the zygote's, and the error says so."""
+    code = "import os\nfor fd in range(3, 200):\n    try: os.write(fd, b'rubbish')\n    except OSError: pass"
+    with pytest.raises(ramet.ZygoteError, match="nonsense"):
+        ramet.Pool(size=1, spare=0, prepare=code)
+
+
 def test_a_start_that_takes_too_long():
     """A zygote that is not ready in time is ended."""
     with pytest.raises(ramet.ZygoteError, match="took more than"):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ramet.pool.warm import Recipe
     from ramet.spec import Sandbox
 
+#: The same where somebody waits for a copy.
+DIES_WITHIN = 0.3
 #: Seconds that a zygote's end may come after that of its copies, which its init kills first.
 ENDS_WITHIN = 2.0
 #: Copies that have done their work and whose end takes time, besides as many as may be at work.
@@ -401,9 +403,9 @@ class Engine:
 
     @property
     def _lives(self) -> bool:
-        """Is there a zygote?"""
+        """Is there a zygote, and will be in a moment? Its copies end before it, since its init kills them first."""
         zygote = self._zygote
-        return zygote is not None and zygote.alive
+        return zygote is not None and not zygote.ends(DIES_WITHIN)
 
     def _forget_dead(self) -> None:
         """A zygote's spares end with it."""

@@ -151,7 +151,12 @@ class Zygote:
         said = self.control.recv(TOLD_MOST)
         if not said:
             raise ZygoteError(f"its process has ended: {self._how_it_ended()}", module=None)
-        found = json.loads(said)
+        try:
+            found = json.loads(said)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ZygoteError("it told nonsense: a module has got at its descriptors", module=None)
         if found.get("ready") is True:
             return
         module, why, trace = (str(found.get(key, "")) for key in ("failed", "why", "traceback"))
