@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from ramet.bpf import ALLOW, ERRNO
 from ramet.seccomp import filters, foreign, library, profile
-from ramet.seccomp.simulate import ALLOW, AUDIT_ARCH, ERRNO, answer
+from ramet.seccomp.simulate import AUDIT_ARCH, answer
 
 MACHINE = os.uname().machine
 OTHER = "aarch64" if MACHINE == "x86_64" else "x86_64"
