@@ -57,13 +57,14 @@ class Clone(_Process):
         self._zygote = zygote
         self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
         self._launched, self._group = None, None
-        self._evidence = self._seen = self._ending = self._pumping = None
+        self._evidence = self._seen = self._ending = self._pumping = self._preparing = None
         self._lock = allocate_lock()
         self._text, self._files, self._read_ahead = None, {}, {}
         self._relay = self._stop_when_told = False
         self._started = monotonic()
         self.is_ready, self._known, self._settled = False, False, False
         self._ours, self._theirs = socket.socketpair()
+        self.inbox = Inbox(self._ours, 0, pickled=False, mine=())
         try:
             self._streams = Streams(DEVNULL, PIPE, PIPE, plan.owner)
             self._launched = Launched()
