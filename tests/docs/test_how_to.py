@@ -10,7 +10,7 @@ from needs import need
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 #: The pages, and what they need besides ramet.
-PAGES = {"many-machines": ["distributed"]}
+PAGES = {"functions": ["msgspec", "numpy"], "many-machines": ["distributed"]}
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -49,6 +49,9 @@ def test_reports_are_intact(run_pytest, options):
     assert len(inside.all) == len(outside.all) > 90
     for one, other in zip(inside.all, outside.all, strict=True):
         assert plain(one) == plain(other)
+    for name in ("test_capsys", "test_capfd", "test_caplog"):
+        [told] = [one["text"] for one in inside.all if one["nodeid"].endswith(name) and one["when"] == "call"]
+        assert "AssertionError: now" in told, "as far as its end"
     assert inside.status == outside.status == 1
     counts = [re.search(r"=+ (.*) in [0-9.]+s", run.stdout)[1] for run in (inside, outside)]
     assert counts[0] == counts[1]
