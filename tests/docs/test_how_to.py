@@ -13,6 +13,7 @@ HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 PAGES = {"functions": ["msgspec", "numpy"], "many-machines": ["distributed"]}
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_of_a_how_to_runs(name, tmp_path):
     """Each Python block and each command of the page runs, and says what the page shows."""
