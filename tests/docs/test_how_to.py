@@ -10,9 +10,10 @@ from needs import need
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 #: The pages, and what they need besides ramet.
-PAGES = {"many-machines": ["distributed"]}
+PAGES = {"functions": ["msgspec", "numpy"], "many-machines": ["distributed"]}
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_of_a_how_to_runs(name, tmp_path):
     """Each Python block and each command of the page runs, and says what the page shows."""

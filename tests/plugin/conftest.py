@@ -51,6 +51,9 @@ def run_pytest(tmp_path):
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     environment.pop("PYTEST_CURRENT_TEST", None)
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+        "1"  # what others have installed takes longer to load than these take to run
+    )
     environment["PYTHONHASHSEED"] = "0"  # sets are shown in the same order each time
 
     def run(source, *options, plugin=True, **env):
@@ -67,7 +70,7 @@ def run_pytest(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=200,
             check=False,
         )
         return Run(done, [json.loads(line) for line in reports.read_text().splitlines()])

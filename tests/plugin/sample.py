@@ -112,7 +112,7 @@ def test_exception_group():
     raise ExceptionGroup("both", [ValueError(1), Own(1, 2)])
 
 
-def test_capsys(prepared, capsys):
+def test_capsys(capsys, prepared):
     assert capsys.readouterr().out == "set up\n"
     print("read")
     assert capsys.readouterr().out == "read\n"

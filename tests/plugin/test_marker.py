@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import ramet
-from needs import need
+from needs import SLOW, need
 from ramet import cgroups
+
+pytestmark = pytest.mark.timeout(240)  # each starts pytest, some three times
 
 SAMPLE = Path(__file__).parent / "sample.py"
 IN_SANDBOX = """
@@ -39,9 +41,10 @@ def test_it_runs_in_a_sandbox(run_pytest):
     assert "assert (" in off["test_it"]["text"]
 
 
-@pytest.mark.parametrize(
-    "options", [[], ["-vv", "--showlocals", "--tb=long"], ["--tb=short", "--runxfail"]], ids=" ".join
-)
+OPTIONS = [[], ["-vv", "--showlocals", "--tb=long"], ["--tb=short", "--runxfail"]]
+
+
+@pytest.mark.parametrize("options", OPTIONS if SLOW else OPTIONS[:2], ids=" ".join)
 def test_reports_are_intact(run_pytest, options):
     """Every outcome, traceback, assertion, captured output, log section and property is the same as without a sandbox."""
     inside = run_pytest(SAMPLE.read_text(), *options, EVERY="1")
@@ -49,6 +52,9 @@ def test_reports_are_intact(run_pytest, options):
     assert len(inside.all) == len(outside.all) > 90
     for one, other in zip(inside.all, outside.all, strict=True):
         assert plain(one) == plain(other)
+    for name in ("test_capsys", "test_capfd", "test_caplog"):
+        [told] = [one["text"] for one in inside.all if one["nodeid"].endswith(name) and one["when"] == "call"]
+        assert "AssertionError: now" in told, "as far as its end"
     assert inside.status == outside.status == 1
     counts = [re.search(r"=+ (.*) in [0-9.]+s", run.stdout)[1] for run in (inside, outside)]
     assert counts[0] == counts[1]
@@ -165,35 +171,35 @@ def test_net_and_rootdir(run_pytest):
     assert len(found.reports) == 4
 
 
-@pytest.mark.parametrize(
-    ("marker", "says"),
-    [
-        ("memroy='1G'", "pytest.mark.ramet has no field 'memroy'\n\nhint: did you mean 'memory'?"),
-        ("nett=True", "did you mean 'net'?"),
-        ("rootdirs=True", "did you mean 'rootdir'?"),
-        ("net=3", "pytest.mark.ramet.net"),
-        ("memory='much'", "Sandbox.memory"),
-        ("timeout=-1", "Sandbox.timeout"),
-        ("5", "must be a Sandbox, not int"),
-        ("None, None", "takes one Sandbox, not 2 values"),
-    ],
-)
-def test_a_wrong_marker_is_an_error_of_its_test(run_pytest, marker, says):
+WRONG = [
+    ("memroy='1G'", "pytest.mark.ramet has no field 'memroy'\n\nhint: did you mean 'memory'?"),
+    ("nett=True", "did you mean 'net'?"),
+    ("rootdirs=True", "did you mean 'rootdir'?"),
+    ("net=3", "pytest.mark.ramet.net"),
+    ("memory='much'", "Sandbox.memory"),
+    ("timeout=-1", "Sandbox.timeout"),
+    ("5", "must be a Sandbox, not int"),
+    ("None, None", "takes one Sandbox, not 2 values"),
+]
+
+
+def test_a_wrong_marker_is_an_error_of_its_test(run_pytest):
     """An option that is none, or a wrong value, is named before anything of the test runs, with the nearest name; other tests run."""
-    found = run_pytest(f"""
-        import pytest
-        @pytest.fixture
-        def never():
-            raise AssertionError("a fixture ran")
-        @pytest.mark.ramet({marker})
-        def test_wrong(never):
-            raise AssertionError("it ran")
-        def test_other():
-            pass
-    """)
-    assert says in found["test_wrong"]["text"]
-    assert found["test_wrong"]["when"] == "setup"
-    assert "ran" not in found["test_wrong"]["text"].replace("a fixture ran", "ran")
+    head = """
+import pytest
+@pytest.fixture
+def never():
+    raise AssertionError("it ran")
+def test_other():
+    pass
+"""
+    tests = [f"@pytest.mark.ramet({marker})\ndef test_{n}(never):\n    pass\n" for n, (marker, _) in enumerate(WRONG)]
+    found = run_pytest(head + "".join(tests))
+    for number, (_, says) in enumerate(WRONG):
+        told = found[f"test_{number}"]
+        assert told["when"] == "setup"
+        assert says in told["text"]
+        assert "it ran" not in told["text"]
     assert found["test_other"]["outcome"] == "passed"
 
 
@@ -319,7 +325,7 @@ def test_with_pytest_timeout(run_pytest):
             time.sleep(600)
         def test_after():
             pass
-    """)
+    """, "-p", "pytest_timeout")  # fmt: skip
     assert "Timeout (>1.0s)" in found["test_it"]["text"]
     assert found["test_after"]["outcome"] == "passed"
 
@@ -328,7 +334,7 @@ def test_with_xdist(run_pytest):
     """In xdist's workers marked tests run in sandboxes as well, and their reports come through whole."""
     need(importlib.util.find_spec("xdist"), "pytest-xdist")
     alone = run_pytest(SAMPLE.read_text())
-    spread = run_pytest(SAMPLE.read_text(), "-n", "2")
+    spread = run_pytest(SAMPLE.read_text(), "-p", "xdist", "-n", "2")
     assert set(spread.reports) == set(alone.reports)
     for name, one in spread.reports.items():
         assert plain(one) == plain(alone[name])

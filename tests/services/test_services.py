@@ -20,6 +20,8 @@ import pytest
 from needs import need
 from ramet import cgroups
 
+pytestmark = pytest.mark.timeout(200)
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 RESULTS = ("plain", "pickle")
 RESULTS_MAX = 1 << 30
+#: Descriptors that a function's process gets: the channel, and the pipe for large buffers.
+HANDED = 2
 CO_GENERATOR, CO_ASYNC_GENERATOR = 0x20, 0x200
 
 
@@ -112,7 +114,7 @@ class Isolated(Generic[P, R]):
 
     def plan(self) -> Plan:
         """The plan of its sandbox on this host; print it to read it. Nothing runs."""
-        return plan_for_function(_name(self.fn), self.sandbox)
+        return plan_for_function(_name(self.fn), self.sandbox, HANDED)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult[R]:
         from ramet.call.inside import Job
@@ -291,11 +293,11 @@ def _name(fn: object) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
-def plan_for_function(name: str, sandbox: Sandbox) -> Plan:
-    """The plan of a sandbox around a function."""
+def plan_for_function(name: str, sandbox: Sandbox, handed: int = 1) -> Plan:
+    """The plan of a sandbox around a function that so many descriptors are handed to."""
     from ramet.run.fork import numbers_handed
 
-    return plan_for((name,), sandbox, numbers_handed(2), function=True)
+    return plan_for((name,), sandbox, numbers_handed(handed), function=True)
 
 
 class _Process(Popen):
@@ -322,7 +324,7 @@ class _Process(Popen):
             os.close(self._pages_theirs)
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
-        return plan_for_function(str(argv[0]), self.sandbox)
+        return plan_for_function(str(argv[0]), self.sandbox, HANDED)
 
     def _start(
         self, stdio: tuple[int, int, int], given: Mapping[Slot, int], into: int | None, signals: Signals
