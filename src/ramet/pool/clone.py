@@ -29,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from typing import Any
 
     from ramet.cgroups import Group
     from ramet.plan.steps import Plan
@@ -54,9 +55,10 @@ class Clone(_Process):
         import socket
 
         self._zygote = zygote
+        self._pages = -1  # buffers come in memfds: there is no telling which of many copies will need a pipe
         self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
         self._launched, self._group = None, None
-        self._evidence = self._seen = self._ending = self._pumping = None
+        self._evidence = self._seen = self._ending = self._pumping = self._preparing = None
         self._lock = allocate_lock()
         self._text, self._files, self._read_ahead = None, {}, {}
         self._relay = self._stop_when_told = False
@@ -227,7 +229,7 @@ class Clone(_Process):
 
     def ask_value(
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...]
-    ) -> FunctionResult | None:
+    ) -> FunctionResult[Any] | None:
         """Have it do this, until it tells how it went: then None, and `inbox` knows. What comes to no such word has a result.
 
         What the process does after that is nobody's concern: whoever asked is to `kill` it, and to `close` it when it has ended.
@@ -260,7 +262,7 @@ class Clone(_Process):
 
     def call(
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, at_once: bool
-    ) -> FunctionResult:
+    ) -> FunctionResult[Any]:
         """Have it do this, to its end; at_once: until it tells how it went, where there is no control group, whose account is of the end.
         Never raises because of what the function does."""
         self._begin(task, sandbox, most, exceptions, relay=False)
@@ -284,7 +286,7 @@ class Clone(_Process):
             kill(self._launched.pidfd)
 
     @staticmethod
-    def _result_of_clone(result: Result) -> FunctionResult:
+    def _result_of_clone(result: Result) -> FunctionResult[Any]:
         assert isinstance(result, FunctionResult)
         if result.usage.memory_peak_of == "caller":
             result.usage.memory_peak_of = "process"  # it never had the caller's memory
@@ -330,7 +332,7 @@ class Clone(_Process):
         """Has a limit been reached that only we hold?"""
         self._guard.look()
 
-    def last_result(self, out: bytes, err: bytes, *, late: bool) -> FunctionResult:
+    def last_result(self, out: bytes, err: bytes, *, late: bool) -> FunctionResult[Any]:
         """After its end. late: for its time."""
         if late and self._evidence is not None:
             self._evidence = self._evidence[0]._replace(cause="timed-out"), self._evidence[1]

@@ -49,7 +49,7 @@ class Ticket:
     __slots__ = ("at_once", "clone", "future", "granted", "options", "stopped", "task", "tenant", "unpack")
 
     def __init__(
-        self, task: Task, options: Options, tenant: str, unpack: Callable[[FunctionResult], Any] | None
+        self, task: Task, options: Options, tenant: str, unpack: Callable[[FunctionResult[Any]], Any] | None
     ) -> None:
         self.task, self.options, self.tenant, self.unpack = task, options, tenant, unpack
         self.future: Future[Any] | None = None
@@ -213,7 +213,7 @@ class Engine:
         else:
             clone.close()
 
-    def _explain(self, result: FunctionResult, ticket: Ticket, clone: Clone) -> None:
+    def _explain(self, result: FunctionResult[Any], ticket: Ticket, clone: Clone) -> None:
         """A copy whose init has not reported was killed from outside: it ends with its pool and with its zygote."""
         if result.exception is None or result.ended_by_limit or clone.has_reported:
             return

@@ -46,12 +46,12 @@ class _Caller(Executor):
         self._engine.enter(ticket)
         return self._engine.serve(ticket)
 
-    def report(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FunctionResult:
+    def report(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FunctionResult[Any]:
         """The same as a `FunctionResult`: value, exception, status, usage, output captured. Never raises because of what the function does."""
         ticket = self._ticket(fn, args, kwargs, _whole)
         ticket.at_once = False
         self._engine.enter(ticket)
-        found: FunctionResult = self._engine.serve(ticket)
+        found: FunctionResult[Any] = self._engine.serve(ticket)
         return found
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -94,7 +94,7 @@ class _Caller(Executor):
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        unpack: Callable[[FunctionResult], Any] | None,
+        unpack: Callable[[FunctionResult[Any]], Any] | None,
     ) -> Ticket:
         self._engine.check()
         _check_function(fn)
@@ -131,15 +131,15 @@ def code_task(reach: Reach, code: object, inputs: Any, outputs: Any) -> Task:
     return reach.pack(channel.CODE, "exec", None, (code, dict(given), wanted), {})
 
 
-def _whole(result: FunctionResult) -> FunctionResult:
+def _whole(result: FunctionResult[Any]) -> FunctionResult[Any]:
     return result
 
 
-def _executed(result: FunctionResult) -> ExecResult:
+def _executed(result: FunctionResult[Any]) -> ExecResult:
     return as_executed(result)
 
 
-def as_executed(result: FunctionResult) -> ExecResult:
+def as_executed(result: FunctionResult[Any]) -> ExecResult:
     """The result of a run of code as what it means."""
     found = ExecResult.__new__(ExecResult)
     for cls in type(result).__mro__:
