@@ -12,9 +12,12 @@ import time
 import pytest
 
 import ramet
-from needs import SLOW
+from needs import SLOW, only
+from ramet.bpf import ALLOW
 from ramet.plan.encode import failing
 from ramet.pool import warm
+from ramet.seccomp import filters, library, profile
+from ramet.seccomp.simulate import answer
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_the_zygote_is_no_stronger_than_a_payload_that_may_nest():
             assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
 
 
-def filters():
+def count_of_filters():
     with open("/proc/self/status") as file:
         return int(next(line.split()[1] for line in file if line.startswith("Seccomp_filters:")))
 
@@ -162,7 +165,7 @@ def test_another_filter_of_the_users():
         assert pool.run(attempt) == -1
     with ramet.Pool(size=1, spare=0, seccomp="none") as pool:
         assert pool.run(attempt) >= 0
-        assert pool.run(filters) == 0
+        assert pool.run(count_of_filters) == 0
 
 
 def _zygote_of(pool):
@@ -175,7 +178,7 @@ def test_every_step_of_a_copy_that_fails_is_told(monkeypatch):
     """Whichever step of a copy's sandbox fails, the call is not made, and the error names the step; without that it is made."""
     with ramet.Pool(size=1, spare=0) as pool:
         plan = pool.plan()
-    every = 1 if SLOW else 23
+    every = 1 if SLOW else 41
     failures = [("child", 1), ("child", len(plan.stages["child"].steps) - 1), ("init", 0), ("init", 12)]
     failures += [("payload", n) for n in range(0, len(plan.stages["payload"].steps) - 1, every)]
     for stage, number in failures:
@@ -189,3 +192,24 @@ def test_every_step_of_a_copy_that_fails_is_told(monkeypatch):
     monkeypatch.undo()
     with ramet.Pool(size=1, spare=0) as pool:
         assert pool.run(int) == 0
+
+
+def test_the_filter_that_is_shipped():
+    """The zygote's filter in its file answers every call as the profile compiled anew does: more than the default one, and less than none."""
+    only(os.path.exists(filters.SHIPPED_ZYGOTE), "where the profile is shipped compiled")
+    machine = os.uname().machine
+    with open(filters.SHIPPED_ZYGOTE, "rb") as file:
+        shipped = filters.unpacked(file.read())
+    assert filters.programs_of_zygote() == shipped
+    anew = filters.compiled(profile.zygote())
+    for number in range(library.NUMBERS_END):
+        assert answer(shipped, machine, number) == answer(anew, machine, number), number
+    for name, allowed in (
+        ("unshare", True),
+        ("mount", True),
+        ("chroot", True),
+        ("ptrace", False),
+        ("keyctl", False),
+        ("bpf", False),
+    ):
+        assert (answer(shipped, machine, library.number(name)) == ALLOW) == allowed, name

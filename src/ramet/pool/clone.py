@@ -55,6 +55,7 @@ class Clone(_Process):
         import socket
 
         self._zygote = zygote
+        self._pages = -1  # buffers come in memfds: there is no telling which of many copies will need a pipe
         self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
         self._launched, self._group = None, None
         self._evidence = self._seen = self._ending = self._pumping = self._preparing = None

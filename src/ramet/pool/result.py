@@ -10,8 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    Base = FunctionResult[Any]
+else:
+    Base = FunctionResult
 
-class ExecResult(FunctionResult):  # type: ignore[type-arg]  # of any value; Generic does not subscript at run time
+
+class ExecResult(Base):
     """A `FunctionResult` of code. stdout and stderr are text.
 
     outputs: its variables, by name; unsent: those that could not be sent, with the reason. value: of the last expression, where it can be
