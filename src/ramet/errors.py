@@ -168,10 +168,10 @@ class ZygoteError(Error):
     """A pool's zygote could not start. module: whose import failed, or that starts threads; None where it was none; traceback: as text, of
     the zygote."""
 
-    def __init__(self, why: str, *, module: str | None, traceback: str = "") -> None:
-        self.why, self.module, self.traceback = why, module, traceback
+    def __init__(self, message: str, *, module: str | None = None, traceback: str = "") -> None:
+        self.message, self.module, self.traceback = message, module, traceback
         what = "the pool's zygote can't start" if module is None else f"the pool's zygote can't load {module!r}"
-        super().__init__(f"{what}: {why}" + (f"\n\n{traceback.rstrip()}" if traceback else ""))
+        super().__init__(f"{what}: {message}" + (f"\n\n{traceback.rstrip()}" if traceback else ""))
 
 
 class PoolError(Error, RuntimeError):
