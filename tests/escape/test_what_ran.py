@@ -61,7 +61,7 @@ def warm():
 @pytest.fixture
 def place():
     """A root file system of one program, whose directories the payload's user, whoever that is, may write to."""
-    with tempfile.TemporaryDirectory(prefix="ramet-what-ran-") as path:
+    with tempfile.TemporaryDirectory(prefix="what-ran-") as path:
         os.chmod(path, 0o777)
         for folder in ("bin", "proc", "dev", "tmp", "etc", "home", "usr", "usr/bin", "sys", "run", "srv"):
             os.mkdir(f"{path}/{folder}")

@@ -78,7 +78,7 @@ def holder():
 @pytest.fixture
 def place():
     """A directory that the payload's user, whoever that is, may write to."""
-    with tempfile.TemporaryDirectory(prefix="ramet-faults-") as path:
+    with tempfile.TemporaryDirectory(prefix="faults-of-steps-") as path:
         os.chmod(path, 0o777)
         yield Path(path)
 
