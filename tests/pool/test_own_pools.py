@@ -102,10 +102,15 @@ def test_time():
         assert pool.run(time.sleep, 0.3) is None
 
 
+def write_for_ever():
+    while True:
+        print("x" * 10_000)
+
+
 def test_output_limit():
     """A call that writes more than it may is ended where that was asked for."""
     with ramet.Pool(size=1, spare=1, output=1000, output_action="kill") as pool:
-        found = pool.report(lambda: print("x" * 100_000))
+        found = pool.report(write_for_ever)
         assert found.status == "output-limit"
         assert pool.report(lambda: print("x" * 100)).status == "exited"
 
