@@ -20,6 +20,32 @@ def pool():
         yield made
 
 
+class Gate:
+    """What a call waits at until a test opens it: a file in a directory that both see."""
+
+    def __init__(self, directory):
+        directory.chmod(0o777)
+        self._file = directory / "open"
+        self.mount = ramet.Bind(str(directory), "/gate", writable=True)
+
+    def open(self):
+        self._file.touch()
+
+    @staticmethod
+    def wait():
+        import os
+        import time
+
+        while not os.path.exists("/gate/open"):
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A gate for the calls of a pool with mounts=[gate.mount]: they run gate.wait."""
+    return Gate(tmp_path)
+
+
 @pytest.fixture(autouse=True)
 def host_unchanged(request):
     """As everywhere; but a pool has other copies ready after a call than before."""

@@ -43,13 +43,16 @@ def test_shutdown_without_waiting():
     _wait_for_end(pool)
 
 
-def test_shutdown_that_cancels():
+def test_shutdown_that_cancels(gate):
     """shutdown(cancel_futures=True) cancels what has not begun, and finishes what has."""
-    pool = ramet.Pool(size=1, spare=1)
-    futures = [pool.submit(time.sleep, 0.2), *[pool.submit(double, n) for n in range(5)]]
-    pool.shutdown(cancel_futures=True)
-    assert futures[0].result(0) is None
+    pool = ramet.Pool(size=1, spare=1, mounts=[gate.mount])
+    futures = [pool.submit(gate.wait), *[pool.submit(double, n) for n in range(5)]]
+    pool.shutdown(wait=False, cancel_futures=True)
     assert [future.cancelled() for future in futures[1:]] == [True] * 5
+    gate.open()
+    pool.shutdown()
+    assert futures[0].result(0) is None
+    _wait_for_end(pool)
 
 
 def test_close_ends_calls_in_flight():

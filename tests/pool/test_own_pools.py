@@ -72,12 +72,13 @@ def test_results_too_large():
             pool.run(bytes, 2_000_000)
 
 
-def test_futures_are_cancelled_while_they_wait():
+def test_futures_are_cancelled_while_they_wait(gate):
     """A future that has not had its turn can be cancelled, and is never called."""
-    with ramet.Pool(size=1, spare=1) as pool:
-        first = pool.submit(time.sleep, 0.2)
+    with ramet.Pool(size=1, spare=1, mounts=[gate.mount]) as pool:
+        first = pool.submit(gate.wait)
         second = pool.submit(double, 1)
         assert second.cancel()
+        gate.open()
         assert first.result(60) is None
         assert second.cancelled()
 
@@ -102,10 +103,15 @@ def test_time():
         assert pool.run(time.sleep, 0.3) is None
 
 
+def write_for_ever():
+    while True:
+        print("x" * 10_000)
+
+
 def test_output_limit():
     """A call that writes more than it may is ended where that was asked for."""
     with ramet.Pool(size=1, spare=1, output=1000, output_action="kill") as pool:
-        found = pool.report(lambda: print("x" * 100_000))
+        found = pool.report(write_for_ever)
         assert found.status == "output-limit"
         assert pool.report(lambda: print("x" * 100)).status == "exited"
 
@@ -151,20 +157,21 @@ def test_calls_run_at_once(tmp_path):
         assert [future.result(60) for future in futures] == ["a", "b"]
 
 
-def test_tenants_take_turns(tmp_path):
+def test_tenants_take_turns(gate):
     """With one place, a tenant that has queued many calls lets another's one through after the next of its own."""
     done = []
-    with ramet.Pool(size=1, spare=1) as pool:
-        gate = threading.Event()
-        first = pool.submit(time.sleep, 0.3)
+    with ramet.Pool(size=1, spare=1, mounts=[gate.mount]) as pool:
+        over = threading.Event()
+        first = pool.submit(gate.wait)
         many, one = pool.options(tenant="many"), pool.options(tenant="one")
         futures = [many.submit(double, n) for n in range(5)]
         for future in futures:
             future.add_done_callback(lambda _: done.append("many"))
         last = one.submit(double, 1)
-        last.add_done_callback(lambda _: (done.append("one"), gate.set()))
+        last.add_done_callback(lambda _: (done.append("one"), over.set()))
+        gate.open()
         assert first.result(60) is None
-        assert gate.wait(60)
+        assert over.wait(60)
         assert [future.result(60) for future in futures] == [0, 2, 4, 6, 8]
     assert done.index("one") <= 2
 

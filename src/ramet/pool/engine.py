@@ -271,7 +271,8 @@ class Engine:
         """One that is ready, or the reason why there is none."""
         with self._changed:
             self._takers += 1
-            self._wake()
+            if not self._ready:
+                self._wake()
             try:
                 while True:
                     if self._closed:
@@ -290,7 +291,8 @@ class Engine:
                 self._takers -= 1
             ticket.clone = clone
             self._in_flight.add(ticket)
-            self._wake()
+            if not self._ready:
+                self._wake()  # else when this one has done its work: making the next would only delay it
             return clone
 
     def _wake(self) -> None:

@@ -47,6 +47,22 @@ class _Hidden(Exception):
     """A function or class of a module that the sandbox can't import."""
 
 
+class _ByName(pickle.Pickler):
+    """Refuses what the sandbox would not find under its name."""
+
+    def __init__(self, sink: io.BytesIO, reach: Reach, buffers: Buffers) -> None:
+        super().__init__(sink, PROTOCOL, buffer_callback=_keeping(buffers))
+        self._reach = reach
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called for all but plain data."""
+        if isinstance(obj, (type, FunctionType)) and not self._reach.has(obj.__module__):
+            raise _Hidden(obj)
+        if isinstance(obj, FunctionType) and "<" in obj.__qualname__:
+            raise _Hidden(obj)
+        return NotImplemented
+
+
 class Reach:
     """Which modules can be imported in a sandbox."""
 
@@ -99,18 +115,8 @@ class Reach:
             return self._by_value(what, buffers, hidden), buffers
 
     def _by_name(self, what: object, buffers: Buffers) -> bytes:
-        reach = self
-
-        class Pickler(pickle.Pickler):
-            def reducer_override(self, obj: Any) -> Any:
-                if isinstance(obj, (type, FunctionType)) and not reach.has(obj.__module__):
-                    raise _Hidden(obj)
-                if isinstance(obj, FunctionType) and "<" in obj.__qualname__:
-                    raise _Hidden(obj)
-                return NotImplemented
-
         sink = io.BytesIO()
-        Pickler(sink, PROTOCOL, buffer_callback=_keeping(buffers)).dump(what)
+        _ByName(sink, self, buffers).dump(what)
         return sink.getvalue()
 
     def _by_value(self, what: object, buffers: Buffers, hidden: _Hidden) -> bytes:
