@@ -15,6 +15,7 @@ from ramet.plan.ahead import MOUNT_NS, NET_NS, USER_NS, making, way_in
 from ramet.plan.encode import encode
 from ramet.plan.mould import PROC
 from ramet.run import image
+from ramet.run.hold import Signals
 from ramet.run.made import Made, Making
 from ramet.run.moulds import Cast, cast
 
@@ -134,6 +135,17 @@ def forget() -> None:
 
 def begin(kit: Kit) -> Preparing | None:
     """None where it can't be: the next run makes its own then, and tells what is wrong."""
+    signals = Signals()
+    try:
+        signals.hold()  # a handler's exception could come before somebody knows of a descriptor
+        return _begin(kit)
+    except OSError:
+        return None
+    finally:
+        signals.release()
+
+
+def _begin(kit: Kit) -> Preparing | None:
     mould = None
     if kit.mould is not None:
         mould = _mould(kit, kit.mould)
@@ -150,8 +162,6 @@ def begin(kit: Kit) -> Preparing | None:
             given[PROC] = proc = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         steps = () if kit.maps_itself else kit.sync
         return Preparing(made, Making(made, wanted, program, kit.flags, steps, join=join, given=given))
-    except OSError:
-        return None
     finally:
         if proc >= 0:
             os.close(proc)

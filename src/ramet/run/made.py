@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ramet import _core
-from ramet.plan.idmap import CONTROL
+from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
 from ramet.plan.life import CALLER
 from ramet.run import control, image
 from ramet.run.hold import Signals
@@ -30,6 +30,10 @@ class Closed:
 
     def __init__(self) -> None:
         self.by_slot: dict[Slot, tuple[int, tuple[int, int]]] = {}
+
+    def hold(self, slot: Slot, fd: int) -> None:
+        """Own this one too."""
+        self.by_slot[slot] = fd, image.identity(fd)
 
     def close(self) -> None:
         """Close them. What has got one of the numbers meanwhile is not ours to close."""
@@ -64,7 +68,7 @@ class Made:
 
     def hold(self, slot: Slot, fd: int) -> None:
         """Own this descriptor too."""
-        self._held.by_slot[slot] = fd, image.identity(fd)
+        self._held.hold(slot, fd)
 
     @property
     def inputs(self) -> dict[Slot, int]:
@@ -86,7 +90,7 @@ class Making:
     ready: readable when it does, or has failed: time for `meet`. Whoever drops this object ends the child.
     """
 
-    __slots__ = ("_begun", "_made", "_met", "_ours", "_steps", "_wanted")
+    __slots__ = ("_begun", "_ends", "_made", "_met", "_steps", "_wanted", "ready")
 
     def __init__(
         self,
@@ -99,14 +103,16 @@ class Making:
         join: Encoded,
         given: Mapping[Slot, int] | None = None,
     ) -> None:
-        """Run a program in a child made with these flags, from inside what `join` enters; steps: what the caller has to do for it."""
-        self._ours = theirs = -1
+        """Run a program in a child made with these flags, from inside what `join` enters; steps: what the caller has to do for it.
+
+        To be called with signals held: a handler's exception could come before somebody knows of a descriptor.
+        """
         self._made, self._wanted, self._steps = made, wanted, steps
         self._met: bool | None = None
-        signals = Signals()
+        self._ends: Closed = Held()
+        self.ready, theirs = control.pair()
+        self._ends.hold(CONTROL_CALLER_END, self.ready)
         try:
-            signals.hold()
-            self._ours, theirs = control.pair()
             theirs = image.above_standard(theirs)
             inputs = {CONTROL: theirs, CALLER: image.own_pidfd(), **(given or {})}
             self._begun = _core.begin(
@@ -116,40 +122,29 @@ class Making:
                 (join.blob, values_of(join, inputs)),
             )
         finally:
-            if theirs >= 0:
-                os.close(theirs)
-            signals.release()
-
-    @property
-    def ready(self) -> int:
-        return self._ours
+            os.close(theirs)
 
     def meet(self) -> bool:
         """Open what the child is in, make the caller's steps, let it end. True, so that it can be what ends a watch."""
-
-        def sync(pid: int, pidfd: int) -> None:
-            self._made.take(pid, self._wanted)
-            serve(self._steps, self._ours, pid)
-
-        if self._met is None:
-            try:
-                self._met = self._begun.meet(sync)
-            except OSError:
-                self._met = False
+        if self._met is not None:
+            return True
+        signals = Signals()
+        try:
+            signals.hold()
+            self._met = self._begun.meet(self._serve)
+        except OSError:
+            self._met = False
+        finally:
+            signals.release()
         return True
+
+    def _serve(self, pid: int, pidfd: int) -> None:
+        self._made.take(pid, self._wanted)
+        serve(self._steps, self.ready, pid)
 
     def finish(self) -> bool:
         """Wait for its end. False where it has failed."""
         self.meet()
         whole = self._begun.end()
-        self.close()
+        self._ends.close()
         return bool(whole and self._met)
-
-    def close(self) -> None:
-        fd, self._ours = self._ours, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ours"):
-            self.close()
