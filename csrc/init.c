@@ -93,13 +93,15 @@ static void end_the_rest(void)
         ;
 }
 
-/* Is / full, where it is a tmpfs with a limit? What has been deleted and is still open counts, so look before those end. */
+static const char *disk; /* where what the sandbox writes to is mounted */
+
+/* Is it full, where it is a tmpfs with a limit? What has been deleted and is still open counts, so look before those end. */
 static int disk_full(void)
 {
-    struct file_system at_root;
-    if (sys2(__NR_statfs, "/", &at_root) || at_root.type != TMPFS_MAGIC || !at_root.blocks)
+    struct file_system own;
+    if (sys2(__NR_statfs, disk, &own) || own.type != TMPFS_MAGIC || !own.blocks)
         return 0;
-    return !at_root.blocks_free || (at_root.files && !at_root.files_free);
+    return !own.blocks_free || (own.files && !own.files_free);
 }
 
 static _Noreturn void report_exit(int status)
@@ -179,9 +181,10 @@ static long parse_number(const char *text)
 
 static _Noreturn __attribute__((used)) void init_main(const uint64_t *stack)
 {
-    if (stack[0] != 2)
+    if (stack[0] != 3)
         leave();
     long payload = parse_number((const char *)stack[2]);
+    disk = (const char *)stack[3];
     sys2(__NR_prctl, SET_DUMPABLE, 0);
     sys2(__NR_prctl, SET_NAME, "ramet-init");
     keep_one_capability();

@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-/* Init's descriptors; it has no others. Its argv[1] is the pid of the payload, which is its child. */
+/* Init's descriptors; it has no others. Its argv[1] is the pid of the payload, which is its
+ * child; argv[2] a path in the file system that is the sandbox's own. */
 enum {
     INIT_CONTROL = 0, /* SOCK_SEQPACKET; its other end is the caller's. End of file: die. */
     INIT_CALLER = 1,  /* pidfd of the caller, readable when it is dead */
@@ -14,7 +15,7 @@ enum {
 /* To the caller: the payload ended, and all else in its pid namespace with it. */
 struct init_message {
     int32_t status; /* as wait4 gives it */
-    int32_t disk_full; /* / is a file system in memory, the sandbox's own, and had no room left */
+    int32_t disk_full; /* argv[2] is a file system in memory, the sandbox's own, and had no room left */
     int64_t user_usec, system_usec, max_rss_kib, minor_faults, major_faults, voluntary_switches,
         involuntary_switches; /* of all that init reaped */
 };

@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char *text = malloc(length + 1);
     fuzz_take(text, length);
     text[length] = 0;
-    uint64_t stack[] = {fuzz_u8() % 4 ? 2 : 1, 0, (uint64_t)(uintptr_t)text, 0};
+    uint64_t stack[] = {fuzz_u8() % 4 ? 3 : 1, 0, (uint64_t)(uintptr_t)text, (uint64_t)(uintptr_t)"/", 0};
     fuzz_clone(0, 0, start, stack);
     free(text);
     return 0;

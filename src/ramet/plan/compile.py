@@ -23,7 +23,7 @@ from ramet.errors import SpecError, UnsupportedError
 from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.ahead import entering, kit_for
 from ramet.plan.life import CALLER, die_with_caller
-from ramet.plan.mould import complete_root
+from ramet.plan.mould import DISK, complete_root
 from ramet.plan.mounts import build_root
 from ramet.plan.protections import protections
 from ramet.plan.shape import Shape
@@ -89,7 +89,7 @@ def compile(
         if not gated:
             hide_memory(child, "init", "hide our memory from the payload")
         stages["child"] = Stage("child", tuple(child.steps))
-        stages["init"] = _init(spec, facts)
+        stages["init"] = _init(spec, facts, DISK if ahead and ahead.mould else "/")
         stages["payload"] = _payload(
             *(Builder(), spec, facts, command, shape, held, filters, wall),
             gated=gated,
@@ -227,7 +227,7 @@ def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: Kit 
         finish.adopt_orphans(b)
 
 
-def _init(spec: Sandbox, facts: Facts) -> Stage:
+def _init(spec: Sandbox, facts: Facts, disk: str) -> Stage:
     """How the child becomes init, once the payload's process is there."""
     b = Builder()
     if spec.no_new_privs:
@@ -236,7 +236,7 @@ def _init(spec: Sandbox, facts: Facts) -> Stage:
     if inside or facts.capabilities:
         rights.keep_kill(b, has=bool(inside or facts.capable(rights.CAP_KILL)))
     finish.leave_group(b, spec)
-    finish.exec_init(b)
+    finish.exec_init(b, disk)
     return Stage("init", tuple(b.steps))
 
 

@@ -85,7 +85,7 @@ def leave_group(b: Builder, spec: Sandbox) -> None:
         b.call("setpgid", 0, 0)
 
 
-def exec_init(b: Builder) -> None:
+def exec_init(b: Builder, disk: str = "/") -> None:
     """exec the sealed copy of init, with its descriptors and no others; argv[1] is the payload's pid (csrc/init.h)."""
     b.about("init", "hand init its descriptors")
     b.call("dup3", CONTROL, INIT_CONTROL, 0)
@@ -100,7 +100,7 @@ def exec_init(b: Builder) -> None:
     b.call("chdir", "/")  # so that pivot_root takes us along
     b.about("init", "start init")
     pid = Block(PAYLOAD_PID, bytes(PID_TEXT_SIZE - 4))
-    argv = Block(Ptr("ramet-init"), Ptr(pid), bytes(8), text='["ramet-init", payload_pid]')
+    argv = Block(Ptr("ramet-init"), Ptr(pid), Ptr(disk), bytes(8), text=f'["ramet-init", payload_pid, "{disk}"]')
     b.call("execveat", INIT_SIGNALS + 1, "", argv, _strings(), AT_EMPTY_PATH)
 
 

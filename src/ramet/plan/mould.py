@@ -45,6 +45,8 @@ MOULD_USER, MOULD_MOUNT, PROC = Slot("mould_user"), Slot("mould_mnt"), Slot("pro
 NEEDED = frozenset({Namespace.USER, Namespace.NET, Namespace.MOUNT, Namespace.PID})
 #: Each run's own: where, and with which mode.
 WRITABLE = (("/tmp", 0o1777), (HOME, 0o700), ("/dev/shm", 0o1777))
+#: Where the file system of all of them is mounted.
+DISK = "/dev/shm"
 CAP_SYS_ADMIN = 21
 
 
@@ -164,8 +166,8 @@ def complete_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None
     tree = Tree(b, int(spec.disk), detached=True)
     b.about("Sandbox.disk", "make a file system for what is written")
     store = tree.new_tmpfs(0o700, tree.disk)
-    # It stays mounted, below a part of itself: to end a mount takes the kernel 0.2 ms (namespace_unlock() waits for RCU).
-    _cover(b, WRITABLE[-1][0], store)
+    # It stays mounted, below a part of itself (init sees there when it is full): to end a mount takes the kernel 0.2 ms (namespace_unlock() waits for RCU).
+    _cover(b, DISK, store)
     for where, mode in WRITABLE:
         name = where.rsplit("/", 1)[1]
         b.about(f"default {where}", f"make {where} writable")
