@@ -17,6 +17,7 @@ import ramet
 from needs import MUST_WORK, SLOW
 from observed import children, descriptors
 from ramet import lowlevel
+from ramet.cgroups import place
 
 READ = 63 if os.uname().machine == "aarch64" else 0
 
@@ -80,9 +81,11 @@ def host_unchanged(warm):
 
 
 def _host():
+    # A place for control groups is kept on purpose, and forgotten by whoever is moved; tests/cgroups looks after them.
+    kept = {spot.fd for found in place._places.values() for spot in found.spots}
     return {
         "children": children(),
-        "descriptors": set(descriptors().items()),
+        "descriptors": {(number, what) for number, what in descriptors().items() if number not in kept},
         "mounts": _mounts(),
         "files": _temporary_files(),
     }
