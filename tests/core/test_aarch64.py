@@ -459,7 +459,7 @@ def init(built):
     is left."""
     started = []
 
-    def start(script, *, prefix=(), words=("PAYLOAD",), watch=None, stdout=None):
+    def start(script, *, prefix=(), words=("PAYLOAD", "/"), watch=None, stdout=None):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         caller = os.pidfd_open(watch or os.getpid())
         argv = [*prefix, sys.executable, "-c", LAUNCHER, str(theirs.fileno()), str(caller), script]
@@ -498,8 +498,8 @@ def test_init_reports_the_payloads_end(init):
     assert told(init("kill -9 $$")[0]) == -9
 
 
-@pytest.mark.parametrize("words", [(), ("PAYLOAD", "more")])
-def test_init_wants_one_argument(init, words):
+@pytest.mark.parametrize("words", [(), ("PAYLOAD",), ("PAYLOAD", "/", "more")])
+def test_init_wants_two_arguments(init, words):
     """Without the payload's pid, or with more, init ends without a word."""
     control, process = init("exit 0", words=words)
     assert told(control) is None and process.wait() == 125
