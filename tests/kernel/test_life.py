@@ -237,9 +237,10 @@ def test_peak_that_may_be_the_callers_is_called_so():
     called the caller's; of a larger one it is its own."""
     large = bytearray(64 << 20)
     large[::4096] = b"x" * (len(large) // 4096)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     small = shell("true").usage
-    assert (small.memory_peak_of, small.memory_peak <= own) == ("caller", True)
+    # Afterwards, since a run is more for us too; and the kernel counts roughly (percpu counters).
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert (small.memory_peak_of, small.memory_peak <= own + (8 << 20)) == ("caller", True)
     more = own + (32 << 20)
     big = python(f"x = bytearray({more}); x[::4096] = b'x' * len(x[::4096])").usage
     assert big.memory_peak_of == "process"
