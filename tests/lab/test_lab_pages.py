@@ -241,9 +241,25 @@ def test_interrupted(number, when):
     process.send_signal(number)
     assert (b"", b"") == process.communicate(timeout=20)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    while group(worker) and time.monotonic() < deadline:
+    while session(worker) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert group(worker) == []
+    assert session(worker) == []
+
+
+def test_interrupted_with_a_file_open(monkeypatch, tmp_path):
+    """What an experiment has written is gone when it is ended in the middle; until then it is there."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen([*RAMET, "lab", *["files"] * 30], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 20
+        while not (written := files_below(tmp_path) & {"example.txt"}) and time.monotonic() < deadline:
+            pass
+        process.send_signal(number)
+        process.communicate(timeout=20)
+        assert written
+        while list(tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_reader_gone():
@@ -255,6 +271,11 @@ def test_reader_gone():
     assert process.wait(timeout=20) == 141
 
 
+def files_below(folder):
+    """Names, also while folders come and go."""
+    return {name for _, _, names in os.walk(folder) for name in names}
+
+
 def children(pid):
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
@@ -263,16 +284,16 @@ def children(pid):
         return []  # it has ended
 
 
-def group(leader):
-    """The processes of this group that have not ended."""
+def session(leader):
+    """The processes of this session that have not ended."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
-                state, _, its_group = file.read().rpartition(")")[2].split()[:3]
+                state, _, _, its_session = file.read().rpartition(")")[2].split()[:4]
         except OSError:
             continue  # it has ended
-        if its_group == leader and state != "Z":
+        if its_session == leader and state != "Z":
             found.append(pid)
     return found
 

@@ -51,9 +51,8 @@ def run_all(
 
 
 def _evidence(names: list[str], flags: int | None, timeout: float) -> Iterator[Evidence]:
-    """The evidence of each, as soon as it is there. The worker leads a session: all it has started ends with it."""
+    """The evidence of each, as soon as it is there. All that the worker has started ends with it."""
     import json
-    import signal
 
     from ramet.lab.evidence import from_json
 
@@ -72,8 +71,7 @@ def _evidence(names: list[str], flags: int | None, timeout: float) -> Iterator[E
             yield from_json(json.loads(line))
         worker.wait()
     finally:
-        if worker.poll() is None:
-            os.killpg(worker.pid, signal.SIGKILL)
+        worker.terminate()  # it ends what it has started, and removes their files
         with worker:
             os.close(complaints)
 

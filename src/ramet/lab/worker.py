@@ -2,7 +2,8 @@
 
 Started by `ramet.lab.runner` with a list of requests as JSON: a name each and, if wanted, other flags. Each evidence
 is a line of JSON on stdout. It has one thread, so that it can be copied by fork, and has loaded the experiments
-once for all of them: that makes each cost a fork, not a start of Python.
+once for all of them: that makes each cost a fork, not a start of Python. SIGTERM, or the end of its caller, ends it
+with the experiment that runs, and with the files of that.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import textwrap
 import time
 import traceback
+from contextlib import suppress
+from tempfile import TemporaryDirectory
 
 from ramet import _core, lowlevel
 from ramet.errors import UnsupportedError, errno_name
@@ -51,43 +55,76 @@ def main() -> int:
     """Run the experiments that the first argument names, one after the other. The second is the caller's pid."""
     requests, caller = json.loads(sys.argv[1]), int(sys.argv[2])
     _begin_plainly()
-    _end_with(caller)
     stdout = os.dup(1)
     with open("/dev/null", "wb") as nowhere:  # what a child prints is no evidence
         os.dup2(nowhere.fileno(), 1)
     experiments = [load(request["name"]) for request in requests]
-    for experiment, request in zip(experiments, requests, strict=True):
-        flags = experiment.flags if request["flags"] is None else CLONE(request["flags"])
-        child = os.fork()
-        if child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            _run(experiment, flags, stdout)
-        if os.waitpid(child, 0)[1]:
-            return 1  # its traceback is on stderr
+    with TemporaryDirectory(prefix="ramet-lab-") as tempfile.tempdir:  # an experiment that is killed removes no files
+        _end_with(caller)
+        for experiment, request in zip(experiments, requests, strict=True):
+            flags = experiment.flags if request["flags"] is None else CLONE(request["flags"])
+            if _forked(experiment, flags, stdout):
+                return 1  # its traceback is on stderr
     return 0
 
 
 def _begin_plainly() -> None:
-    """What a caller ignores, blocks or masks comes through exec: an ignored SIGCHLD would leave nothing to wait for."""
+    """What a caller ignores, blocks or masks comes through exec: an ignored SIGCHLD would leave nothing to wait for.
+
+    SIGTERM waits for `_end_with`.
+    """
     for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
     os.umask(0o022)
     os.chdir("/")
 
 
 def _end_with(caller: int) -> None:
-    """When the caller has died, however that was, kill all that runs in here: it is one process group."""
-    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
-    _core.syscall("prctl", NR["prctl"], PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    """From here SIGTERM ends this process in good order; it comes also when the caller has died, however that was."""
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, end)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if os.getppid() != caller:
         sys.exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    _core.syscall("prctl", NR["prctl"], option, value, 0, 0, 0)
+
+
+def _forked(experiment: Experiment, flags: CLONE, stdout: int) -> int:
+    """Its status. It leads a process group: all of that ends, should this process have to."""
+    child = 0
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        child = os.fork()
+        if child == 0:
+            _run(experiment, flags, stdout)
+        os.setpgid(child, child)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        status = os.waitpid(child, 0)[1]
+    except SystemExit:
+        with suppress(ProcessLookupError, ChildProcessError):  # it has ended by itself
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        raise
+    return status
 
 
 def _run(experiment: Experiment, flags: CLONE, stdout: int) -> None:
     """Run one, tell the evidence, and end: nothing of this process is used any more."""
     status = 1
     try:
+        os.setpgid(0, 0)
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         told = json.dumps(examine(experiment, flags).as_json()).encode()
         with open(stdout, "wb") as pipe:
             pipe.write(told + b"\n")
