@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import E2BIG, ENOMEM, ENOSPC
+from errno import E2BIG, ENFILE, ENOMEM, ENOSPC
 
 from ramet.errors import CommandError, Error, StepError
 from ramet.plan.render import clone_text, step_text
@@ -69,9 +69,12 @@ LITTLE = 4 << 20
 
 
 def _memory_is_little(plan: Plan, errno: int, *, cloning: bool) -> bool:
-    """Did a step fail for the limit of memory? exec says E2BIG when it can't have a page for the arguments, tmpfs ENOSPC."""
+    """Did a step fail for the limit of memory?
+
+    exec says E2BIG when it can't have a page for the arguments, tmpfs ENOSPC, socket ENFILE when it can't have an inode.
+    """
     memory = plan.spec.memory
-    said = (ENOMEM,) if cloning else (ENOMEM, E2BIG, ENOSPC)
+    said = (ENOMEM,) if cloning else (ENOMEM, E2BIG, ENOSPC, ENFILE)
     return memory is not None and int(memory) < LITTLE and errno in said
 
 
