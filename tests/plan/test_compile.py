@@ -292,6 +292,15 @@ def test_what_comes_from_no_mould():
     assert mould(ROOT.replace(capabilities=ROOT.capabilities & ~(1 << 21))) is None
 
 
+def test_what_a_mould_looks_at_is_what_it_shows():
+    """Each source of a mould is bound by its steps, and nothing else of the host is but devices: a file that it does not show
+    may change."""
+    mould = compile(Sandbox(), USER, TRUE).kit.mould
+    steps = mould.making().steps
+    bound = {step.args[1] for step in steps if step.call == "open_tree" and step.args[0] == -100}
+    assert {path for path in bound if not path.startswith("/dev/")} == set(mould.sources) != set()
+
+
 def test_what_can_be_made_ahead():
     """Equal kits stand for each other: what differs in the ids, lo or user namespaces inside has another; and none is there
     without both namespaces, with a join, with a helper that maps ids, or where the kernel ends the child by itself."""

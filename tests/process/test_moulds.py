@@ -240,7 +240,7 @@ def test_every_step_of_making_it_may_fail(monkeypatch):
 
     kit = plan_for(["true"], ramet.Sandbox()).kit
     need(kit, "a kernel on which namespaces are made ahead: before 7.1")
-    _whole, nowhere = moulds._programs(kit.mould, kit.machine)
+    _whole, nowhere = moulds._programs(kit.mould)
     fds = len(os.listdir("/proc/self/fd"))
     for stage, patch in (
         (kit.mould.making(), lambda blob: patched.setattr(moulds, "_programs", lambda *_: (blob, nowhere))),

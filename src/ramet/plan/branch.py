@@ -18,6 +18,7 @@ from functools import lru_cache
 from ramet.errors import SpecError
 from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.idmap import Maps
+from ramet.plan.mounts import neutral_umask
 from ramet.plan.protections import protections
 from ramet.plan.shape import Shape
 from ramet.plan.steps import Block, Builder, Plan, Slot, Stage
@@ -184,8 +185,7 @@ def _child(spec: Sandbox, facts: Facts, shape: Shape) -> Stage:
     b = Builder()
     assert shape.maps is not None
     idmap.map_ids(b, shape.maps)
-    b.about("Sandbox.umask", "set a neutral umask")
-    b.call("umask", 0)
+    neutral_umask(b)
     b.about("Sandbox.disk", "make the store of all that is written")
     tree = Tree(b, int(spec.disk), detached=facts.detached_trees)
     store = tree.new_tmpfs(0o755, int(spec.disk))
@@ -400,7 +400,7 @@ def _redo(view: _View, n: int, mount: Mount, kept: dict[int | str, Slot]) -> Non
 
 def _proc(view: _View, mount: Proc) -> None:
     b = view.b
-    proc = view.tree.new_fs("proc", NOSUID | NODEV | NOEXEC)
+    proc = view.tree.new_proc()
     view.tree.attach(proc, mount.destination, is_dir=True)
     if not view.shape.may_mount:
         name = f"keys{len(b.steps)}"
@@ -426,7 +426,7 @@ def _overlay(view: _View, where: str) -> Slot:
 def _dev(view: _View, mount: Dev) -> None:
     """The nodes are the host's, and read-only; what a copy could leave for others is in two places."""
     where = str(mount.destination)
-    view.put(view.tree.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666"), f"{where}/pts")
+    view.put(view.tree.new_devpts(), f"{where}/pts")
     if mount.shm_size is None:
         view.writable(f"{where}/shm", 0o1777)
     else:

@@ -16,17 +16,21 @@ from functools import lru_cache
 
 from ramet.plan.idmap import CONTROL, Maps, become, caller_writes, owner_outside
 from ramet.plan.life import die_with_caller, keep_only, wait_for_caller
-from ramet.plan.mounts import device_nodes, hide_keys, minimal_view, running_python, user_mounts
+from ramet.plan.mounts import (
+    device_nodes,
+    hide_keys,
+    minimal_view,
+    names_shown,
+    neutral_umask,
+    running_python,
+    stand_apart,
+    user_mounts,
+)
 from ramet.plan.shape import Shape
 from ramet.plan.steps import Builder, Slot, Stage
 from ramet.plan.tree import (
     AT_FDCWD,
     MOVE_MOUNT_F_EMPTY_PATH,
-    MS_PRIVATE,
-    MS_REC,
-    NODEV,
-    NOEXEC,
-    NOSUID,
     O_CLOEXEC,
     OPEN_TREE_CLONE,
     Tree,
@@ -86,7 +90,8 @@ class Mould:
     @property
     def sources(self) -> tuple[str, ...]:
         """Paths of the host that it shows. Where one is another file by now, the mould is out of date."""
-        shown = [path.real for path in self.facts.layout.values() if path.kind != "link"]
+        names = names_shown(self.facts, networked=False)
+        shown = [self.facts.layout[name].real for name in names if self.facts.layout[name].kind != "link"]
         return (*shown, *(real for _, real in self.facts.python))
 
     def making(self) -> Stage:
@@ -134,17 +139,14 @@ def _mould(facts: Facts, mounts: tuple[Mount, ...], uid: int, gid: int, owner: t
 
 
 def _fixed_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
-    b.about("Sandbox.namespaces", "keep mounts from spreading to the host")
-    b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
-    b.about("Sandbox.umask", "set a neutral umask")
-    b.call("umask", 0)
+    stand_apart(b)
     b.about("Sandbox.rootfs = 'minimal'", "make the root")
     tree = Tree(b, int(spec.disk), detached=True)
     tree.attach_root(tree.new_tmpfs(0o755, tree.disk), own=True)
     taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
     minimal_view(tree, spec, facts, shape, taken)
     b.about("default Proc()", "mount a /proc of nobody")
-    proc = tree.new_fs("proc", NOSUID | NODEV | NOEXEC)
+    proc = tree.new_proc()
     tree.attach(proc, "/proc", is_dir=True)
     b.close(proc)
     b.about("default Dev()", "mount /dev")
@@ -161,12 +163,12 @@ def _fixed_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
 
 def complete_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     """In a copy of a mould: what is the run's own. Paths lead through what nobody can change."""
-    b.about("Sandbox.umask", "set a neutral umask")
-    b.call("umask", 0)
+    neutral_umask(b)
     tree = Tree(b, int(spec.disk), detached=True)
     b.about("Sandbox.disk", "make a file system for what is written")
     store = tree.new_tmpfs(0o700, tree.disk)
-    # It stays mounted, below a part of itself (init sees there when it is full): to end a mount takes the kernel 0.2 ms (namespace_unlock() waits for RCU).
+    # It stays mounted, below a part of itself, where init sees when it is full: to end a mount takes the kernel 0.2 ms,
+    # since namespace_unlock() waits for RCU.
     _cover(b, DISK, store)
     for where, mode in WRITABLE:
         name = where.rsplit("/", 1)[1]
@@ -177,11 +179,11 @@ def complete_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None
         b.close(part)
     b.close(store)
     b.about("default Dev()", "mount /dev/pts")
-    pts = tree.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666")
+    pts = tree.new_devpts()
     _cover(b, "/dev/pts", pts)
     b.close(pts)
     b.about("default Proc()", "mount /proc")
-    proc = tree.new_fs("proc", NOSUID | NODEV | NOEXEC)
+    proc = tree.new_proc()
     _cover(b, "/proc", proc)
     hide_keys(tree, proc, sealed=True)
     b.close(proc)

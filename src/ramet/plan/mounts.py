@@ -60,10 +60,7 @@ S_IFREG = 0o100000
 
 def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     """The new root with everything in it, and into it."""
-    b.about("Sandbox.namespaces", "keep mounts from spreading to the host")
-    b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
-    b.about("Sandbox.umask", "set a neutral umask")
-    b.call("umask", 0)
+    stand_apart(b)
     tree = Tree(b, int(spec.disk), detached=facts.detached_trees)
     b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
     _make_root(tree, spec, facts, shape)
@@ -83,6 +80,19 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
         tree.mask(path)
     tree.seal()
     tree.enter()
+
+
+def stand_apart(b: Builder) -> None:
+    """Before anything is mounted: nothing of it reaches the host, and modes are as they are given."""
+    b.about("Sandbox.namespaces", "keep mounts from spreading to the host")
+    b.call("mount", 0, "/", 0, MS_REC | MS_PRIVATE, 0)
+    neutral_umask(b)
+
+
+def neutral_umask(b: Builder) -> None:
+    """So that what is made has the mode that it is given."""
+    b.about("Sandbox.umask", "set a neutral umask")
+    b.call("umask", 0)
 
 
 def user_mounts(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
@@ -130,11 +140,15 @@ def _overlay_root(tree: Tree, facts: Facts, shape: Shape, real: str) -> Slot:
     return _overlay(tree, facts, shape, ["lower"], None, None)
 
 
+def names_shown(facts: Facts, *, networked: bool) -> list[str]:
+    """The host's own paths in the minimal view."""
+    return [name for name in facts.layout if networked or name not in view.ETC_NETWORK]
+
+
 def minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
     """The host's programs and libraries, and a few files of /etc; but not what the user has put a mount at."""
     networked = Namespace.NET not in spec.namespaces
-    names = [name for name in facts.layout if networked or name not in view.ETC_NETWORK]
-    for name in names:
+    for name in names_shown(facts, networked=networked):
         if not _covered(name, taken):
             tree.b.about(f"default view: {name}", f"show {name}")
             _show(tree, name, facts)
@@ -222,7 +236,7 @@ def _tmpfs(tree: Tree, mount: Tmpfs, facts: Facts, shape: Shape, key: str) -> No
 
 def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None:
     # A new proc needs a pid namespace of one's own; with the caller's, the caller's /proc is the right one.
-    fd = tree.new_fs("proc", NOSUID | NODEV | NOEXEC) if shape.own_pids else tree.clone_host("/proc")
+    fd = tree.new_proc() if shape.own_pids else tree.clone_host("/proc")
     tree.attach(fd, mount.destination, is_dir=True)
     if shape.own_pids and not shape.may_mount:
         # Who may make a proc could not any more, had this one a part covered (mount_too_revealing in the kernel).
@@ -253,7 +267,7 @@ def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
         tree.attach(dev, where, is_dir=True)
         tree.sealed.append(dev)
     device_nodes(tree, dev, base, ("tty",) if shape.tty else ())
-    pts = tree.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666")
+    pts = tree.new_devpts()
     _mount_in(tree, dev, base + "pts", pts)
     if shape.tty and where == "/dev":
         shape.pts = pts

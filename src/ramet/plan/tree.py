@@ -92,6 +92,14 @@ class Tree:
         b.close(fs)
         return mount
 
+    def new_proc(self) -> Slot:
+        """A proc(5) of the maker's pid namespace."""
+        return self.new_fs("proc", NOSUID | NODEV | NOEXEC)
+
+    def new_devpts(self) -> Slot:
+        """Terminals of its own; anybody may open one (devpts in the kernel's Documentation)."""
+        return self.new_fs("devpts", NOSUID | NOEXEC, mode="0620", ptmxmode="0666")
+
     def new_tmpfs(self, mode: int, size: int | str, *, inodes: int | None = None) -> Slot:
         """A file system in memory of so many bytes.
 

@@ -148,7 +148,7 @@ def begin(kit: Kit) -> Preparing | None:
 def _begin(kit: Kit) -> Preparing | None:
     mould = None
     if kit.mould is not None:
-        mould = _mould(kit, kit.mould)
+        mould = _mould(kit.mould)
         if mould is None:
             _refused.add(kit)  # its plain form will do
             return None
@@ -167,12 +167,12 @@ def _begin(kit: Kit) -> Preparing | None:
             os.close(proc)
 
 
-def _mould(kit: Kit, mould: Mould) -> Cast | None:
+def _mould(mould: Mould) -> Cast | None:
     """The one that is kept, or a new one."""
     found = _moulds.get(mould)
     if found is not None and found.is_whole():  # whether it is current is asked by who takes a copy
         return found
-    made = cast(mould, kit.machine)
+    made = cast(mould)
     if made is not None:
         _moulds.pop(mould, None)
         _keep(_moulds, mould, made)

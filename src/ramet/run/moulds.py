@@ -62,18 +62,19 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _programs(mould: Mould, machine: str) -> tuple[Encoded, Encoded]:
+def _programs(mould: Mould) -> tuple[Encoded, Encoded]:
+    machine = mould.facts.machine
     return encode(mould.making(), machine), encode(Stage("join", ()), machine)
 
 
-def cast(mould: Mould, machine: str) -> Cast | None:
+def cast(mould: Mould) -> Cast | None:
     """Make its namespaces; None where that can't be, or the host has changed meanwhile."""
     wanted = {MOULD_MOUNT: Namespace.MOUNT}
     if mould.own_user:
         wanted[MOULD_USER] = Namespace.USER
     try:
         made = Cast(mould)
-        program, nowhere = _programs(mould, machine)
+        program, nowhere = _programs(mould)
         making = Making(made, wanted, program, mould.flags, mould.sync, join=nowhere)
     except OSError:
         return None
