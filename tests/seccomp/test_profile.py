@@ -15,6 +15,11 @@ from ramet.spec.seccomp import Condition, Rule, Seccomp
 MACHINE = os.uname().machine
 EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
 HIGH = 0xDEADBEEF << 32
+#: Arguments on which an answer of the profile can depend, and neighbours.
+MATTERING = (
+    *(0, 1, 2, 8, 10, 16, 17, 40, 0x5412, 0x541C, 0x5423, 0xFFFFFFFF, HIGH | 1, HIGH | 0x5412),
+    *(1 << n for n in range(64)),
+)
 #: Calls that the profile allows with some arguments and not with others.
 BY_ARGUMENT = {"socket", "socketpair", "clone", "personality", "ioctl"}
 
@@ -206,29 +211,12 @@ def test_the_shipped_programs(default):
     """The programs that are shipped answer every call, with every argument that matters, as the profile compiled anew does."""
     only(os.path.exists(filters.SHIPPED), "where the profile is shipped compiled")
     shipped = filters.programs_of(Sandbox())
-    values = [
-        0,
-        1,
-        2,
-        8,
-        10,
-        16,
-        17,
-        40,
-        0x5412,
-        0x541C,
-        0x5423,
-        0xFFFFFFFF,
-        HIGH | 1,
-        HIGH | 0x5412,
-        *(1 << n for n in range(64)),
-    ]
     for machine in AUDIT_ARCH:
         for number in [*range(library.NUMBERS_END + 8), *(n | 0x40000000 for n in range(520))]:
             assert answer(shipped, machine, number) == answer(default, machine, number), number
     for name in (*BY_ARGUMENT, "fcntl"):
         number = library.number(name)
-        for value in values:
+        for value in MATTERING:
             for arguments in ((value,), (0, value), (16, 3, value)):
                 assert answer(shipped, MACHINE, number, arguments) == answer(default, MACHINE, number, arguments)
 
@@ -340,26 +328,10 @@ def test_condensed(name):
             for arguments in ((), (2**64 - 1,) * 6, (1, 0x5412, 3)):
                 expected = answer(whole, machine, number, arguments)
                 assert answer(short, machine, number, arguments) == expected, (machine, number, arguments)
-    values = [
-        0,
-        1,
-        2,
-        10,
-        16,
-        17,
-        40,
-        0x5412,
-        0x541C,
-        0x5423,
-        0xFFFFFFFF,
-        HIGH | 1,
-        HIGH | 0x5412,
-        *(1 << n for n in range(64)),
-    ]
     for rule in (*policy.rules, *policy.vetoes):
         for call in rule.names if rule.when else ():
             number = library.number(call)
-            for value in values:
+            for value in MATTERING:
                 for arguments in ((value,), (0, value), (16, 3, value), (value, value, value)):
                     assert answer(short, MACHINE, number, arguments) == answer(whole, MACHINE, number, arguments)
 

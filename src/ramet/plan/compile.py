@@ -83,6 +83,7 @@ def compile(
     gated = shape.init and not function and _gated(spec, facts, shape)
     held = limits.hold(spec, groups, shape)
     wall = landlock.fence(spec, facts)
+    environment = finish.environment(spec, shape)
     child = Builder()
     _begin(child, spec, facts, shape, ahead=ahead, groups=groups)
     if shape.init:
@@ -91,7 +92,7 @@ def compile(
         stages["child"] = Stage("child", tuple(child.steps))
         stages["init"] = _init(spec, facts, DISK if ahead and ahead.mould else "/")
         stages["payload"] = _payload(
-            *(Builder(), spec, facts, command, shape, held, filters, wall),
+            *(Builder(), spec, facts, command, shape, environment, held, filters, wall),
             gated=gated,
             ahead=ahead,
             learn=learn,
@@ -99,7 +100,7 @@ def compile(
         )
     else:
         stages["child"] = _payload(
-            *(child, spec, facts, command, shape, held, filters, wall),
+            *(child, spec, facts, command, shape, environment, held, filters, wall),
             gated=False,
             ahead=ahead,
             learn=learn,
@@ -116,7 +117,7 @@ def compile(
         ahead=ahead,
         groups=groups,
         filters=filters,
-        environment=finish.environment(spec, shape),
+        environment=environment,
         function=function,
         protections=protections(spec, facts, shape, wall, held, filters),
         init=shape.init,
@@ -259,6 +260,7 @@ def _payload(
     facts: Facts,
     command: Command,
     shape: Shape,
+    environment: dict[str, str],
     held: Held,
     filters: tuple[bytes, ...],
     wall: landlock.Fence,
@@ -308,7 +310,7 @@ def _payload(
     if function:
         finish.unblock_signals(b)
     else:
-        finish.exec_payload(b, command, finish.environment(spec, shape))
+        finish.exec_payload(b, command, environment)
     return Stage("payload" if shape.init else "child", tuple(b.steps))
 
 

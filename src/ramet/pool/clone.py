@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from _thread import allocate_lock
 from time import monotonic
 
 from ramet.call import channel
@@ -19,7 +18,7 @@ from ramet.run import control
 from ramet.run.failure import step_failed
 from ramet.run.fork import CLONED, FAILED, NEWS, READY
 from ramet.run.guard import Guard
-from ramet.run.launch import Launched, kill
+from ramet.run.launch import Launched, kill, pid_of
 from ramet.run.process import _killing, finish
 from ramet.run.result import Ending
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
@@ -57,10 +56,7 @@ class Clone(_Process):
         self._zygote = zygote
         self._pages = -1  # buffers come in memfds: there is no telling which of many copies will need a pipe
         self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
-        self._launched, self._group = None, None
-        self._evidence = self._seen = self._ending = self._pumping = self._preparing = None
-        self._lock = allocate_lock()
-        self._text, self._files, self._read_ahead = None, {}, {}
+        self._begin_empty()
         self._relay = self._stop_when_told = False
         self._started = monotonic()
         self.is_ready, self._known, self._settled = False, False, False
@@ -174,7 +170,7 @@ class Clone(_Process):
             if readable(self._ours.fileno(), 0):
                 self._hear_payload()  # init was faster, and tells of the end of a copy that has told why
             raise ConnectionResetError("the zygote told nonsense")
-        pid = _pid_of(fds[0])
+        pid = pid_of(fds[0])
         if pid <= 0:  # ended already; or, from a session, whatever its code has put in the place of a pidfd
             os.close(fds[0])
             raise ConnectionResetError(f"its init has ended{self._last_words()}")
@@ -371,12 +367,3 @@ def not_made(error: OSError) -> StepError:
         stage="payload",
         hint=f"{error}; a limit that is too tight can be the reason, or somebody's SIGKILL",
     )
-
-
-def _pid_of(pidfd: int) -> int:
-    """In the caller's pid namespace; 0 where it has ended."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return max(0, int(line[4:]))
-    return 0

@@ -193,7 +193,10 @@ def _open_namespace(join: Join) -> int:
     try:
         if join.pidfd is None:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        path = f"/proc/{_pid_of(join.pidfd)}/ns/{join.kind.value}"
+        pid = pid_of(join.pidfd)
+        if not pid:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        path = f"/proc/{pid}/ns/{join.kind.value}"
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if readable(join.pidfd, 0):  # it has ended: the number may be another's by now
             os.close(fd)
@@ -209,12 +212,13 @@ def _open_namespace(join: Join) -> int:
         ) from None
 
 
-def _pid_of(pidfd: int) -> int:
+def pid_of(pidfd: int) -> int:
+    """In the caller's pid namespace; 0 where it has ended, or is in none of ours (proc_pid_fdinfo(5))."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
         for line in file:
-            if line.startswith("Pid:") and int(line[4:]) > 0:
-                return int(line[4:])
-    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            if line.startswith("Pid:"):
+                return max(0, int(line[4:]))
+    return 0
 
 
 def values_of(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:

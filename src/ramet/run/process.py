@@ -112,6 +112,20 @@ class Popen:
     Linux 5.14.
     """
 
+    def _begin_empty(self) -> None:
+        """What there is of a process before there is one."""
+        self._launched: Launched | None = None
+        self._group: Group | None = None
+        self._evidence: tuple[Evidence, Usage] | None = None
+        self._seen: Usage | None = None
+        self._preparing: Preparing | None = None
+        self._ending: Ending | None = None
+        self._text: tuple[str, str] | None = None
+        self._files: dict[int, Any] = {}
+        self._read_ahead: dict[int, bytes] = {}
+        self._pumping: Pump | None = None
+        self._lock = allocate_lock()
+
     def __init__(
         self,
         argv: Argv,
@@ -126,21 +140,12 @@ class Popen:
         pass_fds: Sequence[int] = (),
         **fields: Any,
     ) -> None:
-        self._launched: Launched | None = None
-        self._group: Group | None = None
-        self._evidence: tuple[Evidence, Usage] | None = None
-        self._seen: Usage | None = None
-        self._preparing: Preparing | None = None
-        self._ending: Ending | None = None
-        self._lock = allocate_lock()
+        self._begin_empty()
         self.sandbox = sandbox_with(sandbox, fields)
         self.plan = self._compile(argv, pass_fds)
         self.args = self.plan.command.argv
         decoded = text or encoding or errors
         self._text = _known_encoding(encoding or "utf-8", errors or "backslashreplace") if decoded else None
-        self._files: dict[int, Any] = {}
-        self._read_ahead: dict[int, bytes] = {}
-        self._pumping: Pump | None = None
         self._started = monotonic()
         signals = Signals()
         try:
