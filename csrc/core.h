@@ -40,6 +40,12 @@ extern const char core_vmsplice_doc[];
 PyObject *core_branch(PyObject *module, PyObject *args);
 extern const char core_branch_doc[];
 
+PyObject *core_watch_arenas(PyObject *module, PyObject *none);
+extern const char core_watch_arenas_doc[];
+
+PyObject *core_shelve(PyObject *module, PyObject *args);
+extern const char core_shelve_doc[];
+
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];
 

@@ -25,6 +25,8 @@ static PyMethodDef core_methods[] = {
     {"vmsplice", core_vmsplice, METH_VARARGS, core_vmsplice_doc},
     {"run", core_run, METH_VARARGS, core_run_doc},
     {"branch", core_branch, METH_VARARGS, core_branch_doc},
+    {"watch_arenas", core_watch_arenas, METH_NOARGS, core_watch_arenas_doc},
+    {"shelve", core_shelve, METH_VARARGS, core_shelve_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},

@@ -88,6 +88,12 @@ def branch(
 ) -> tuple[int, int, int, int, int] | None:
     """A copy of this process in a sandbox; None in the copy, else as `spawn`."""
 
+def watch_arenas() -> None:
+    """From now on note where Python's allocator has its memory."""
+
+def shelve(fd: int, heap: int, /) -> int:
+    """Put the heap from that address on (0: none) and the noted arenas into a file, and map that in their place; how many bytes."""
+
 def msgpack_check(data: _ReadBuffer, /) -> bool:
     """Is it one msgpack value with text for every key?"""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from needs import SLOW, only
 from ramet.bpf import ALLOW
 from ramet.plan.encode import failing
 from ramet.pool import warm
+from ramet.run.image import SEALS
 from ramet.seccomp import filters, library, profile
 from ramet.seccomp.simulate import answer
 
@@ -172,6 +174,39 @@ def _zygote_of(pool):
     init = pool._engine.zygote.pid
     with open(f"/proc/{init}/task/{init}/children") as file:
         return int(file.read().split()[0])
+
+
+def test_what_is_loaded_lies_in_a_file():
+    """What the zygote has loaded is in a file that copies have mapped, not in pages that each has copied; it is the same in each,
+    whatever another has done to its own. The file is sealed, and no copy can open it."""
+
+    def change():
+        import builtins
+
+        with open("/proc/self/maps") as file:
+            places = [line.split()[0] for line in file if "/memfd:ramet-zygote" in line]
+        sound = builtins.things == [str(n) for n in range(300_000)]
+        for n in range(300_000):
+            builtins.things[n] = b""
+        sizes = [int(end, 16) - int(start, 16) for start, end in (place.split("-") for place in places)]
+        try:
+            os.open(f"/proc/self/map_files/{places[0]}", os.O_RDWR)
+        except OSError as error:
+            return sound, sum(sizes), errno.errorcode[error.errno]
+
+    with ramet.Pool(
+        size=1, spare=0, prepare="import builtins; builtins.things = [str(n) for n in range(300_000)]"
+    ) as pool:
+        for _ in range(2):
+            sound, size, refused = pool.run(change)
+            assert sound
+            assert size > 15 << 20
+            assert refused in ("EPERM", "EACCES", "ENOENT")
+        if os.geteuid() == 0:
+            folder = f"/proc/{_zygote_of(pool)}/map_files"
+            place = next(one for one in os.listdir(folder) if "ramet-zygote" in os.readlink(f"{folder}/{one}"))
+            with open(f"{folder}/{place}", "rb") as file:
+                assert fcntl.fcntl(file, fcntl.F_GET_SEALS) == SEALS
 
 
 def test_every_step_of_a_copy_that_fails_is_told(monkeypatch):

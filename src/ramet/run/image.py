@@ -83,7 +83,7 @@ def init_image() -> int:
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_init")
     with open(path, "rb", buffering=0) as file:
         content = file.readall()
-    fd = _memfd("ramet-init", executable=True)
+    fd = memfd("ramet-init", executable=True)
     try:
         os.write(fd, content)
         os.fchmod(fd, 0o111)  # who can't read a program can't trace who runs it: would_dump() in the kernel
@@ -94,7 +94,8 @@ def init_image() -> int:
     return _keep(_init, "init", kept)
 
 
-def _memfd(name: str, *, executable: bool) -> int:
+def memfd(name: str, *, executable: bool) -> int:
+    """A file in memory that can be sealed, see memfd_create(2)."""
     flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
     try:
         # Since Linux 6.3 one says which; without it vm.memfd_noexec decides, and warns in the log.
