@@ -137,9 +137,8 @@ def _runs(values: list[int]) -> str:
 
 def _beside_default(default: dict[str, Any]) -> list[str]:
     lines = ["With no field at all, ramet.run(argv) does what the last step does, except:"]
-    missing = ["this filter (it has the default profile instead)", *default["only_here"]]
     own = [f"uid {default['uid_there']} inside, not {default['uid_here']}", *default["only_there"]]
-    for label, doings in (("it lacks", missing), ("it has", own)):
+    for label, doings in (("it lacks", default["only_here"]), ("it has", own)):
         body = wrap("; ".join(doings), WIDTH - 12)
         lines += [f"  {label:<10}{body[0]}", *(" " * 12 + line for line in body[1:])]
     return lines

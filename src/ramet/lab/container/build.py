@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 
 from ramet.errors import Error, errno_name
-from ramet.host.facts import facts_for
 from ramet.lab.container.observe import observe
 from ramet.lab.container.outside import VARIABLE, Outside
 from ramet.lab.container.rows import GROUPS, LABELS
 from ramet.lab.container.stages import stages
-from ramet.plan.compile import compile
 from ramet.plan.idmap import payload_ids
-from ramet.spec import Command, Sandbox
+from ramet.spec import Sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ def _told(error: Exception) -> str:
 
 
 def _plan(sandbox: Sandbox | None) -> Plan | None:
-    return None if sandbox is None else compile(sandbox, facts_for(sandbox), Command(("/bin/true",)))
+    return None if sandbox is None else sandbox.plan(["/bin/true"])
 
 
 def _beside_the_default(last: Plan | None) -> dict[str, Any]:

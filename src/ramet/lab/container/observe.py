@@ -6,7 +6,6 @@ import os
 
 from ramet.errors import Error
 from ramet.host.namespaces import read_process
-from ramet.lab.container.filter import refusing
 from ramet.lab.container.inside import source
 from ramet.lab.container.interpreter import caller_python, container_python
 from ramet.lab.container.outside import VARIABLE
@@ -127,8 +126,6 @@ def _sandboxed(stage: Stage, outside: Outside, theirs: socket.socket) -> Iterato
 
     python = container_python()
     argv = [python, "-I", "-S", "-c", source("probe.py"), "1"]
-    if stage.filtered:
-        argv = refusing(argv, python)
     doors = (outside.fd,) if stage.open_door else ()
     process = Popen(argv, stage.sandbox, stdout=theirs.fileno(), pass_fds=doors)
     try:

@@ -29,10 +29,10 @@ class Stage:
     """One step.
 
     sandbox: what runs now, or None where it is lowlevel.clone3 with these flags. adds: the fields that changed.
-    filtered: is the seccomp filter installed? open_door: is the caller's open file passed on?
+    open_door: is the caller's open file passed on?
     """
 
-    __slots__ = ("adds", "filtered", "flags", "key", "open_door", "sandbox", "title", "why")
+    __slots__ = ("adds", "flags", "key", "open_door", "sandbox", "title", "why")
 
     def __init__(
         self,
@@ -43,12 +43,11 @@ class Stage:
         flags: CLONE | None = None,
         sandbox: Sandbox | None = None,
         adds: dict[str, Any] | None = None,
-        filtered: bool = False,
         open_door: bool = True,
     ) -> None:
         self.key, self.title, self.why = key, title, why
         self.flags, self.sandbox, self.adds = flags, sandbox, adds or {}
-        self.filtered, self.open_door = filtered, open_door
+        self.open_door = open_door
 
     @property
     def code(self) -> str:
@@ -59,8 +58,6 @@ class Stage:
         lines = [written(name, value) for name, value in self.adds.items()]
         if self.key == "ids":
             lines.append("# until they come back: " + ", ".join(TURNED_OFF))
-        if self.key == "seccomp":
-            lines.append("argv=refusing(argv, python)")
         if not self.open_door:
             lines.append("pass_fds=()")
         return "\n".join(lines)
@@ -111,14 +108,13 @@ def stages(variables: dict[str, str]) -> list[Stage]:
         ),
     ]
 
-    def add(key: str, title: str, why: str, *, filtered: bool = False, open_door: bool = True, **fields: Any) -> None:
+    def add(key: str, title: str, why: str, *, open_door: bool = True, **fields: Any) -> None:
         before = found[-1].sandbox
         assert before is not None
         sandbox = before.replace(**fields)
         if "namespaces" in fields:
             fields["namespaces"] -= before.namespaces
-        stage = Stage(key, title, why, sandbox=sandbox, adds=fields, filtered=filtered, open_door=open_door)
-        found.append(stage)
+        found.append(Stage(key, title, why, sandbox=sandbox, adds=fields, open_door=open_door))
 
     add(
         "root",
@@ -159,17 +155,17 @@ def stages(variables: dict[str, str]) -> list[Stage]:
     )
     add(
         "seccomp",
-        "A filter of system calls",
-        "What no namespace and no capability covers: calls themselves. The filter here is a few lines long, to show"
-        " what one does.",
-        filtered=True,
+        "A filter of system calls, and a second wall",
+        "What no namespace and no capability covers: calls themselves. seccomp allows the calls that programs need and"
+        " refuses the rest. Landlock says once more which files it may use, should a mount be wrong.",
+        seccomp="default",
+        landlock=True,
     )
     add(
         "exec",
         "The last things before exec",
         "A clean environment, a session of its own, every other descriptor closed. What runs now is the container's"
         " program.",
-        filtered=True,
         open_door=False,
         env={},
         new_session=True,

@@ -228,13 +228,12 @@ def _changes(stage: dict[str, Any], before: dict[str, Any] | None, keys: list[st
 
 
 def _beside_default(default: dict[str, Any]) -> Markup:
-    lacks = ["this filter (it has the default profile instead)", *default["only_here"]]
     own = [f"uid {default['uid_there']} inside, not {default['uid_here']}", *default["only_there"]]
     return element(
         "p",
         "With no field at all, ",
         element("code", "ramet.run(argv)"),
-        f" does what the last step does, except: it lacks {'; '.join(lacks)}; it has {'; '.join(own)}.",
+        f" does what the last step does, except: it lacks {'; '.join(default['only_here'])}; it has {'; '.join(own)}.",
     )
 
 
