@@ -20,7 +20,7 @@ from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.idmap import Maps
 from ramet.plan.mounts import neutral_umask
 from ramet.plan.protections import protections
-from ramet.plan.shape import Shape
+from ramet.plan.shape import Shape, is_below
 from ramet.plan.steps import Block, Builder, Plan, Slot, Stage
 from ramet.plan.tree import (
     AT_FDCWD,
@@ -109,8 +109,8 @@ def check_spec(spec: Sandbox) -> None:
 
 def of_zygote(spec: Sandbox, **changes: object) -> Sandbox:
     """The sandbox of the zygote: the same view, without the walls that it could not build others behind."""
-    masked = tuple(path for path in spec.masked_paths if not _is_below(path, "/proc"))
-    readonly = tuple(path for path in spec.readonly_paths if not _is_below(path, "/proc"))
+    masked = tuple(path for path in spec.masked_paths if not is_below(path, "/proc"))
+    readonly = tuple(path for path in spec.readonly_paths if not is_below(path, "/proc"))
     unlimited = {name: spec._defaults[name] for name in _OF_CALLS}
     return spec.replace(
         **{
@@ -263,15 +263,10 @@ class _View:
         self.tree.root = b.open("root", "openat", AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0)
         self.tree.foreign.append("/")
         self.anew: list[str] = []
-        self.taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
-
-    def is_free(self, where: str) -> bool:
-        """Has the user put nothing of their own there, or above it?"""
-        return not any(_is_below(where, taken) for taken in self.taken)
 
     def is_covered(self, where: str) -> bool:
         """Has something been put over it?"""
-        return any(_is_below(where, above) for above in self.anew)
+        return any(is_below(where, above) for above in self.anew)
 
     def writable(self, where: str, mode: int) -> None:
         """A directory of the store; the copy may have made it, and filled it, before."""
@@ -295,11 +290,7 @@ def places(spec: Sandbox) -> dict[str, str]:
     home = HOME if spec.rootfs in (None, "minimal") else None
     found = [where for where in ("/tmp", home, "/dev/shm") if where is not None]
     taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
-    return {where: store_name(where) for where in found if not any(_is_below(where, one) for one in taken)}
-
-
-def _is_below(path: str, above: str) -> bool:
-    return path == above or path.startswith(above.rstrip("/") + "/")
+    return {where: store_name(where) for where in found if not any(is_below(where, one) for one in taken)}
 
 
 def _refresh(view: _View) -> None:
@@ -331,16 +322,16 @@ def _cover(view: _View) -> None:
 
 def _keep_below(view: _View) -> dict[int | str, Slot]:
     """What is bound below a place that will be covered: a hold on it, as long as there is a path to it."""
-    covered = [where for where, _ in _places(view)]
+    covered = [where for where, _ in view.shape.writable]
     kept: dict[int | str, Slot] = {}
     for prefix in view.shape.python:
-        if view.is_free(prefix) and any(_is_below(prefix, above) for above in covered):
+        if view.shape.is_free(prefix) and any(is_below(prefix, above) for above in covered):
             view.b.about("default view: the running Python", f"keep {prefix}")
             kept[prefix] = _hold(view, prefix)
     for n, mount in enumerate(view.spec.mounts):
         where = str(mount.destination)  # type: ignore[attr-defined]
         there = not isinstance(mount, Bind) or mount.source in view.facts.paths
-        if isinstance(mount, (Bind, File)) and there and any(_is_below(where, above) for above in covered):
+        if isinstance(mount, (Bind, File)) and there and any(is_below(where, above) for above in covered):
             view.b.about(f"Sandbox.mounts[{n}]", f"keep {where}")
             kept[n] = _hold(view, where)
         elif isinstance(mount, _FRESH):
@@ -352,25 +343,15 @@ def _hold(view: _View, where: str) -> Slot:
     return view.b.open("kept", "open_tree", AT_FDCWD, where, OPEN_TREE_CLONE | O_CLOEXEC | AT_RECURSIVE)
 
 
-def _places(view: _View) -> list[tuple[str, int]]:
-    """The default writable places, unless the user has put something there."""
-    if view.shape.root == "empty":
-        return []
-    found = [("/tmp", 0o1777)]
-    if view.shape.root == "minimal":
-        found.append((view.shape.home, 0o700))
-    return [(where, mode) for where, mode in found if view.is_free(where)]
-
-
 def _default_places(view: _View) -> None:
-    if view.shape.root != "empty":
-        if view.is_free("/proc"):
+    for mount in view.shape.default_mounts:
+        if isinstance(mount, Proc):
             view.b.about("default Proc()", "mount /proc")
-            _proc(view, Proc())
-        if view.is_free("/dev"):
+            _proc(view, mount)
+        else:
             view.b.about("default Dev()", "make terminals and /dev/shm anew")
-            _dev(view, Dev())
-    for where, mode in _places(view):
+            _dev(view, mount)
+    for where, mode in view.shape.writable:
         view.b.about(f"default {where}", f"make {where} writable")
         view.writable(where, mode)
 

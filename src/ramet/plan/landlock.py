@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ramet.host.facts import Facts
     from ramet.plan.shape import Shape
     from ramet.spec import Command, Sandbox
+    from ramet.spec.mounts import Mount
 
 RULE_PATH_BENEATH, RULE_NET_PORT = 1, 2
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, MAKE_CHAR, MAKE_BLOCK = 1, 2, 4, 8, 1 << 6, 1 << 11
@@ -163,29 +164,27 @@ def _rules(spec: Sandbox, facts: Facts, shape: Shape) -> Iterator[tuple[str, int
         yield "/", everything, True, True
     else:
         yield "/", READING, True, True
-    mounts = list(spec.mounts)
-    if shape.root != "empty":
-        taken = [str(mount.destination) for mount in mounts]  # type: ignore[attr-defined]
-        own = [Proc(), Dev(), Tmpfs("/tmp"), *([Tmpfs(shape.home)] if shape.root == "minimal" else [])]
-        mounts += [mount for mount in own if not _covered(mount.destination, taken)]  # type: ignore[attr-defined]
-    default = set(spec.mounts)
-    for mount in mounts:
-        where, certain = str(mount.destination), mount not in default  # type: ignore[attr-defined]
-        if isinstance(mount, Bind):
-            if mount.writable and mount.source in facts.paths:
-                yield where, everything, facts.paths[mount.source].kind == "dir", certain
-        elif isinstance(mount, Dev):
-            yield where, everything | IOCTL_DEV, True, certain
-            # The caller's own /dev/null, as stdin, lies beneath nothing; it is the same file.
-            yield f"{where}/null", OF_FILES, False, certain
-        elif isinstance(mount, Proc):
-            yield where, READING | WRITE_FILE | TRUNCATE, True, certain
-        elif isinstance(mount, (Tmpfs, Overlay, Mqueue)):
-            yield where, everything, True, certain
+    for mount in spec.mounts:
+        yield from _rules_of(mount, facts, certain=False)
+    for mount in shape.default_mounts:
+        yield from _rules_of(mount, facts, certain=True)
+    for where, _ in shape.writable:
+        yield where, everything, True, True
 
 
-def _covered(path: str, taken: list[str]) -> bool:
-    return any(path == where or path.startswith(where + "/") for where in taken)
+def _rules_of(mount: Mount, facts: Facts, *, certain: bool) -> Iterator[tuple[str, int, bool, bool]]:
+    everything, where = ~NOT_GIVEN, str(mount.destination)  # type: ignore[attr-defined]
+    if isinstance(mount, Bind):
+        if mount.writable and mount.source in facts.paths:
+            yield where, everything, facts.paths[mount.source].kind == "dir", certain
+    elif isinstance(mount, Dev):
+        yield where, everything | IOCTL_DEV, True, certain
+        # The caller's own /dev/null, as stdin, lies beneath nothing; it is the same file.
+        yield f"{where}/null", OF_FILES, False, certain
+    elif isinstance(mount, Proc):
+        yield where, READING | WRITE_FILE | TRUNCATE, True, certain
+    elif isinstance(mount, (Tmpfs, Overlay, Mqueue)):
+        yield where, everything, True, certain
 
 
 def _listed(spec: Sandbox, facts: Facts) -> Iterator[tuple[str, int, bool, bool]]:

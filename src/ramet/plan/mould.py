@@ -143,8 +143,7 @@ def _fixed_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     b.about("Sandbox.rootfs = 'minimal'", "make the root")
     tree = Tree(b, int(spec.disk), detached=True)
     tree.attach_root(tree.new_tmpfs(0o755, tree.disk), own=True)
-    taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
-    minimal_view(tree, spec, facts, shape, taken)
+    minimal_view(tree, spec, facts, shape)
     b.about("default Proc()", "mount a /proc of nobody")
     proc = tree.new_proc()
     tree.attach(proc, "/proc", is_dir=True)
@@ -155,7 +154,7 @@ def _fixed_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     for where in (*(where for where, _ in WRITABLE), "/dev/pts"):
         b.about(f"default {where}", f"make a place for {where}")
         tree.make_directory(where, 0o755)
-    running_python(tree, facts, shape, taken)
+    running_python(tree, facts, shape)
     user_mounts(tree, spec, facts, shape)
     tree.seal()
     tree.enter()

@@ -64,13 +64,12 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     tree = Tree(b, int(spec.disk), detached=facts.detached_trees)
     b.about(f"Sandbox.rootfs = {shape.root!r}", "make the root")
     _make_root(tree, spec, facts, shape)
-    taken = [str(mount.destination) for mount in spec.mounts]  # type: ignore[attr-defined]
     if shape.root == "minimal":
-        minimal_view(tree, spec, facts, shape, taken)
+        minimal_view(tree, spec, facts, shape)
     if shape.root != "empty":
-        _default_mounts(tree, facts, shape, taken)
+        _default_mounts(tree, facts, shape)
     if shape.root == "minimal":
-        running_python(tree, facts, shape, taken)
+        running_python(tree, facts, shape)
     user_mounts(tree, spec, facts, shape)
     for n, path in enumerate(spec.readonly_paths):
         b.about(f"Sandbox.readonly_paths[{n}]", f"make {path} read-only")
@@ -107,11 +106,6 @@ def _short(mount: Mount) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _covered(path: str, taken: list[str]) -> bool:
-    """Has the user put something of their own there, or above it?"""
-    return any(path == where or path.startswith(where + "/") for where in taken)
-
-
 def _make_root(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     if shape.root in ("minimal", "empty"):
         tree.attach_root(tree.new_tmpfs(0o755, tree.disk), own=True)
@@ -145,11 +139,11 @@ def names_shown(facts: Facts, *, networked: bool) -> list[str]:
     return [name for name in facts.layout if networked or name not in view.ETC_NETWORK]
 
 
-def minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: list[str]) -> None:
+def minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     """The host's programs and libraries, and a few files of /etc; but not what the user has put a mount at."""
     networked = Namespace.NET not in spec.namespaces
     for name in names_shown(facts, networked=networked):
-        if not _covered(name, taken):
+        if shape.is_free(name):
             tree.b.about(f"default view: {name}", f"show {name}")
             _show(tree, name, facts)
     made = {
@@ -160,15 +154,15 @@ def minimal_view(tree: Tree, spec: Sandbox, facts: Facts, shape: Shape, taken: l
     if not networked:
         made["/etc/hosts"] = view.HOSTS
     for name, content in made.items():
-        if not _covered(name, taken):
+        if shape.is_free(name):
             tree.b.about(f"default view: {name}", f"make {name}")
             tree.make_file(name, content.encode(), 0o644)
 
 
-def running_python(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) -> None:
+def running_python(tree: Tree, facts: Facts, shape: Shape) -> None:
     """After /tmp and the home directory: the prefix may lie below one of these."""
     for prefix, real in facts.python:
-        if not _covered(prefix, taken):
+        if shape.is_free(prefix):
             tree.b.about("default view: the running Python", f"show {prefix}")
             if prefix in shape.prepared:
                 _attach_prepared(tree, shape.prepared[prefix].slot, prefix, is_dir=True)
@@ -193,19 +187,14 @@ def _bind_host(tree: Tree, where: str, real: str, *, is_dir: bool) -> None:
     tree.b.close(mount)
 
 
-def _default_mounts(tree: Tree, facts: Facts, shape: Shape, taken: list[str]) -> None:
+def _default_mounts(tree: Tree, facts: Facts, shape: Shape) -> None:
     """proc and dev, and what may be written to. The user's own mount at, or above, such a place replaces it."""
-    for mount in (Proc(), Dev()):
-        if not _covered(mount.destination, taken):
-            tree.b.about(f"default {mount!r}", f"mount {mount.destination}")
-            _APPLY[type(mount)](tree, mount, facts, shape, "")
-    places = [("/tmp", 0o1777)]
-    if shape.root == "minimal":
-        places.append((shape.home, 0o700))
-    for where, mode in places:
-        if not _covered(where, taken):
-            tree.b.about(f"default {where}", f"make {where} writable")
-            tree.attach_writable(where, mode)
+    for mount in shape.default_mounts:
+        tree.b.about(f"default {mount!r}", f"mount {mount.destination}")
+        _APPLY[type(mount)](tree, mount, facts, shape, "")
+    for where, mode in shape.writable:
+        tree.b.about(f"default {where}", f"make {where} writable")
+        tree.attach_writable(where, mode)
 
 
 def _bind(tree: Tree, mount: Bind, facts: Facts, shape: Shape, key: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import namedtuple
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import NamedTuple, TypeAlias
 
     from ramet.host.facts import Facts
@@ -43,6 +44,9 @@ else:
 
         __slots__ = ()
 
+
+#: A Step of its fields in order, at half the price of Step(...): a plan has two hundred.
+_step: Callable[[tuple[object, ...]], Step] = partial(tuple.__new__, Step)
 
 AT_FDCWD = -100
 O_WRONLY = os.O_WRONLY
@@ -215,22 +219,22 @@ class Builder:
 
     def call(self, name: str, *args: Arg, allow: tuple[int, ...] = (), expect: int | None = None) -> None:
         """Add a step whose result is not needed."""
-        self.steps.append(Step(name, args, None, self.origin, self.doing, allow, expect, False))
+        self.steps.append(_step((name, args, None, self.origin, self.doing, allow, expect, False)))
 
     def attempt(self, name: str, *args: Arg) -> None:
         """Add a step that may fail as long as a later one of its kind does not."""
-        self.steps.append(Step(name, args, None, self.origin, self.doing, (), None, True))
+        self.steps.append(_step((name, args, None, self.origin, self.doing, (), None, True)))
 
     def open(self, slot: str, name: str, *args: Arg, allow: tuple[int, ...] = ()) -> Slot:
         """Add a step that opens a descriptor, kept in a slot of this name and a number."""
         self._counter += 1
         result = Slot(f"{slot}{self._counter}")
-        self.steps.append(Step(name, args, result, self.origin, self.doing, allow, None, False))
+        self.steps.append(_step((name, args, result, self.origin, self.doing, allow, None, False)))
         return result
 
     def close(self, slot: Slot, allow: tuple[int, ...] = ()) -> None:
         """Add a close."""
-        self.steps.append(Step("close", (slot,), None, self.origin, self.doing, allow, None, False))
+        self.steps.append(_step(("close", (slot,), None, self.origin, self.doing, allow, None, False)))
 
     def write_file(self, path: str, content: str, at: int | Slot = AT_FDCWD) -> None:
         """Open a file of /proc, below a directory or by its whole path (AT_FDCWD), write to it in one call, close it."""
