@@ -23,6 +23,12 @@ HERE = Path(__file__).parent
 ARGV = ["/bin/true"]
 LIMITS = {"memory": 64 << 20, "processes": 20, "cpus": 1.0}
 WITHOUT, WITH = "ramet.run, no limits", "ramet.run, memory, pids and cpus"
+FLOOR = "C floor: groups, clone, execve, wait"
+#: The same limits as files of each version.
+FILES = {
+    1: {"memory": "memory.limit_in_bytes=64M", "pids": "pids.max=20", "cpu": "cpu.cfs_quota_us=100000"},
+    2: {"memory": "memory.max=64M", "pids": "pids.max=20", "cpu": "cpu.max=100000 100000"},
+}
 
 
 def measure(report: Report, directory: str, rounds: int) -> None:
@@ -36,7 +42,7 @@ def measure(report: Report, directory: str, rounds: int) -> None:
         WITHOUT: timed(lambda: ramet.run(ARGV, plain, check=True)),
         WITH: timed(lambda: ramet.run(ARGV, limited, check=True)),
     }
-    others = dict(_others(report, directory))
+    others = {FLOOR: _floor(directory, plain), **dict(_others(report, directory))}
     try:
         found = interleaved(candidates | others, rounds)
     finally:
@@ -50,6 +56,20 @@ def measure(report: Report, directory: str, rounds: int) -> None:
     for name, at_least in (("crun run", 8), ("runc run", 15), ("systemd-run --scope", None)):
         if name in found:
             report.add("", ratio(f"{name} / ramet with limits", found[name], found[WITH], at_least=at_least))
+    report.add("", ratio("ramet with limits / C floor", found[WITH], found[FLOOR]))
+    if "crun run" in found:
+        report.add("", ratio("crun run / C floor", found["crun run"], found[FLOOR]))
+
+
+def _floor(directory: str, plain: ramet.Sandbox) -> rivals.Worker:
+    """The groups too, one for each hierarchy, are made and removed each time."""
+    flags = plain.plan(ARGV).clone_flags & 0xFFFFFFFF
+    spots = cgroups.find().by_controller
+    groups: dict[str, list[str]] = {}
+    for controller, file in FILES[spots["memory"].version].items():
+        groups.setdefault(f"{spots[controller].path}/floor-{os.getpid()}", []).append(file)
+    words = [word for path, files in groups.items() for word in (path, *files)]
+    return rivals.Worker(rivals.compile_c("floor.c", directory), hex(flags), ARGV[0], *words)
 
 
 def _others(report: Report, directory: str) -> Iterator[tuple[str, rivals.Worker]]:
