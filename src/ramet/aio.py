@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.run.guard import Guard
-    from ramet.run.process import Argv
+    from ramet.run.planning import Argv
     from ramet.spec import Sandbox
 
 

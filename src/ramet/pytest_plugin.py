@@ -92,7 +92,7 @@ def _why_not(item: pytest.Item) -> str | None:
 def _sandbox(marks: list[pytest.Mark], config: pytest.Config) -> Sandbox:
     """What the markers say together: of module, class and function, the nearer one counts."""
     from ramet.errors import SpecTypeError
-    from ramet.run.process import sandbox_with
+    from ramet.run.planning import sandbox_with
     from ramet.spec import Bind, Sandbox
     from ramet.spec.namespaces import Namespace
     from ramet.spec.record import unknown_field

@@ -91,7 +91,7 @@ def test_5_dumpable_survives_spawns_of_many_threads(python):
 
 def test_5_dumpable_cleared_before_joining(nothing_left):
     """Joining namespaces of others, the child hides our memory first: setns is made while the flag is 0."""
-    from ramet.run.process import plan_for
+    from ramet.run.planning import plan_for
 
     plan = plan_for(["true"], ramet.Sandbox(namespaces={"mnt"}, join=[ramet.Join("user", pid=os.getpid())]))
     first, *others = plan.stages["join"].steps

@@ -7,7 +7,7 @@ import pytest
 import ramet
 from ramet.plan.steps import Step
 from ramet.run import hints
-from ramet.run.process import plan_for
+from ramet.run.planning import plan_for
 
 
 def step(call, origin="Sandbox.mounts[0] = Bind('/a')"):

@@ -14,7 +14,7 @@ import pytest
 import ramet
 from needs import need, only
 from ramet import Namespace, Sandbox, cgroups
-from ramet.run.process import plan_for
+from ramet.run.planning import plan_for
 
 MASK = 2**32 - 1  # strace shows an int as an int, where the plan has 64 bits of it
 

@@ -17,7 +17,7 @@ from ramet.plan.encode import failing
 from ramet.plan.render import step_text
 from ramet.run import ahead
 from ramet.run.launch import launch
-from ramet.run.process import plan_for
+from ramet.run.planning import plan_for
 from ramet.spec import Namespace, Sandbox
 
 #: What the kernel plausibly says of any call; and one that it never would, and no step allows.

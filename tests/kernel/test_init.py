@@ -17,7 +17,7 @@ from ramet.plan.encode import Encodings
 from ramet.plan.steps import Plan, Stage
 from ramet.run import image
 from ramet.run.launch import launch
-from ramet.run.process import plan_for
+from ramet.run.planning import plan_for
 
 #: pause(2) for ever; a program that does nothing for its own defence
 PAUSES = bytes.fromhex("b822000000 0f05 ebf7")

@@ -9,7 +9,7 @@ from limited import groups_of, may
 
 import ramet
 from ramet.plan.encode import encodings, failing
-from ramet.run.process import plan_for
+from ramet.run.planning import plan_for
 from ramet.spec import Sandbox
 
 launching = sys.modules["ramet.run.launch"]

@@ -11,7 +11,7 @@ import pytest
 import ramet
 from needs import need
 from ramet.run import ahead
-from ramet.run.process import plan_for
+from ramet.run.planning import plan_for
 
 VIEW = r"""
 import os, stat

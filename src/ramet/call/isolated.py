@@ -16,7 +16,8 @@ from ramet.errors import (
     SpecTypeError,
     TimeLimitError,
 )
-from ramet.run.process import Popen, finish, plan_for, sandbox_with
+from ramet.run.planning import plan_for, sandbox_with
+from ramet.run.process import Popen, finish
 from ramet.run.result import Result
 from ramet.run.streams import DEVNULL, PIPE, Capture, Pump
 from ramet.spec import values
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Plan, Slot
     from ramet.run.hold import Signals
     from ramet.run.launch import Launched
-    from ramet.run.process import Argv
+    from ramet.run.planning import Argv
     from ramet.spec import Sandbox
 
     Q = ParamSpec("Q")
@@ -114,14 +115,14 @@ class Isolated(Generic[P, R]):
 
     def plan(self) -> Plan:
         """The plan of its sandbox on this host; print it to read it. Nothing runs."""
-        return plan_for_function(_name(self.fn), self.sandbox, HANDED)
+        return plan_for_function(name_of(self.fn), self.sandbox, HANDED)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, relay: bool) -> FunctionResult[R]:
         from ramet.call.inside import Job
 
         refuse_free_threaded()
         job = Job(self.fn, args, kwargs, most=self._most, pickled=self._results == "pickle")
-        process = _Process(job, self.sandbox, self._exceptions, relay=relay)
+        process = FunctionProcess(job, self.sandbox, self._exceptions, relay=relay)
         try:
             result = finish(process, None)
         finally:
@@ -155,7 +156,7 @@ class Isolated(Generic[P, R]):
         Isolated.__init__(self, fn, sandbox, results=results, results_max=most, exceptions=exceptions)
 
     def __repr__(self) -> str:
-        return f"<isolated {_name(self.fn)}>"
+        return f"<isolated {name_of(self.fn)}>"
 
 
 class BoundIsolated(Isolated[P, R]):
@@ -265,7 +266,7 @@ def isolated(
             )
 
         return decorate
-    _check_function(fn)
+    check_function(fn)
     if results not in RESULTS:
         raise SpecError(f"must be one of {', '.join(RESULTS)}, not {results!r}", field="results")
     most = values.size(results_max, "results_max")
@@ -277,19 +278,19 @@ def isolated(
     return Isolated(fn, box, results=results, results_max=most, exceptions=classes)
 
 
-def _check_function(fn: object) -> None:
+def check_function(fn: object) -> None:
     if not callable(fn):
         raise SpecTypeError(f"{fn!r} can't be called", field="fn")
     flags = getattr(getattr(fn, "__code__", None), "co_flags", 0)
     if flags & (CO_GENERATOR | CO_ASYNC_GENERATOR):
         raise SpecTypeError(
-            f"{_name(fn)} is a generator function: its values would be made after it has returned",
+            f"{name_of(fn)} is a generator function: its values would be made after it has returned",
             field="fn",
             hint="return a list",
         )
 
 
-def _name(fn: object) -> str:
+def name_of(fn: object) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
@@ -300,7 +301,7 @@ def plan_for_function(name: str, sandbox: Sandbox, handed: int = 1) -> Plan:
     return plan_for((name,), sandbox, numbers_handed(handed), function=True)
 
 
-class _Process(Popen):
+class FunctionProcess(Popen):
     """A function's process, in the shape of a program's: the channel is one more stream to be read."""
 
     def __init__(self, job: Job, sandbox: Sandbox, exceptions: tuple[type[BaseException], ...], *, relay: bool) -> None:
@@ -315,7 +316,7 @@ class _Process(Popen):
         self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=pages)
         try:
             _flush_own()
-            super().__init__((_name(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
+            super().__init__((name_of(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
         except BaseException:
             self.inbox.close()
             raise

@@ -22,7 +22,7 @@ def command(args: Sequence[str]) -> int:
         groups = [*box.GROUPS, ("general", box.COMMON)]
         put(options.help_text("ramet plan [OPTION...] [--] COMMAND...", ABOUT, groups, box.DETAILS))
         return 0
-    from ramet.run.process import plan_for
+    from ramet.run.planning import plan_for
 
     try:
         plan = plan_for(wanted.command.argv, wanted.sandbox, wanted.command.pass_fds)

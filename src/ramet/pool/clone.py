@@ -12,14 +12,14 @@ from time import monotonic
 
 from ramet.call import channel
 from ramet.call.inbox import Inbox
-from ramet.call.isolated import FunctionResult, _Process
+from ramet.call.isolated import FunctionProcess, FunctionResult
 from ramet.errors import StepError
 from ramet.run import control
 from ramet.run.failure import step_failed
 from ramet.run.fork import CLONED, FAILED, NEWS, READY
 from ramet.run.guard import Guard
 from ramet.run.launch import Launched, kill, pid_of
-from ramet.run.process import _killing, finish
+from ramet.run.process import finish
 from ramet.run.result import Ending
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
 from ramet.run.verdict import Evidence
@@ -47,7 +47,7 @@ class _Told(Exception):
     """The value has come, or an exception: there is nothing more to wait for."""
 
 
-class Clone(_Process):
+class Clone(FunctionProcess):
     """One copy. `ask` for it, `hear` until it is ready, `call` once, `close`."""
 
     def __init__(self, plan: Plan, zygote: Zygote) -> None:
@@ -218,7 +218,7 @@ class Clone(_Process):
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
         self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions)
         self._started = monotonic()
-        self._guard = Guard(sandbox, self._group, _killing(self))
+        self._guard = Guard(sandbox, self._group, self._killer())
         try:
             channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers)
         except (BrokenPipeError, ConnectionResetError):
@@ -294,7 +294,7 @@ class Clone(_Process):
     def begin_session(self) -> None:
         """Many tasks are to come."""
         self._started = monotonic()
-        self._guard = Guard(self.sandbox, self._group, _killing(self))
+        self._guard = Guard(self.sandbox, self._group, self._killer())
 
     @property
     def channel_end(self) -> socket.socket:

@@ -8,13 +8,13 @@ import weakref
 from concurrent.futures import Executor, Future
 
 from ramet.call import channel
-from ramet.call.isolated import RESULTS_MAX, FunctionResult, _check_function, _name
+from ramet.call.isolated import RESULTS_MAX, FunctionResult, check_function, name_of
 from ramet.call.wire import need_msgspec
 from ramet.errors import SpecError, SpecTypeError
 from ramet.pool.engine import Engine, Options, Ticket
 from ramet.pool.result import ExecResult
 from ramet.pool.warm import Recipe
-from ramet.run.process import sandbox_with
+from ramet.run.planning import sandbox_with
 from ramet.spec import values
 
 TYPE_CHECKING = False
@@ -97,8 +97,8 @@ class _Caller(Executor):
         unpack: Callable[[FunctionResult[Any]], Any] | None,
     ) -> Ticket:
         self._engine.check()
-        _check_function(fn)
-        task = self._engine.recipe.reach.pack(channel.FUNCTION, _name(fn), fn, args, kwargs)
+        check_function(fn)
+        task = self._engine.recipe.reach.pack(channel.FUNCTION, name_of(fn), fn, args, kwargs)
         return Ticket(task, self._options, self._tenant, unpack)
 
     def _code(self, code: str, inputs: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Ticket:

@@ -22,7 +22,7 @@ from ramet.pool.result import ExecResult
 from ramet.pool.tasks import Task
 from ramet.pool.warm import Recipe, Zygote
 from ramet.run import control
-from ramet.run.process import sandbox_with
+from ramet.run.planning import sandbox_with
 from ramet.run.result import Ending, Usage
 from ramet.run.streams import Capture, milliseconds, readable
 from ramet.run.verdict import Verdict

@@ -17,7 +17,8 @@ from ramet.plan.encode import encodings
 from ramet.pool.clone import Clone
 from ramet.pool.tasks import Reach
 from ramet.pool.zygote import MAKE, command
-from ramet.run.process import Popen, _groups_for
+from ramet.run.planning import groups_if_limited
+from ramet.run.process import Popen
 from ramet.run.streams import DEVNULL, milliseconds, readable
 from ramet.spec import Bind, Command
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ramet.plan.steps import Plan
-    from ramet.run.process import Argv
+    from ramet.run.planning import Argv
     from ramet.spec import Sandbox
 
 #: Libraries that start threads when they are imported, unless told so. Anybody's own setting of env= wins.
@@ -54,7 +55,7 @@ class Recipe:
         self.preload, self.prepare = tuple(preload), prepare
         facts = facts_for(self.spec)
         self.plan: Plan = compile_branch(
-            self.spec, facts, groups=_groups_for(self.spec), filters=programs_of(self.spec), filled=filled
+            self.spec, facts, groups=groups_if_limited(self.spec), filters=programs_of(self.spec), filled=filled
         )
         self.reach = Reach(self.spec, [path for path, _ in facts.python], shown)
 

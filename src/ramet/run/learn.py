@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.plan.steps import Plan
-    from ramet.run.process import Argv
+    from ramet.run.planning import Argv
 
 NOTIF_RECV, NOTIF_SEND = 0xC0502100, 0xC0182101
 NOTIFICATION = struct.Struct("<QIIiIQ6Q")

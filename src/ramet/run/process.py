@@ -7,20 +7,18 @@ import os
 import sys
 from _thread import allocate_lock
 from _weakref import ref
-from functools import lru_cache
 from time import monotonic
 
 from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, TimeoutExpired
-from ramet.host.facts import facts_for
-from ramet.plan.compile import compile
 from ramet.run import ahead, control
 from ramet.run.guard import Guard
 from ramet.run.hold import Signals
 from ramet.run.launch import RUSAGE_SIZE, SIGKILL, kill, launch, reap
+from ramet.run.planning import plan_for, plan_in, sandbox_with
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
-from ramet.spec import Command, Sandbox, values
+from ramet.spec import Sandbox, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,72 +27,15 @@ if TYPE_CHECKING:
     from typing import IO, Any, Self, TypeVar
 
     from ramet.cgroups import Group
-    from ramet.plan.limits import Groups
     from ramet.plan.steps import Plan, Slot
     from ramet.run.ahead import Preparing
     from ramet.run.launch import Launched
+    from ramet.run.planning import Argv
     from ramet.run.result import Usage
 
     R = TypeVar("R", bound=Result)
-    Argv = Sequence[str | bytes | os.PathLike[str]]
 
-DEFAULT = Sandbox()
 CLONE_NEWPID = 0x20000000
-
-
-def sandbox_with(sandbox: Sandbox | None, fields: dict[str, Any]) -> Sandbox:
-    """The sandbox, with some fields changed; the default one for None."""
-    if sandbox is None:
-        return Sandbox(**fields) if fields else DEFAULT
-    if not isinstance(sandbox, Sandbox):
-        raise SpecTypeError(f"must be a Sandbox, not {type(sandbox).__name__}", field="sandbox")
-    return sandbox.replace(**fields) if fields else sandbox
-
-
-def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = (), *, function: bool = False) -> Plan:
-    """The plan that would run this command, or a function of this name, on this host, now."""
-    words = tuple(argv) if isinstance(argv, (list, tuple)) else argv
-    fds = values.several(pass_fds, "pass_fds", "descriptors")
-    try:
-        # descriptors are looked at each time: 4.0 and True are the same keys as 4 and 1
-        command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
-    except TypeError:  # not hashable, so not text: let Command say what is wrong
-        command = Command(words, fds)  # type: ignore[arg-type]
-    from ramet.seccomp.filters import programs_of
-
-    return compile(
-        sandbox,
-        facts_for(sandbox),
-        command,
-        groups=_groups_for(sandbox),
-        filters=programs_of(sandbox),
-        function=function,
-    )
-
-
-def _groups_for(sandbox: Sandbox) -> Groups | None:
-    if not sandbox.is_limited:  # asked here, so that nothing of limits is loaded for the others
-        return None
-    from ramet.run.groups import groups_for
-
-    return groups_for(sandbox)
-
-
-@lru_cache(maxsize=256, typed=True)
-def _command(argv: tuple[str, ...]) -> Command:
-    return Command(argv)
-
-
-def _killing(process: Popen) -> Callable[[], None]:
-    """Its end, without holding it: a Popen that is dropped ends its sandbox at once, not when the collector finds a cycle."""
-    held = ref(process)
-
-    def kill() -> None:
-        found = held()
-        if found is not None:
-            found._kill()
-
-    return kill
 
 
 class Popen:
@@ -167,7 +108,7 @@ class Popen:
         finally:
             signals.release()
         self._streams.close_theirs()
-        self._guard = Guard(self.sandbox, self._group, _killing(self))
+        self._guard = Guard(self.sandbox, self._group, self._killer())
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
@@ -189,15 +130,7 @@ class Popen:
         pair = ahead.take(kit) if kit is not None else None
         if kit is None or pair is None:
             return self._start(stdio, given, into, signals)
-        self.plan = compile(
-            own.spec,
-            own.facts,
-            own.command,
-            ahead=pair.kit,
-            groups=own.groups,
-            filters=own.filters,
-            function=own.function,
-        )
+        self.plan = plan_in(pair.kit, own)
         try:
             return self._start(stdio, {**given, **pair.inputs}, into, signals)
         except StepError as error:
@@ -502,6 +435,17 @@ class Popen:
         """End everything in the sandbox, at once."""
         if self._ending is None and self._launched is not None:
             self._kill()
+
+    def _killer(self) -> Callable[[], None]:
+        """Our end, without holding us: a Popen that is dropped ends its sandbox at once, not when the collector finds a cycle."""
+        held = ref(self)
+
+        def kill() -> None:
+            found = held()
+            if found is not None:
+                found._kill()
+
+        return kill
 
     def _kill(self) -> None:
         """Init's end is everybody's; without a pid namespace of its own the group knows who belongs to it."""

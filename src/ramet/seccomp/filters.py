@@ -121,7 +121,7 @@ def translated(policy: Seccomp, only: Collection[int] | None = None, arch: int |
     these, arch: another machine that they are for."""
     from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, Program, known
 
-    refusal = _action(policy.action, int(policy.errno))
+    refusal = action_of(policy.action, int(policy.errno))
     programs: list[bytes] = []
     for rules, default in ((policy.rules, refusal), (policy.vetoes, ALLOW)):
         if programs and not rules:
@@ -130,7 +130,7 @@ def translated(policy: Seccomp, only: Collection[int] | None = None, arch: int |
             for rule in rules:
                 for name, number in _numbers(rule):
                     if only is None or number in only:
-                        program.add(number, _action(rule.action, int(rule.errno)), rule.when, name)
+                        program.add(number, action_of(rule.action, int(rule.errno)), rule.when, name)
             if not programs and refusal != ALLOW and only is None:
                 for number in range(max(known().values()) + 1, NUMBERS_END):
                     program.add(number, ERRNO | int(policy.unknown))
@@ -155,7 +155,7 @@ def _numbers(rule: Rule) -> Iterator[tuple[str, int]]:
             )
 
 
-def _action(name: str, errno: int) -> int:
+def action_of(name: str, errno: int) -> int:
     from ramet.seccomp.library import ALLOW, ERRNO, KILL_PROCESS, LOG
 
     return {"allow": ALLOW, "errno": ERRNO | errno, "kill": KILL_PROCESS, "log": LOG}[name]

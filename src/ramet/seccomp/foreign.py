@@ -12,7 +12,7 @@ import struct
 
 from ramet.bpf import JUMP_EQUAL, JUMP_NOT_LESS, LOAD, RETURN
 from ramet.seccomp.condense import X32, condensed, merged
-from ramet.seccomp.filters import _action, translated
+from ramet.seccomp.filters import action_of, translated
 from ramet.seccomp.library import ALLOW, ERRNO, NUMBERS_END, known, number, number_there
 from ramet.seccomp.simulate import AUDIT_ARCH
 
@@ -42,13 +42,13 @@ def compiled_for(policy: Seccomp, machine: str) -> tuple[bytes, ...]:
 
 def _plain(policy: Seccomp, arch: int) -> bytes:
     """One comparison a call: its answer where no argument counts."""
-    refusal = _action(policy.action, int(policy.errno))
+    refusal = action_of(policy.action, int(policy.errno))
     answers = {}
     if refusal != ALLOW:
         answers = {number: ERRNO | int(policy.unknown) for number in range(max(known(arch).values()) + 1, NUMBERS_END)}
     for rules, default in ((policy.rules, refusal), (policy.vetoes, ALLOW)):
         for rule in rules:
-            action = _action(rule.action, int(rule.errno))
+            action = action_of(rule.action, int(rule.errno))
             if rule.when or action == default:  # what would happen anyway is no rule: see Program.add
                 continue
             for name in rule.names:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.plan.steps import Plan
-    from ramet.run.process import Argv
+    from ramet.run.planning import Argv
     from ramet.run.result import Result
 
 UNLIMITED = GroupLimits()
@@ -314,7 +314,7 @@ class Sandbox(Record):
 
     def plan(self, argv: Argv, *, pass_fds: Sequence[int] = ()) -> Plan:
         """The plan that would run this command in this sandbox on this host; print it to read it. Nothing runs."""
-        from ramet.run.process import plan_for
+        from ramet.run.planning import plan_for
 
         return plan_for(argv, self, pass_fds)
 
