@@ -1,4 +1,5 @@
-/* branch: a warm Python process puts forth a copy of itself into a sandbox of its own, whose init is another program.
+/* branch: a Python process puts forth a copy of itself into a sandbox of its own, whose init is another program: a pool's zygote,
+ * or the fork of a caller that calls a function. Here both are called the zygote.
  *
  *     zygote --CLONE_VM|CLONE_VFORK--> child: its steps, then execs init
  *                                        \--clone--> the payload's process: a copy of the zygote, goes on in Python
@@ -13,10 +14,12 @@
  * 3. libc. The child makes raw calls only. The copy's thread id and robust list are renewed (libc_state.h); its
  *    restartable-sequences area is marked unregistered, since the child's is (the kernel drops it for CLONE_VM), or its cpu
  *    number would stay as it was.
- * 4. Python. Its fork hooks run around all of it, as for os.fork: in the zygote and in the copy, never in the child.
+ * 4. Python. Its fork hooks run around all of it, as for os.fork: in the zygote and in the copy, never in the child. Not
+ *    so where the zygote is a fork itself, whose hooks have just been run.
  * 5. Stack. The child writes below the zygote's frames only; the failures that it notes are on the heap.
  * 6. Dumpable. As in call.c, 8: put back when the child has left.
- * 7. A dead zygote. It is a sandbox's payload, and its init ends all that it has made.
+ * 7. A dead zygote. It is a sandbox's payload, and its init ends all that it has made. With CLONE_PARENT the child is the
+ *    caller's own, and ends with that.
  */
 #include "core.h"
 
@@ -35,11 +38,12 @@
 #define LIBC_LAST 33
 
 const char core_branch_doc[] =
-    "branch(child, child_inputs, init, init_inputs, pid_text, flags, tid)\n"
+    "branch(child, child_inputs, init, init_inputs, pid_text, flags, tid, cgroup=-1, hooks=True)\n"
     "--\n\n"
     "Clone a child with flags, which makes the steps of child (csrc/steps.h), clones a copy of this process, with the pid tid\n"
     "in the new pid namespace unless that is 0, makes the steps of init, and becomes another program by the last.\n"
-    "Returns None in the copy. In this process (pid, pidfd, 0, 0, 0) of the child, or (-1, -1, stage, step, errno).\n"
+    "Returns None in the copy. In this process (pid, pidfd, 0, 0, 0) of the child, or (pid, -1, stage, step, errno) where\n"
+    "one of its steps has failed, with -1 for a child that could not be cloned. hooks: run Python's for a fork.\n"
     "Only for a process with one thread. Raises OSError. Follows clone(2).";
 
 /* On the heap, since child and zygote share a stack. */
@@ -50,6 +54,7 @@ struct branch {
     struct libc_state libc;
     struct failure failed;
     int32_t pidfd, tid;
+    int hooks;
     jmp_buf home;
 };
 
@@ -117,7 +122,7 @@ static PyObject *run_branch(struct branch *branch)
     branch->libc = libc_state();
     branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
     branch->clone.pidfd = (uint64_t)(uintptr_t)&branch->pidfd;
-    branch->clone.exit_signal = SIGCHLD;
+    branch->clone.exit_signal = branch->clone.flags & CLONE_PARENT ? 0 : SIGCHLD; /* the kernel gives it our own */
     branch->payload_clone.exit_signal = SIGCHLD;
     if (branch->libc.tid) {
         branch->payload_clone.flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
@@ -127,23 +132,26 @@ static PyObject *run_branch(struct branch *branch)
         branch->payload_clone.set_tid = (uint64_t)(uintptr_t)&branch->tid;
         branch->payload_clone.set_tid_size = 1;
     }
-    PyOS_BeforeFork();
+    if (branch->hooks)
+        PyOS_BeforeFork();
     core_dumpable_save();
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
     if (put_forth(branch, &pid)) {
         renew_libc(&branch->libc);
         forget_rseq();
-        PyOS_AfterFork_Child();
+        if (branch->hooks)
+            PyOS_AfterFork_Child();
         Py_RETURN_NONE;
     }
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
     core_dumpable_restore();
-    PyOS_AfterFork_Parent();
+    if (branch->hooks)
+        PyOS_AfterFork_Parent();
     if (sys_failed(pid))
         return Py_BuildValue("iiiii", -1, -1, STAGE_CLONE, 0, (int)-pid);
     if (branch->failed.stage) {
         sys1(__NR_close, branch->pidfd);
-        return Py_BuildValue("iiiii", -1, -1, (int)branch->failed.stage, (int)branch->failed.step,
+        return Py_BuildValue("liiii", pid, -1, (int)branch->failed.stage, (int)branch->failed.step,
                              (int)branch->failed.error);
     }
     return Py_BuildValue("liiii", pid, (int)branch->pidfd, 0, 0, 0);
@@ -178,9 +186,10 @@ PyObject *core_branch(PyObject *module, PyObject *args)
     unsigned char *child_data = NULL, *init_data = NULL;
     unsigned long long flags;
     long long at;
-    int tid;
+    int tid, cgroup = -1, hooks = 1;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*Oy*OLKi:branch", &child, &child_inputs, &init, &init_inputs, &at, &flags, &tid))
+    if (!PyArg_ParseTuple(args, "y*Oy*OLKi|ip:branch", &child, &child_inputs, &init, &init_inputs, &at, &flags, &tid,
+                          &cgroup, &hooks))
         return NULL;
     struct branch *branch = PyMem_Calloc(1, sizeof *branch);
     if (!branch) {
@@ -188,7 +197,9 @@ PyObject *core_branch(PyObject *module, PyObject *args)
         goto done;
     }
     branch->clone.flags = flags;
+    branch->clone.cgroup = cgroup < 0 ? 0 : (uint64_t)cgroup;
     branch->tid = tid;
+    branch->hooks = hooks;
     branch->pidfd = -1;
     if (!(child_data = load(&branch->child, &child, child_inputs)) ||
         !(init_data = load(&branch->init, &init, init_inputs)))

@@ -84,9 +84,11 @@ def branch(
     pid_text: int,
     flags: int,
     tid: int,
+    cgroup: int = -1,
+    hooks: bool = True,
     /,
 ) -> tuple[int, int, int, int, int] | None:
-    """A copy of this process in a sandbox; None in the copy, else as `spawn`."""
+    """A copy of this process in a sandbox; None in the copy, else (pid or -1, pidfd or -1, stage, step, errno)."""
 
 def watch_arenas() -> None:
     """From now on note where Python's allocator has its memory."""

@@ -15,7 +15,7 @@ import sys
 from time import sleep
 
 from ramet import _core
-from ramet.run.fork import CLONED, FAILED, NEWS, forget_handlers, guard_numbers, new_streams
+from ramet.run.fork import CLONED, FAILED, NEWS, default_handlers, forget_handlers, guard_numbers, new_streams
 from ramet.run.image import F_ADD_SEALS, LOWEST, SEALS, above, init_image, memfd
 
 TYPE_CHECKING = False
@@ -195,11 +195,11 @@ class Warm:
         if made is None:
             self._become(channel, out, err, theirs, then, before)
         pid, pidfd, stage, step, errno = made
-        self._tell(control, NEWS.pack(FAILED, stage, step, errno) if pid < 0 else NEWS.pack(CLONED, pid, 0, 0), pidfd)
+        self._tell(control, NEWS.pack(FAILED, stage, step, errno) if stage else NEWS.pack(CLONED, pid, 0, 0), pidfd)
         for fd in (*fds, pidfd):
             if fd >= 0:
                 os.close(fd)
-        return pid
+        return -1 if stage else pid
 
     def _next_pid(self) -> int:
         span = PID_MOST - PID_LEAST
@@ -238,7 +238,7 @@ class Warm:
             if failed is not None:
                 self._tell_failure(channel, failed)
                 os._exit(EXIT_FAILED)
-            _new_dispositions()
+            default_handlers()
             handed = guard_numbers(self._pass_fds, theirs)
             ready = True
         except BaseException as error:
@@ -313,16 +313,6 @@ def moved(fd: int) -> int:
     moved = above(fd, LOWEST)
     os.close(fd)
     return moved
-
-
-def _new_dispositions() -> None:
-    """The kernel has every default again; Python has some others, and the zygote one of its own."""
-    import _signal as signal  # type: ignore[import-not-found]
-
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def command(path: list[str], control: int, setup: int) -> list[str]:

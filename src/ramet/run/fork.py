@@ -4,8 +4,10 @@
                                              \\--clone--> the payload's process: makes its steps, calls the function
 
 The fork is libc's, since other threads of the caller may hold libc's locks; what follows are raw clones, from a process that
-has but one thread. The go-between makes the child the caller's (CLONE_PARENT), tells its pid and ends. Its memory is a copy at
-every step, so nothing here can harm the caller, and no step needs to do without libc.
+has but one thread. The go-between makes the child the caller's (CLONE_PARENT), tells its pid and ends. Its memory is a copy, so
+nothing here can harm the caller. The payload's is another, and the child's none (csrc/branch.c): each costs the page tables of all
+that the caller has. Only where the caller must do something while the child waits, or where the child is itself the payload, has the child
+a copy too.
 
 In the payload's process the number of every descriptor that the caller had is taken by /dev/null: an object that believes to own
 one, and is collected there, closes nothing of the function's.
@@ -105,7 +107,7 @@ def fork_into(
         signals.hold()  # the calling thread may not be the one that held them
         between = _core.fork()  # os.fork would warn of other threads; the head of this file is the answer
         if between == 0:
-            _go_between(plan, encoded, values, into, function)
+            _go_between(plan, encoded, values, into, function, syncs=sync is not None)
         let_go()
         function.let_go()
         try:
@@ -167,6 +169,8 @@ def _go_between(
     values: Callable[[Encoded], list[tuple[int, int]]],
     into: int | None,
     function: Function,
+    *,
+    syncs: bool,
 ) -> NoReturn:
     """All of the copies' work. Only the payload's process leaves it, by the function."""
     ready, tell = False, function.handed[-2]
@@ -176,14 +180,17 @@ def _go_between(
         forget_handlers()
         theirs = [int(name) for name in os.listdir("/proc/self/fd")]
         _make(JOIN, encoded.join, values)
-        if pid := _clone(plan.clone_flags & ~CLONE_CLEAR_SIGHAND | CLONE_PARENT, 0, into, STAGE_CLONE):
-            os.write(tell, NEWS.pack(CLONED, pid, 0, 0))
-            os._exit(0)
-        _make(CHILD, encoded.child, values)
-        if plan.init:
+        flags = plan.clone_flags & ~CLONE_CLEAR_SIGHAND | CLONE_PARENT
+        if not plan.init:
+            _become_the_child(encoded, values, flags, into, tell)
+        else:
             wait, go = os.pipe2(os.O_CLOEXEC)
-            if pid := _clone(0, SIGCHLD, None, STAGE_PAYLOAD_CLONE):
-                _make(INIT, encoded.init, values, pid)
+            if syncs:
+                _become_the_child(encoded, values, flags, into, tell)
+                if pid := _clone(0, SIGCHLD, None, STAGE_PAYLOAD_CLONE):
+                    _make(INIT, encoded.init, values, pid)
+            else:
+                _branch(encoded, values, flags, into, tell, go)
             # Until init's own steps have closed the pipe: if one of them fails, that is told before we are ready.
             os.close(go)
             os.read(wait, 1)
@@ -200,6 +207,42 @@ def _go_between(
         if not ready:
             os._exit(EXIT_FAILED)
     function.call(handed[:-2])
+
+
+def _become_the_child(
+    encoded: Encodings, values: Callable[[Encoded], list[tuple[int, int]]], flags: int, into: int | None, tell: int
+) -> None:
+    """Returns in the child, which has made its steps."""
+    if pid := _clone(flags, 0, into, STAGE_CLONE):
+        os.write(tell, NEWS.pack(CLONED, pid, 0, 0))
+        os._exit(0)
+    _make(CHILD, encoded.child, values)
+
+
+def _branch(
+    encoded: Encodings,
+    values: Callable[[Encoded], list[tuple[int, int]]],
+    flags: int,
+    into: int | None,
+    tell: int,
+    go: int,
+) -> None:
+    """Returns in the payload's process; the child shares our memory until it is init. go: what the payload waits for all others to
+    close."""
+    child, init = encoded.child, encoded.init
+    assert init is not None
+    programs = child.blob, values(child), init.blob, values(init), init.offsets[PAYLOAD_PID]
+    made = _core.branch(*programs, flags, 0, -1 if into is None else into, False)
+    if made is None:
+        default_handlers()
+        return
+    pid, _, *failed = made
+    os.close(go)  # before our end, which takes as long as our memory is large
+    if failed[0]:
+        os.write(tell, NEWS.pack(FAILED, *failed))
+    if pid > 0:
+        os.write(tell, NEWS.pack(CLONED, pid, 0, 0))  # the last of it: who knows of child and failure listens no longer
+    os._exit(EXIT_FAILED if failed[0] else 0)
 
 
 def _number_of(plan: Plan, index: int) -> int:
@@ -231,6 +274,16 @@ def forget_handlers() -> None:
         except (OSError, ValueError):
             continue  # libc keeps two for itself
     signal.set_wakeup_fd(-1)
+
+
+def default_handlers() -> None:
+    """Where the kernel has every default again: those that Python has."""
+    import _signal as signal
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _make(
