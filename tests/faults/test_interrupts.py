@@ -88,7 +88,7 @@ def test_nothing_that_is_closed_is_dropped_by_python_code():
     """What a run has closed goes without a `__del__`, in which an interrupt would be lost and the payload go on: the child, the
     maker of namespaces, and a pair of them. Only what ends with the run itself has one; so does a child that is not closed."""
     done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "['Popen', 'Streams'] ['Launched']\n", done.stdout + done.stderr
+    assert done.stdout == "['Streams', '_Awaited'] ['Launched']\n", done.stdout + done.stderr
 
 
 EVERY_LINE = """

@@ -1,7 +1,7 @@
 """Namespaces made ahead of need: those of a sandbox to come that hold nothing of its payload's.
 
 A network namespace takes the kernel 0.3 to 0.6 ms, as long as the whole rest of a sandbox, and the user namespace that
-owns it must come before it. So the caller makes a fresh pair while it waits for one payload (`ramet.run.ahead`), and the next
+owns it must come before it. So the caller has a fresh pair made while it waits for one payload (`ramet.run.ahead`), and the next
 sandbox of the same kit enters that instead of making its own; with them, where it can be, a copy of the root's mould
 (`ramet.plan.mould`). Each is used once.
 """
@@ -47,7 +47,7 @@ class Kit(namedtuple("Kit", "sync loopback nested machine mould")):
 
     @property
     def flags(self) -> int:
-        """Of the clone that makes them."""
+        """Of the clone that is spared them."""
         return sum(kind.clone_flag for kind in self.kinds)
 
     @property
@@ -76,8 +76,8 @@ def kit_for(spec: Sandbox, facts: Facts, shape: Shape) -> Kit | None:
 
 
 def making(kit: Kit) -> Stage:
-    """The steps of the process that the namespaces are made with. It says when it is there, waits until the caller has opened
-    them, and mapped its ids, and ends."""
+    """The steps of the process that makes the namespaces, but for that of users, which it is cloned into. It says when they are there,
+    waits until the caller has opened them, and mapped its ids, and ends."""
     b = Builder()
     die_with_caller(b)
     keep_only(b, CONTROL, *((PROC,) if kit.maps_itself else ()))
@@ -86,10 +86,16 @@ def making(kit: Kit) -> Stage:
             b.about(step.origin, step.doing)
             name, content = step.args
             b.write_file(f"self/{name}", content, at=1)
+    b.about("Sandbox.namespaces", "make a network")
+    b.call("unshare", Namespace.NET.clone_flag)
     if kit.loopback:
         bring_up_loopback(b)
     if not kit.nested:
         forbid_user_namespaces(b)
+    if kit.mould is not None:
+        # Last: by now the sandbox that is being built beside us has its mounts. Two copies of mounts are in each other's way.
+        b.about("Sandbox.rootfs", "copy the mould")
+        b.call("unshare", Namespace.MOUNT.clone_flag)
     wait_for_caller(b, 0, "wait until the caller has opened the namespaces")
     return Stage("child", tuple(b.steps))
 

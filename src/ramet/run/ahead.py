@@ -115,8 +115,8 @@ class Preparing:
 
     def finish(self) -> None:
         """Keep them for the next sandbox."""
-        if self._making.finish():
-            kit = self._made.kit
+        kit = self._made.kit
+        if self._making.finish() and kit not in _refused:
             _keep(_kept, kit, [*_kept.pop(kit, ()), self._made])  # what another thread keeps in between is let go
 
 
@@ -161,7 +161,7 @@ def _begin(kit: Kit) -> Preparing | None:
         if kit.maps_itself:
             given[PROC] = proc = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         steps = () if kit.maps_itself else kit.sync
-        return Preparing(made, Making(made, wanted, program, kit.flags, steps, join=join, given=given))
+        return Preparing(made, Making(made, wanted, program, kit.kinds[0].clone_flag, steps, join=join, given=given))
     finally:
         if proc >= 0:
             os.close(proc)

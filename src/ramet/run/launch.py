@@ -114,12 +114,13 @@ def launch(
     into: int | None = None,
     signals: Signals | None = None,
     function: Function | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
     given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. signals: who holds
     them already; let go when the child is known. function: the payload, where it is no program but is called in a forked copy of this
-    process.
+    process. meanwhile: called while the child builds its sandbox; only for a plan in namespaces made ahead.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -142,7 +143,7 @@ def launch(
         if function is not None:
             _fork(plan, made, launched, encoded, signals, into, function)
         elif plan.init:
-            _spawn(plan, made, launched, encoded, signals, into)
+            _spawn(plan, made, launched, encoded, signals, into, meanwhile)
         else:
             in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals, into))
         made.close()
@@ -255,8 +256,16 @@ def _spawn(
     encoded: Encodings,
     signals: Signals,
     into: int | None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     inputs = made.inputs
+    sync = _sync(plan, launched, signals) if plan.sync else None
+    if meanwhile is not None:
+        assert sync is None
+
+        def sync(pid: int, pidfd: int) -> None:
+            meanwhile()
+
     try:
         _, _, stage, step, number = _core.spawn(
             encoded.child.blob,
@@ -268,7 +277,7 @@ def _spawn(
             init=_program(encoded.init, inputs),
             gate=encoded.payload.offsets[INIT_RUNNING] if encoded.payload and plan.gated else -1,
             pid_text=encoded.init.offsets[PAYLOAD_PID] if encoded.init else -1,
-            sync=_sync(plan, launched, signals),
+            sync=sync,
             cgroup=-1 if into is None else into,
             into=launched,
         )

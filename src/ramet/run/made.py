@@ -139,6 +139,7 @@ class Making:
         return True
 
     def _serve(self, pid: int, pidfd: int) -> None:
+        os.read(self.ready, 1)  # by now they are made, or it has ended
         self._made.take(pid, self._wanted)
         serve(self._steps, self.ready, pid)
 

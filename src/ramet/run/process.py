@@ -53,6 +53,9 @@ class Popen:
     Linux 5.14.
     """
 
+    #: Does whoever starts it communicate with it at once? Then namespaces for the next can be begun while it is built.
+    _is_waited_for = False
+
     def _begin_empty(self) -> None:
         """What there is of a process before there is one."""
         self._launched: Launched | None = None
@@ -116,7 +119,8 @@ class Popen:
     def _start(
         self, stdio: tuple[int, int, int], given: Mapping[Slot, int], into: int | None, signals: Signals
     ) -> Launched:
-        return launch(self.plan, stdio, given=given, into=into, signals=signals)
+        meanwhile = self._prepare if self._is_waited_for and self.plan.ahead is not None else None
+        return launch(self.plan, stdio, given=given, into=into, signals=signals, meanwhile=meanwhile)
 
     def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
@@ -523,6 +527,10 @@ def _close_file(file: Any) -> None:
         return  # unread input of a payload that has ended
 
 
+class _Awaited(Popen):
+    _is_waited_for = True
+
+
 def run(
     argv: Argv,
     sandbox: Sandbox | None = None,
@@ -560,6 +568,7 @@ def run(
         encoding=encoding,
         errors=errors,
         pass_fds=pass_fds,
+        how=_Awaited,
         **fields,
     )
     try:
@@ -578,15 +587,16 @@ def start_run(
     input: object,
     timeout: object,
     stdin: object,
+    how: type[Popen] = Popen,
     **rest: Any,
 ) -> Popen:
-    """The process of a `run`."""
+    """The process of a `run`. how: its class."""
     if input is not None and stdin is not None:
         raise SpecError("and stdin can't both be given", field="input")
     source = PIPE if input is not None else DEVNULL if stdin is None else stdin
     if timeout is not None:
         rest["timeout"] = timeout
-    return Popen(argv, sandbox, stdin=source, **rest)
+    return how(argv, sandbox, stdin=source, **rest)
 
 
 def finish(process: Popen, input: bytes | str | None) -> Result:
