@@ -125,8 +125,7 @@ void child_main(void *arg)
 
 void intermediate_main(void *arg)
 {
-    struct child *child = arg;
-    reset_dispositions();
+    struct child *child = arg; /* all signals are blocked, and it becomes no program: its dispositions may stay */
     if (run_stage(&child->join, STAGE_JOIN, &child->failed))
         sys_exit_group(EXIT_STEP_FAILED);
     long pid = clone_on_stack(&child->clone, child->no_clone3, child_main, child);

@@ -49,7 +49,7 @@
 
 const char core_spawn_doc[] =
     "spawn(program, inputs, flags, *, join=None, join_shares=False, payload=None, init=None, gate=-1, pid_text=-1,\n"
-    "      sync=None, cgroup=-1, clone3=True, into=None)\n"
+    "      sync=None, cgroup=-1, clone3=True, into=None, meanwhile=False)\n"
     "--\n\n"
     "Clone a child that runs program (see csrc/steps.h) and return (pid, pidfd, 0, 0, 0) once it has\n"
     "exec'd, or (-1, -1, stage, step, errno) if a step failed; then the child is gone and reaped.\n"
@@ -59,7 +59,8 @@ const char core_spawn_doc[] =
     "after program, while the child itself runs init. gate is the offset in payload's data of a word\n"
     "that is 1 until the child has left our memory; without it the child waits for the payload's exec, and each\n"
     "has a memory of its own. pid_text is the offset in init's data where the payload's pid is written, in digits.\n"
-    "sync(pid, pidfd) is called while the child waits for it. into is given the attributes\n"
+    "sync(pid, pidfd) is called while the child waits for it; with meanwhile, when the child is init, and the payload's process\n"
+    "still at its steps. into is given the attributes\n"
     "pid and pidfd before a signal handler can run, which may throw the result away by raising.\n"
     "Raises OSError when there is no memory for the child's stack. Follows clone(2).";
 
@@ -170,13 +171,19 @@ static void wait_cleared(volatile uint32_t *word)
         sys4(__NR_futex, word, FUTEX_WAIT, 1, 0);
 }
 
-/* Until both have left our memory. The kernel wakes one waiter, and the payload's process waits for the first word
- * too: whoever is woken wakes the other. The second word is set before the first is cleared; where the payload's
- * process is a fork, with a memory of its own, it stays 0. */
-void wait_left_memory(struct child *child)
+/* Until the child is init, or ended. The kernel wakes one waiter, and the payload's process waits for the word too: whoever is
+ * woken wakes the other. */
+static void wait_child_left(struct child *child)
 {
     wait_cleared(child->running);
     sys3(__NR_futex, child->running, FUTEX_WAKE, 1);
+}
+
+/* Until both have left our memory. The second word is set before the first is cleared; where the payload's process is a
+ * fork, with a memory of its own, it stays 0. */
+void wait_left_memory(struct child *child)
+{
+    wait_child_left(child);
     wait_cleared(&child->payload_running);
 }
 
@@ -274,7 +281,7 @@ static PyObject *started_as(struct child *child, PyObject *into)
     return Py_BuildValue("Liiii", (long long)child->pid, (int)child->pidfd, 0, 0, 0);
 }
 
-static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
+static PyObject *spawn_in(struct arena *arena, PyObject *sync, int meanwhile, PyObject *into)
 {
     struct child *child = arena->child;
     uint64_t mask;
@@ -286,6 +293,8 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, PyObject *into)
         start(child);
     else if ((pid = join_start(child, arena->join_stack, 1)) > 0)
         join_end(child, pid);
+    if (meanwhile && child->pid > 0 && outlives(child))
+        wait_child_left(child);
     Py_END_ALLOW_THREADS
 
     int started = child->pid > 0;
@@ -403,12 +412,12 @@ void arena_end(struct arena *arena)
 }
 
 static PyObject *spawn(const struct programs *programs, unsigned long long flags, int cgroup, int clone3, PyObject *sync,
-                       PyObject *into)
+                       int meanwhile, PyObject *into)
 {
     struct arena arena = {0};
     if (arena_fill(&arena, programs, flags, cgroup, clone3, sync != NULL))
         return NULL;
-    PyObject *result = spawn_in(&arena, sync, into);
+    PyObject *result = spawn_in(&arena, sync, meanwhile, into);
     arena_end(&arena);
     return result;
 }
@@ -416,21 +425,22 @@ static PyObject *spawn(const struct programs *programs, unsigned long long flags
 PyObject *core_spawn(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"program",  "inputs", "flags",  "join",   "join_shares", "payload", "init", "gate",
-                            "pid_text", "sync",   "cgroup", "clone3", "into",        NULL};
+                            "pid_text", "sync",   "cgroup", "clone3", "into",        "meanwhile", NULL};
     struct programs programs = {.gate = -1, .pid_text = -1};
     PyObject *join = Py_None, *payload = Py_None, *init = Py_None, *sync = Py_None, *into = Py_None, *result = NULL;
     unsigned long long flags;
-    int cgroup = -1, clone3 = 1, join_shares = 0;
+    int cgroup = -1, clone3 = 1, join_shares = 0, meanwhile = 0;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y#OK|$OpOOLLOipO:spawn", names, &programs.blob[PROGRAM].buf,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y#OK|$OpOOLLOipOp:spawn", names, &programs.blob[PROGRAM].buf,
                                      &programs.blob[PROGRAM].len, &programs.inputs[PROGRAM], &flags, &join,
                                      &join_shares, &payload, &init, &programs.gate, &programs.pid_text, &sync, &cgroup,
-                                     &clone3, &into))
+                                     &clone3, &into, &meanwhile))
         return NULL;
     sync = sync == Py_None ? NULL : sync;
     programs.shares = join == Py_None || join_shares || sync;
     if (programs_parse(join, &programs, JOIN) == 0 && programs_parse(payload, &programs, PAYLOAD) == 0 &&
         programs_parse(init, &programs, INIT) == 0 && programs_check(&programs) == 0)
-        result = spawn(&programs, flags, cgroup, clone3, sync, into == Py_None ? NULL : into);
+        result = spawn(&programs, flags, cgroup, clone3, sync, meanwhile,
+                       into == Py_None ? NULL : into);
     return result;
 }

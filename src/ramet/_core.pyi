@@ -23,6 +23,7 @@ def spawn(
     cgroup: int = -1,
     clone3: bool = True,
     into: object = None,
+    meanwhile: bool = False,
 ) -> tuple[int, int, int, int, int]:
     """Clone a child that runs program; (pid, pidfd, 0, 0, 0), or (-1, -1, stage, step, errno)."""
 

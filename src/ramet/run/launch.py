@@ -120,7 +120,7 @@ def launch(
 
     given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. signals: who holds
     them already; let go when the child is known. function: the payload, where it is no program but is called in a forked copy of this
-    process. meanwhile: called while the child builds its sandbox; only for a plan in namespaces made ahead.
+    process. meanwhile: called while the payload's process is at its steps; only for a plan in namespaces made ahead.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -280,6 +280,7 @@ def _spawn(
             sync=sync,
             cgroup=-1 if into is None else into,
             into=launched,
+            meanwhile=meanwhile is not None,
         )
     except OSError as error:
         if isinstance(error, StepError) or error.filename != "mmap":
