@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ramet.spec import Sandbox
 
 #: Inputs: the descriptors of the namespaces.
-USER_NS, NET_NS, MOUNT_NS = Slot("ahead_user"), Slot("ahead_net"), Slot("ahead_mnt")
+NAMESPACES = {kind: Slot(f"ahead_{kind.value}") for kind in (Namespace.USER, Namespace.NET, Namespace.MOUNT)}
 
 
 class Kit(namedtuple("Kit", "sync loopback nested machine mould")):
@@ -43,7 +43,7 @@ class Kit(namedtuple("Kit", "sync loopback nested machine mould")):
     @property
     def kinds(self) -> tuple[Namespace, ...]:
         """Which namespaces, in the order in which they can be entered: the first gives the right to the others."""
-        return (Namespace.USER, Namespace.NET, *((Namespace.MOUNT,) if self.mould else ()))
+        return tuple(kind for kind in NAMESPACES if kind != Namespace.MOUNT or self.mould is not None)
 
     @property
     def flags(self) -> int:
@@ -114,7 +114,7 @@ def way_in(kit: Kit) -> Stage:
 def entering(kit: Kit) -> Stage:
     """The steps of the intermediate process that clones the child inside."""
     b = Builder()
-    for slot, kind in zip((USER_NS, NET_NS, MOUNT_NS), kit.kinds, strict=False):
+    for kind in kit.kinds:
         b.about("Sandbox.namespaces", f"enter the {kind.value} namespace made ahead")
-        b.call("setns", slot, kind.clone_flag)
+        b.call("setns", NAMESPACES[kind], kind.clone_flag)
     return Stage("join", tuple(b.steps))

@@ -5,7 +5,7 @@ The rules are those of `ramet.plan.compile`, as far as they can be read off the 
 
 from __future__ import annotations
 
-from ramet.plan.ahead import MOUNT_NS, NET_NS, USER_NS
+from ramet.plan.ahead import NAMESPACES
 from ramet.plan.limits import entry_slot
 from ramet.plan.steps import Block, Ptr, Slot
 from ramet.spec import Namespace
@@ -53,7 +53,7 @@ def check(plan: Plan) -> list[str]:
     inputs = INPUTS | {f"fd{fd}" for fd in plan.command.pass_fds}
     inputs |= {f"ns_{join.kind.value}" for join in plan.spec.join}
     inputs |= {str(mount.slot) for mount in plan.prepared}
-    inputs |= {USER_NS, NET_NS, MOUNT_NS} if plan.ahead else set()
+    inputs |= set(NAMESPACES.values()) if plan.ahead else set()
     inputs |= {entry_slot(number) for number in range(plan.groups.entries)} if plan.groups else set()
     for stage in plan.stages.values():
         for rule in (_named, _slots, _mounts_before_rights, _inside_after_pivot):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from ramet.plan.ahead import MOUNT_NS, NET_NS, USER_NS, making, way_in
+from ramet.plan.ahead import NAMESPACES, making, way_in
 from ramet.plan.encode import encode
 from ramet.plan.mould import PROC
 from ramet.run import image
@@ -153,7 +153,7 @@ def _begin(kit: Kit) -> Preparing | None:
             _refused.add(kit)  # its plain form will do
             return None
     made = Ahead(kit, mould)
-    wanted = dict(zip((USER_NS, NET_NS, MOUNT_NS), kit.kinds, strict=False))
+    wanted = {NAMESPACES[kind]: kind for kind in kit.kinds}
     program, join = _programs(kit)
     given = mould.inputs if mould is not None else {}
     proc = -1
