@@ -1,6 +1,7 @@
 """Each limit alone: what it does to a payload, what the payload is without it, and what the result says of it."""
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -144,7 +145,7 @@ def test_cpuset_can_not_be_undone():
 def test_nice_and_idle():
     """nice and idle are what getpriority(2) and sched_getscheduler(2) say inside; 0 and SCHED_OTHER without."""
     code = "import os; print(os.getpriority(0, 0), os.sched_getscheduler(0))"
-    assert python(code, nice=7).stdout == "7 0\n"
+    assert python(code, nice=19).stdout == "19 0\n"
     assert python(code, idle=True).stdout.endswith(f" {os.SCHED_IDLE}\n")
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert python(code).stdout == f"{own} 0\n"
@@ -179,6 +180,21 @@ def test_timeout_is_wall_time():
     assert result.status == "timed-out" and result.ended_by_limit
     assert 0.3 <= time.monotonic() - began < 10 * PATIENCE
     assert python("import time; time.sleep(0.1)", timeout="60s").ok
+
+
+@pytest.mark.parametrize("how", ["wait", "communicate", "poll"])
+def test_timeout_of_a_popen(how):
+    """A timeout is held by a Popen too, however it is waited for; without it, the payload goes on."""
+    code = "import time; time.sleep(600)"
+    argv = [*PYTHON, code]
+    with ramet.Popen(argv, stdout=ramet.PIPE, timeout="300ms") as late, ramet.Popen(argv) as control:
+        if how == "communicate":
+            assert late.communicate() == (b"", None)
+        while how == "poll" and late.poll() is None:
+            select.select([late.pidfd], [], [], 0.01)
+        assert late.wait() == -9
+        assert control.poll() is None
+        control.kill()
 
 
 def test_output():

@@ -6,6 +6,7 @@ times: twice, or a hundred times with RAMET_SLOW=1.
 
 import os
 import resource
+import select
 import tempfile
 
 import payloads
@@ -131,6 +132,20 @@ def test_flood_on_both_pipes(action):
     assert len(result.stdout) <= 100_000 and len(result.stderr) <= 100_000
     if action == "truncate":
         assert result.truncated == ("stdout", "stderr")
+
+
+def test_writes_too_much_and_is_gone():
+    """Who has written too much and ended, with 0 or not, before anybody could kill it, is told as who was killed for it; the same
+    within the limit has exited."""
+    for code in (0, 3):
+        line = f"os.write(1, b'o' * n); os._exit({code})"
+        fields = {"output": 1000, "output_action": "kill", "timeout": 60 * PATIENCE}
+        hundred_times(line, 60_000, "output-limit", tame=500, tame_code=code, **fields)
+        with ramet.Popen(argv(line, 60_000), stdout=ramet.PIPE, **fields) as box:
+            select.select([box.pidfd], [], [], 60 * PATIENCE)  # nobody has read yet, and it is over
+            result = box._result(box._communicate(None, None, None))
+        assert (result.status, result.limits_hit, result.ended_by_limit) == ("output-limit", ("output-limit",), True)
+        assert (result.exit_code, len(result.stdout), result.truncated) == (code, 1000, ("stdout",))
 
 
 def test_endless_file():

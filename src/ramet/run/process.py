@@ -44,7 +44,8 @@ class Popen:
     stdin, stdout, stderr: PIPE, DEVNULL, a descriptor, a file, or None for the caller's own; stderr may be STDOUT. Unlike
     subprocess, stdin is DEVNULL unless given. text, encoding, errors: decode what is
     captured (bytes that can't be are escaped, unless errors says otherwise). pass_fds: descriptors
-    passed on under their own numbers. Any field of Sandbox may be given by name.
+    passed on under their own numbers. Any field of Sandbox may be given by name; its timeout and cpu_time are held by who waits (`wait`,
+    `communicate`, `poll`).
 
     The sandbox dies when the caller dies, and when this object is closed or collected. As a context manager it closes
     stdin and waits at the end of the block, and kills the sandbox if the block raises.
@@ -108,7 +109,7 @@ class Popen:
         finally:
             signals.release()
         self._streams.close_theirs()
-        self._guard = Guard(self.sandbox, self._group, self._killer())
+        self._guard = Guard(self.sandbox, self._group, self._killer(), began=self._started)
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
@@ -356,6 +357,7 @@ class Popen:
             told = message or waited
             used = 0.0 if told is None else (told.user_usec + told.system_usec) / 1e6
             used_up = limit is not None and used >= float(limit)
+            self._guard.ended()
             evidence = Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up)
             return evidence, usage_of(told, None, wall) if told or not self._seen else self._seen.after(wall)
         try:
@@ -401,7 +403,9 @@ class Popen:
         return kind(
             argv=self.args,
             ending=self._ending,
-            verdict=decide(self._ending, evidence._replace(filter_kills=kills(self.sandbox))),
+            verdict=decide(
+                self._ending, evidence._replace(filter_kills=kills(self.sandbox), overran=self._guard.overran)
+            ),
             usage=usage,
             protections=self.plan.protections,
             stdout=out,

@@ -131,8 +131,8 @@ class Result:
     """How a run ended, and what it left.
 
     status: "exited", "signaled", "timed-out", "cpu-time", "out-of-memory", "output-limit", "disk-limit", "processes-limit" or
-    "syscall-denied"; limits_hit: every limit that was hit, the first first; ended_by_limit: was it killed for one, or did it go on with
-    what it was refused. exit_code: of the payload, None if a signal ended it;
+    "syscall-denied" (what could not be set up is an exception); limits_hit: every limit that was hit, the first first; ended_by_limit: was it
+    killed for one (or just too late for that), or did it go on with what it was refused. exit_code: of the payload, None if a signal ended it;
     signal: its number, or None. stdout, stderr: what was captured (bytes, or text if asked for), None if not captured;
     truncated: names of the streams that had more than `output` allows. duration: wall-clock seconds.
     usage: a `Usage`. protections: what protected the host, and how each limit was held, as `ramet.plan.limits.Protection`.
