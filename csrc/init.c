@@ -118,6 +118,8 @@ static _Noreturn void report_exit(int status)
         .max_rss_kib = usage.max_rss,
         .minor_faults = usage.minor_faults,
         .major_faults = usage.major_faults,
+        .blocks_in = usage.blocks_in,
+        .blocks_out = usage.blocks_out,
         .voluntary_switches = usage.voluntary_switches,
         .involuntary_switches = usage.involuntary_switches,
     };

@@ -16,8 +16,8 @@ enum {
 struct init_message {
     int32_t status; /* as wait4 gives it */
     int32_t disk_full; /* argv[2] is a file system in memory, the sandbox's own, and had no room left */
-    int64_t user_usec, system_usec, max_rss_kib, minor_faults, major_faults, voluntary_switches,
-        involuntary_switches; /* of all that init reaped */
+    int64_t user_usec, system_usec, max_rss_kib, minor_faults, major_faults, blocks_in, blocks_out,
+        voluntary_switches, involuntary_switches; /* of all that init reaped; blocks are of 512 bytes */
 };
 
 /* From the caller: forward this signal to the payload. */

@@ -4,12 +4,15 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 from limited import PATIENCE, may
 
 import ramet
+from needs import only
+from ramet import cgroups
 from ramet.spec import IoLimit
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
@@ -250,6 +253,28 @@ def test_usage():
     if used.processes_peak is not None:
         assert used.processes_peak == 3  # init, the payload, its child
     assert used.minor_faults > 0 and used.voluntary_switches > 0
+
+
+def test_bytes_read_and_written():
+    """3 MiB onto a disk and back from it are counted, with a control group or without; the same in memory is nothing."""
+    code = (
+        "import os, sys; f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); os.write(f, b'x' * (3 << 20)); os.fsync(f)\n"
+    )
+    code += "os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED); print(len(os.pread(f, 4 << 20, 0)))"
+    with tempfile.TemporaryDirectory(prefix="limits-", dir="/var/tmp") as folder:
+        os.chmod(folder, 0o777)
+        disk = os.stat(folder).st_dev
+        only(os.path.exists(f"/sys/dev/block/{os.major(disk)}:{os.minor(disk)}"), "where /var/tmp is on a disk")
+        groups = [{"memory": "64M"}] if cgroups.find().facts["memory"].ok else []
+        for number, fields in enumerate([{}, *groups]):
+            shown = [ramet.Bind(folder, folder, writable=True)]
+            there = ramet.run([*PYTHON, code, f"{folder}/{number}"], mounts=shown, text=True, **fields)
+            assert there.stdout == f"{3 << 20}\n", there.stderr
+            for counted in (there.usage.read_bytes, there.usage.written_bytes):
+                assert 3 << 20 <= counted < 8 << 20, (fields, there.usage)
+            control = ramet.run([*PYTHON, code, "/tmp/file"], text=True, **fields)
+            assert control.stdout == there.stdout
+            assert control.usage.written_bytes == 0
 
 
 def test_usage_of_the_living():

@@ -16,12 +16,12 @@ MSG_NOSIGNAL = 0x4000
 #: socketpair, sendto
 _NUMBERS = {"x86_64": (53, 44), "aarch64": (199, 206)}[os.uname().machine]
 
-MESSAGE = struct.Struct("<ii7q")
+MESSAGE = struct.Struct("<ii9q")
 COMMAND = struct.Struct("<i")
 
 Message = namedtuple(
     "Message",
-    "status disk_full user_usec system_usec max_rss_kib minor_faults major_faults voluntary involuntary",
+    "status disk_full user_usec system_usec max_rss_kib minor_faults major_faults blocks_in blocks_out voluntary involuntary",
 )
 """How the payload ended. status: as wait4(2) gives it; disk_full: the sandbox's own file system had no room left; the rest: of everything that init reaped."""
 
@@ -32,7 +32,7 @@ def message_of(rusage: bytes | bytearray) -> Message | None:
     if not any(numbers):
         return None
     user, system = (numbers[n] * 1_000_000 + numbers[n + 1] for n in (0, 2))
-    return Message(0, 0, user, system, numbers[4], *numbers[8:10], *numbers[16:18])
+    return Message(0, 0, user, system, numbers[4], *numbers[8:10], *numbers[11:13], *numbers[16:18])
 
 
 def pair() -> tuple[int, int]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ramet.run.verdict import Verdict
 
 CLD_EXITED = 1
+BLOCK = 512  # bytes, of ru_inblock and ru_oublock
 
 
 class Usage:
@@ -21,7 +22,8 @@ class Usage:
     wall: seconds. cpu_user, cpu_system: seconds of CPU time. memory_peak: bytes, as memory_peak_of says: "group": the most at once of
     all of it together; "process": of its largest process; "caller": no process had more than that, which is what the caller had itself,
     whose memory the child has until its exec (the kernel does not tell them apart). processes_peak: threads count. read_bytes,
-    written_bytes: from and to devices. minor_faults, major_faults, voluntary_switches, involuntary_switches: see getrusage(2). pressure:
+    written_bytes: from and to devices; where the group does not count them (version 1, without an io limit), writes are what was
+    written to files of devices, whether it has arrived there or not. minor_faults, major_faults, voluntary_switches, involuntary_switches: see getrusage(2). pressure:
     seconds in which some or all of it waited for "cpu", "memory", "io" (psi(7)).
     """
 
@@ -80,6 +82,8 @@ def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> 
             memory_peak_of="process" if message.max_rss_kib > _own_peak_kib() else "caller",
             minor_faults=message.minor_faults,
             major_faults=message.major_faults,
+            read_bytes=message.blocks_in * BLOCK,
+            written_bytes=message.blocks_out * BLOCK,
             voluntary_switches=message.voluntary,
             involuntary_switches=message.involuntary,
         )
@@ -88,9 +92,9 @@ def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> 
             known.update(cpu_user=group.user, cpu_system=group.system)
         if group.memory_peak is not None:
             known.update(memory_peak=group.memory_peak, memory_peak_of="group")
-        known.update(
-            processes_peak=group.processes_peak, read_bytes=group.read_bytes, written_bytes=group.written_bytes
-        )
+        if group.read_bytes is not None:
+            known.update(read_bytes=group.read_bytes, written_bytes=group.written_bytes)
+        known["processes_peak"] = group.processes_peak
         known["pressure"] = group.pressure or None
     return Usage(**known)
 
