@@ -284,6 +284,43 @@ def test_not_handed_over(handed_over):
     assert found["spots"] == [] and not found["facts"]["memory"][1]
 
 
+@as_root
+def test_the_hint_does_what_it_says():
+    """Typed as it stands by root, the hint for version 1 gives a user the limit that was refused: of cpuset, whose new groups are of
+    no use as they are, and of memory."""
+    user = 64_000 + os.getpid() % 1000
+    before = ask("", preexec_fn=lambda: os.setresuid(user, user, user))
+    versions = {name: one.version for one in here() for name in one.controllers}
+    names = [name for name in ("cpuset", "memory") if name in versions]
+    only(names, "with controllers of version 1")
+    try:
+        for name in names:
+            _, ok, _, hint = before["facts"][name]
+            assert not ok and hint.startswith("as root:\n")
+            subprocess.run(["sh", "-e", "-c", hint.removeprefix("as root:\n")], check=True, timeout=30 * PATIENCE)
+            after = ask("", preexec_fn=lambda: os.setresuid(user, user, user))
+            assert after["facts"][name][1], after["facts"][name]
+    finally:
+        for one in here():
+            if os.path.isdir(f"{one.mount}/user-{user}"):
+                os.rmdir(f"{one.mount}/user-{user}")
+
+
+@as_root
+def test_the_hint_names_what_there_is():
+    """Where version 2's controllers are bound to version 1 the hint for its hierarchy asks for none of them; and what version 1 has no
+    word for is not said to be mended by a directory."""
+    user = 64_000 + os.getpid() % 1000
+    facts = ask("", preexec_fn=lambda: os.setresuid(user, user, user))["facts"]
+    only("memory" in {name for one in here() for name in one.controllers}, "with memory in version 1")
+    assert "version 1 has no such limit" in facts["memory_high"][2] and "boot with" in facts["memory_high"][3]
+    second = [one for one in here() if one.version == 2]
+    only(second, "with version 2 besides")
+    there = open(f"{second[0].mount}/cgroup.controllers").read().split()
+    assert ("+memory" in facts["pressure"][3]) == ("memory" in there)
+    assert "caller/cgroup.procs" in facts["pressure"][3]
+
+
 def test_the_limits_hold_for_an_ordinary_user(handed_over, tmp_path):
     """The tests of limits and of endings, as that user."""
     directory = os.path.dirname(__file__)

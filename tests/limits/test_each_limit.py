@@ -95,6 +95,14 @@ def test_processes():
     assert large.limits_hit == ()
 
 
+def test_most_processes():
+    """The largest number that may be given can be held; one more can't be given."""
+    may("processes")
+    assert python("pass", processes=2**22).ok
+    with pytest.raises(ramet.SpecError):
+        python("pass", processes=2**22 + 1)
+
+
 def test_processes_count_threads():
     """A thread is one of them."""
     may("processes")

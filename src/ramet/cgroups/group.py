@@ -344,7 +344,8 @@ def _refused(spot: Spot, write: Write, limits: Limits, number: int) -> StepError
     if write.limit == "cpus" and number == errno.EINVAL:
         hint = f"a group above {spot.path} has less: version 1 allows none below it more"
     elif write.limit.startswith("cpuset"):
-        hint = f"{spot.path}/cpuset.{'effective_cpus' if spot.version == 1 else 'cpus.effective'} says which there are"
+        what = "mems" if write.limit == "cpuset_mems" else "cpus"
+        hint = f"{spot.path}/cpuset.{f'effective_{what}' if spot.version == 1 else f'{what}.effective'} says which there are"
     elif write.limit == "io" and number == errno.ENODEV:
         hint = "it takes a whole disk that has a queue of its own, neither a partition nor tmpfs"
     elif number == errno.EBUSY and write.limit == "memory":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.plan.limits import Groups, entry_slot
-from ramet.spec.group_limits import GroupLimits
+from ramet.spec.group_limits import PROCESSES_MOST, GroupLimits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _held(limits: GroupLimits, missing: tuple[tuple[str, str, str], ...], more: 
     if "memory" in names:
         changes["swap"] = 0
     if limits.processes is not None and "processes" not in names:
-        changes["processes"] = limits.processes + more
+        changes["processes"] = min(limits.processes + more, PROCESSES_MOST)
     return limits.replace(**changes)
 
 
