@@ -7,6 +7,7 @@ import os
 import sys
 from _thread import allocate_lock
 from _weakref import ref
+from errno import EACCES
 from time import monotonic
 
 from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, TimeoutExpired
@@ -94,7 +95,15 @@ class Popen:
             self._streams = Streams(stdin, stdout, stderr, self.plan.owner, signals=signals)
             self._make_group(signals)
             theirs = self._streams.theirs
-            self._launched = self._launch((theirs[0], theirs[1], theirs[2]), signals)
+            stdio = theirs[0], theirs[1], theirs[2]
+            try:
+                self._launched = self._launch(stdio, signals)
+            except StepError as error:
+                if not self._was_moved(error):
+                    raise
+                self.plan = self._compile(argv, pass_fds)
+                self._make_group(signals)
+                self._launched = self._launch(stdio, signals)
             if self._group is not None:
                 self._group.opened()
         except BaseException:
@@ -151,6 +160,17 @@ class Popen:
 
         signals.hold()  # a group that nobody knows would stay until this process ends
         self._group = make(self.plan)
+
+    def _was_moved(self, error: StepError) -> bool:
+        """Has somebody moved the caller out of what is delegated to it? Then its place is another one, or none that has a fix to be told:
+        it is looked for again. clone3 has no other use for EACCES than CLONE_INTO_CGROUP's."""
+        if error.stage != "clone" or error.errno != EACCES or self._group is None or self._group.into is None:
+            return False
+        from ramet import cgroups
+
+        self._close_group()
+        cgroups.forget()
+        return True
 
     def _close_group(self) -> None:
         group, self._group = self._group, None
