@@ -288,7 +288,7 @@ def say_stats(result: Result) -> None:
             whose = "" if used.memory_peak_of == "group" else " in its largest process"
             parts.append(f"{used.memory_peak / 2**20:.1f} MiB at most{whose}")
     if used.processes_peak is not None:
-        parts.append(f"{used.processes_peak} processes at most")
+        parts.append(f"{used.processes_peak} process{'' if used.processes_peak == 1 else 'es'} at most")
     if used.read_bytes or used.written_bytes:
         parts.append(f"{used.read_bytes or 0} bytes read, {used.written_bytes or 0} written")
     parts += [f"{one.name} {one.state}" for one in result.protections if one.state != "enforced"]

@@ -65,7 +65,9 @@ def make(plan: Plan, *, building: bool = True) -> Group | None:
 
     # Init is in it too; the payload must not find one process less than it may have.
     more = int(plan.init and building)
-    return cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, more), building=building)
+    group = cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, more), building=building)
+    group.ours = more
+    return group
 
 
 def inputs(group: Group) -> dict[Slot, int]:

@@ -404,7 +404,7 @@ class Popen:
             return usage_of(None, self._group.usage(), wall)
         from ramet.run.living import living
 
-        return living(self.pid, wall)
+        return living(self.pid, wall, init=self.plan.init)
 
     def _result(self, pump: Pump) -> Result:
         return self._result_with(*self._captured(pump))
@@ -477,7 +477,7 @@ class Popen:
             if self._group is None and self.plan.init:
                 from ramet.run.living import living
 
-                self._seen = living(self._launched.pid, 0)  # nobody will be left to tell
+                self._seen = living(self._launched.pid, 0, init=True)  # nobody will be left to tell
             kill(self._launched.pidfd)
             if self._group is not None and not self.plan.clone_flags & CLONE_NEWPID:
                 self._group.kill()

@@ -21,7 +21,7 @@ class Usage:
 
     wall: seconds. cpu_user, cpu_system: seconds of CPU time. memory_peak: bytes, as memory_peak_of says: "group": the most at once of
     all of it together; "process": of its largest process; "caller": no process had more than that, which is what the caller had itself,
-    whose memory the child has until its exec (the kernel does not tell them apart). processes_peak: threads count. read_bytes,
+    whose memory the child has until its exec (the kernel does not tell them apart). processes_peak: threads count, ramet's own init does not. read_bytes,
     written_bytes: from and to devices; where the group does not count them (version 1, without an io limit), writes are what was
     written to files of devices, whether it has arrived there or not. minor_faults, major_faults, voluntary_switches, involuntary_switches: see getrusage(2). pressure:
     seconds in which some or all of it waited for "cpu", "memory", "io" (psi(7)).
