@@ -21,6 +21,7 @@
 #define WAIT_ALL 0x40000000
 #define SEND_NO_SIGNAL 0x4000
 #define RECEIVE_DONT_WAIT 0x40
+#define SEND_DONT_WAIT 0x40
 #define SIGNAL_KILL 9
 #define SIGNAL_CHILD 17
 #define USAGE_OF_CHILDREN -1
@@ -140,8 +141,14 @@ static void obey(long payload)
     long got = sys6(__NR_recvfrom, INIT_CONTROL, SYS_ARG(&command), sizeof command, RECEIVE_DONT_WAIT, 0, 0);
     if (got == 0)
         leave(); /* the caller has let go */
-    if (got == sizeof command)
+    if (got != sizeof command)
+        return;
+    if (command.signal == INIT_TELL_DISK) {
+        int32_t full = disk_full();
+        sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&full), sizeof full, SEND_NO_SIGNAL | SEND_DONT_WAIT, 0, 0);
+    } else {
         sys2(__NR_kill, payload, command.signal);
+    }
 }
 
 static _Noreturn void supervise(long payload)

@@ -20,7 +20,9 @@ struct init_message {
         voluntary_switches, involuntary_switches; /* of all that init reaped; blocks are of 512 bytes */
 };
 
-/* From the caller: forward this signal to the payload. */
+/* From the caller: forward this signal to the payload; or, before it kills us, who could not tell any more: is the disk full?
+ * That is answered by an int32_t. */
+enum { INIT_TELL_DISK = -1 };
 struct init_command {
     int32_t signal;
 };

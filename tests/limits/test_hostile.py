@@ -164,6 +164,28 @@ def test_file_size():
         assert (small.status, small.exit_code) == ("exited", 0)
 
 
+FILLS_AND_WAITS = """
+try:
+    with open("/tmp/endless", "wb", buffering=0) as file:
+        file.write(b"x" * n * MIB)
+except OSError:
+    pass
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+def test_fills_its_disk_and_is_killed_for_something_else():
+    """A full disk is listed also of who is killed for another limit, and goes with it; of who has room left it is not."""
+    for number, hits in ((8, ("timed-out", "disk-limit")), (1, ("timed-out",))):
+        for _ in range(ROUNDS):
+            result = run(FILLS_AND_WAITS, number, disk="4M", timeout=1.0 * PATIENCE)
+            assert (result.stdout, result.status, result.limits_hit) == (b"done\n", "timed-out", hits)
+            nothing_of_it()
+    result = run(FILLS_AND_WAITS + "\n", 8, disk="4M", output=2, output_action="kill")
+    assert result.limits_hit == ("output-limit", "disk-limit")
+
+
 def test_a_million_tiny_files():
     """Files without content fill a disk as well: one a page of `disk`. A thousand do not."""
     result = hundred_times(payloads.TINY_FILES, 1_000_000, "disk-limit", tame=1000, disk="16M")

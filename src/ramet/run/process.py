@@ -61,6 +61,7 @@ class Popen:
         self._group: Group | None = None
         self._evidence: tuple[Evidence, Usage] | None = None
         self._seen: Usage | None = None
+        self._asked = self._disk_full = False
         self._preparing: Preparing | None = None
         self._ending: Ending | None = None
         self._text: tuple[str, str] | None = None
@@ -370,7 +371,7 @@ class Popen:
     ) -> tuple[Evidence, Usage]:
         """What the group knows, which ends with it. waited: what the kernel said in place of an init that was killed."""
         group, wall = self._group, monotonic() - self._started
-        full = message is not None and bool(message.disk_full)
+        full = self._disk_full if message is None else bool(message.disk_full)
         limit = self.sandbox.cpu_time
         if group is None:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
@@ -467,9 +468,18 @@ class Popen:
         def kill() -> None:
             found = held()
             if found is not None:
+                found._look_at_disk()
                 found._kill()
 
         return kill
+
+    def _look_at_disk(self) -> None:
+        """Before a kill for another limit: was the disk full, too? It goes with the sandbox, and init can't report."""
+        launched = self._launched
+        if self._asked or launched is None or launched.over or launched.control is None:
+            return
+        self._asked = True
+        self._disk_full = control.disk_is_full(launched.control)
 
     def _kill(self) -> None:
         """Init's end is everybody's; without a pid namespace of its own the group knows who belongs to it."""
