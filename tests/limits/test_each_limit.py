@@ -1,5 +1,6 @@
 """Each limit alone: what it does to a payload, what the payload is without it, and what the result says of it."""
 
+import errno
 import os
 import select
 import subprocess
@@ -182,6 +183,14 @@ def test_disk():
     small, large = python(code, disk="1M"), python(code, disk="4M")
     assert (small.stdout, large.stdout) == ("full\n", f"{2 << 20}\n")
     assert (small.status, small.limits_hit, large.limits_hit) == ("exited", ("disk-limit",), ())
+
+
+def test_disk_too_small_to_build_the_sandbox():
+    """A disk that the sandbox's own files don't fit on is an error of a step that names the field to change; with more it runs."""
+    with pytest.raises(ramet.StepError) as caught:
+        python("pass", disk=1)
+    assert caught.value.errno == errno.ENOSPC and "Sandbox.disk = 1" in caught.value.hint
+    assert python("pass", disk="512K").ok
 
 
 def test_timeout_is_wall_time():
