@@ -21,6 +21,7 @@
 #define WAIT_ALL 0x40000000
 #define SEND_NO_SIGNAL 0x4000
 #define RECEIVE_DONT_WAIT 0x40
+#define SEND_DONT_WAIT 0x40
 #define SIGNAL_KILL 9
 #define SIGNAL_CHILD 17
 #define USAGE_OF_CHILDREN -1
@@ -118,6 +119,8 @@ static _Noreturn void report_exit(int status)
         .max_rss_kib = usage.max_rss,
         .minor_faults = usage.minor_faults,
         .major_faults = usage.major_faults,
+        .blocks_in = usage.blocks_in,
+        .blocks_out = usage.blocks_out,
         .voluntary_switches = usage.voluntary_switches,
         .involuntary_switches = usage.involuntary_switches,
     };
@@ -138,8 +141,14 @@ static void obey(long payload)
     long got = sys6(__NR_recvfrom, INIT_CONTROL, SYS_ARG(&command), sizeof command, RECEIVE_DONT_WAIT, 0, 0);
     if (got == 0)
         leave(); /* the caller has let go */
-    if (got == sizeof command)
+    if (got != sizeof command)
+        return;
+    if (command.signal == INIT_TELL_DISK) {
+        int32_t full = disk_full();
+        sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&full), sizeof full, SEND_NO_SIGNAL | SEND_DONT_WAIT, 0, 0);
+    } else {
         sys2(__NR_kill, payload, command.signal);
+    }
 }
 
 static _Noreturn void supervise(long payload)

@@ -16,11 +16,13 @@ enum {
 struct init_message {
     int32_t status; /* as wait4 gives it */
     int32_t disk_full; /* argv[2] is a file system in memory, the sandbox's own, and had no room left */
-    int64_t user_usec, system_usec, max_rss_kib, minor_faults, major_faults, voluntary_switches,
-        involuntary_switches; /* of all that init reaped */
+    int64_t user_usec, system_usec, max_rss_kib, minor_faults, major_faults, blocks_in, blocks_out,
+        voluntary_switches, involuntary_switches; /* of all that init reaped; blocks are of 512 bytes */
 };
 
-/* From the caller: forward this signal to the payload. */
+/* From the caller: forward this signal to the payload; or, before it kills us, who could not tell any more: is the disk full?
+ * That is answered by an int32_t. */
+enum { INIT_TELL_DISK = -1 };
 struct init_command {
     int32_t signal;
 };

@@ -247,7 +247,10 @@ def test_a_value_that_the_kernel_refuses(group):
         group(cpuset="4000-4001")
     text = str(caught.value)
     assert "limit cpuset" in text and 'cpuset.cpus", "4000-4001")' in text and "Limits.cpuset = '4000-4001'" in text
-    assert "effective" in caught.value.hint
+    assert "effective_cpus" in caught.value.hint or "cpus.effective" in caught.value.hint
+    with pytest.raises(StepError) as caught:
+        group(cpuset_mems="900")
+    assert "effective_mems" in caught.value.hint or "mems.effective" in caught.value.hint
 
 
 READS = """if 1:

@@ -284,6 +284,92 @@ def test_not_handed_over(handed_over):
     assert found["spots"] == [] and not found["facts"]["memory"][1]
 
 
+RUNS_WHEN_ASKED = """if 1:
+    import json, sys
+    sys.path[:0] = sys.argv[1:]
+    import ramet
+    for _ in sys.stdin:
+        try:
+            said = [one.fact for one in ramet.run(["true"], cpu_time=60).protections if one.name == "cpu_time"]
+        except ramet.Error as error:
+            said = [type(error).__name__, str(error)]
+        print(json.dumps(said), flush=True)
+"""
+
+
+@as_root
+def test_a_caller_that_is_moved():
+    """An outer manager moves a caller out of what is delegated to it, where CLONE_INTO_CGROUP is refused (EACCES): into other groups of
+    its own, and its runs go on there; into somebody else's, and they raise with the fix. Before, they run."""
+    spot = cgroups.find().unified
+    only(spot is not None, "with version 2")
+    groups = [f"{spot.path}/test-moved-{os.getpid()}-{letter}" for letter in "abc"]
+    try:
+        for path in groups:
+            os.makedirs(f"{path}/caller")
+        for path in groups[:2]:
+            for file in (".", "cgroup.procs", "cgroup.subtree_control", "caller", "caller/cgroup.procs"):
+                os.chown(f"{path}/{file}", 65000, 65000)
+
+        def become():
+            in_group_of_version_2(f"{groups[0]}/caller")()
+            os.setgroups([])
+            os.setresgid(65000, 65000, 65000)
+            os.setresuid(65000, 65000, 65000)
+
+        argv = [sys.executable, "-c", RUNS_WHEN_ASKED, *sys.path]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        with subprocess.Popen(argv, preexec_fn=become, **pipes) as caller:
+            said = []
+            for path in groups:
+                in_group_of_version_2(f"{path}/caller", str(caller.pid))()
+                caller.stdin.write("now\n")
+                said.append(json.loads(caller.stdout.readline()))
+            caller.stdin.close()
+    finally:
+        for path in groups:
+            assert any(ending.remove_tree(spot.fd, os.path.basename(path)) for _ in ending.waits(5 * PATIENCE))
+    assert [groups[0] in said[0][0], groups[1] in said[1][0]] == [True, True], said
+    assert said[2][0] == "UnsupportedError" and "hint:" in said[2][1], said
+
+
+@as_root
+def test_the_hint_does_what_it_says():
+    """Typed as it stands by root, the hint for version 1 gives a user the limit that was refused: of cpuset, whose new groups are of
+    no use as they are, and of memory."""
+    user = 64_000 + os.getpid() % 1000
+    before = ask("", preexec_fn=lambda: os.setresuid(user, user, user))
+    versions = {name: one.version for one in here() for name in one.controllers}
+    names = [name for name in ("cpuset", "memory") if name in versions]
+    only(names, "with controllers of version 1")
+    try:
+        for name in names:
+            _, ok, _, hint = before["facts"][name]
+            assert not ok and hint.startswith("as root:\n")
+            subprocess.run(["sh", "-e", "-c", hint.removeprefix("as root:\n")], check=True, timeout=30 * PATIENCE)
+            after = ask("", preexec_fn=lambda: os.setresuid(user, user, user))
+            assert after["facts"][name][1], after["facts"][name]
+    finally:
+        for one in here():
+            if os.path.isdir(f"{one.mount}/user-{user}"):
+                os.rmdir(f"{one.mount}/user-{user}")
+
+
+@as_root
+def test_the_hint_names_what_there_is():
+    """Where version 2's controllers are bound to version 1 the hint for its hierarchy asks for none of them; and what version 1 has no
+    word for is not said to be mended by a directory."""
+    user = 64_000 + os.getpid() % 1000
+    facts = ask("", preexec_fn=lambda: os.setresuid(user, user, user))["facts"]
+    only("memory" in {name for one in here() for name in one.controllers}, "with memory in version 1")
+    assert "version 1 has no such limit" in facts["memory_high"][2] and "boot with" in facts["memory_high"][3]
+    second = [one for one in here() if one.version == 2]
+    only(second, "with version 2 besides")
+    there = open(f"{second[0].mount}/cgroup.controllers").read().split()
+    assert ("+memory" in facts["pressure"][3]) == ("memory" in there)
+    assert "caller/cgroup.procs" in facts["pressure"][3]
+
+
 def test_the_limits_hold_for_an_ordinary_user(handed_over, tmp_path):
     """The tests of limits and of endings, as that user."""
     directory = os.path.dirname(__file__)

@@ -213,10 +213,10 @@ def test_json_keeps_at_most_what_is_asked(ramet):
 
 
 def test_json_of_a_failure_says_what_failed(ramet):
-    """When ramet itself fails, stdout still is JSON: status failed, and the error's parts."""
+    """When ramet itself fails, stdout still is JSON: status setup-failed, and the error's parts."""
     done = ramet("run", "--json", "--bind", "/nonexistent", "true")
     found = json.loads(done.stdout)
-    assert (found["status"], found["error"], found["field"]) == ("failed", "SpecError", "--bind /nonexistent")
+    assert (found["status"], found["error"], found["field"]) == ("setup-failed", "SpecError", "--bind /nonexistent")
     assert done.returncode == 125
 
 

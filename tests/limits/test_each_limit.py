@@ -1,14 +1,19 @@
 """Each limit alone: what it does to a payload, what the payload is without it, and what the result says of it."""
 
+import errno
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 from limited import PATIENCE, may
 
 import ramet
+from needs import only
+from ramet import cgroups
 from ramet.spec import IoLimit
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
@@ -91,6 +96,14 @@ def test_processes():
     assert large.limits_hit == ()
 
 
+def test_most_processes():
+    """The largest number that may be given can be held; one more can't be given."""
+    may("processes")
+    assert python("pass", processes=2**22).ok
+    with pytest.raises(ramet.SpecError):
+        python("pass", processes=2**22 + 1)
+
+
 def test_processes_count_threads():
     """A thread is one of them."""
     may("processes")
@@ -144,7 +157,7 @@ def test_cpuset_can_not_be_undone():
 def test_nice_and_idle():
     """nice and idle are what getpriority(2) and sched_getscheduler(2) say inside; 0 and SCHED_OTHER without."""
     code = "import os; print(os.getpriority(0, 0), os.sched_getscheduler(0))"
-    assert python(code, nice=7).stdout == "7 0\n"
+    assert python(code, nice=19).stdout == "19 0\n"
     assert python(code, idle=True).stdout.endswith(f" {os.SCHED_IDLE}\n")
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert python(code).stdout == f"{own} 0\n"
@@ -172,6 +185,14 @@ def test_disk():
     assert (small.status, small.limits_hit, large.limits_hit) == ("exited", ("disk-limit",), ())
 
 
+def test_disk_too_small_to_build_the_sandbox():
+    """A disk that the sandbox's own files don't fit on is an error of a step that names the field to change; with more it runs."""
+    with pytest.raises(ramet.StepError) as caught:
+        python("pass", disk=1)
+    assert caught.value.errno == errno.ENOSPC and "Sandbox.disk = 1" in caught.value.hint
+    assert python("pass", disk="512K").ok
+
+
 def test_timeout_is_wall_time():
     """A sleeper is ended after its timeout, given in words, and not before."""
     began = time.monotonic()
@@ -179,6 +200,21 @@ def test_timeout_is_wall_time():
     assert result.status == "timed-out" and result.ended_by_limit
     assert 0.3 <= time.monotonic() - began < 10 * PATIENCE
     assert python("import time; time.sleep(0.1)", timeout="60s").ok
+
+
+@pytest.mark.parametrize("how", ["wait", "communicate", "poll"])
+def test_timeout_of_a_popen(how):
+    """A timeout is held by a Popen too, however it is waited for; without it, the payload goes on."""
+    code = "import time; time.sleep(600)"
+    argv = [*PYTHON, code]
+    with ramet.Popen(argv, stdout=ramet.PIPE, timeout="300ms") as late, ramet.Popen(argv) as control:
+        if how == "communicate":
+            assert late.communicate() == (b"", None)
+        while how == "poll" and late.poll() is None:
+            select.select([late.pidfd], [], [], 0.01)
+        assert late.wait() == -9
+        assert control.poll() is None
+        control.kill()
 
 
 def test_output():
@@ -232,8 +268,30 @@ def test_usage():
     if used.memory_peak is not None and used.memory_peak_of == "group":
         assert 30 << 20 < used.memory_peak < 200 << 20
     if used.processes_peak is not None:
-        assert used.processes_peak == 3  # init, the payload, its child
+        assert used.processes_peak == 2  # the payload and its child: init is ours
     assert used.minor_faults > 0 and used.voluntary_switches > 0
+
+
+def test_bytes_read_and_written():
+    """3 MiB onto a disk and back from it are counted, with a control group or without; the same in memory is nothing."""
+    code = (
+        "import os, sys; f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); os.write(f, b'x' * (3 << 20)); os.fsync(f)\n"
+    )
+    code += "os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED); print(len(os.pread(f, 4 << 20, 0)))"
+    with tempfile.TemporaryDirectory(prefix="limits-", dir="/var/tmp") as folder:
+        os.chmod(folder, 0o777)
+        disk = os.stat(folder).st_dev
+        only(os.path.exists(f"/sys/dev/block/{os.major(disk)}:{os.minor(disk)}"), "where /var/tmp is on a disk")
+        groups = [{"memory": "64M"}] if cgroups.find().facts["memory"].ok else []
+        for number, fields in enumerate([{}, *groups]):
+            shown = [ramet.Bind(folder, folder, writable=True)]
+            there = ramet.run([*PYTHON, code, f"{folder}/{number}"], mounts=shown, text=True, **fields)
+            assert there.stdout == f"{3 << 20}\n", there.stderr
+            for counted in (there.usage.read_bytes, there.usage.written_bytes):
+                assert 3 << 20 <= counted < 8 << 20, (fields, there.usage)
+            control = ramet.run([*PYTHON, code, "/tmp/file"], text=True, **fields)
+            assert control.stdout == there.stdout
+            assert control.usage.written_bytes == 0
 
 
 def test_usage_of_the_living():
@@ -249,4 +307,5 @@ def test_usage_of_the_living():
             assert live.memory_peak > 30 << 20
             assert live.memory_peak_of == ("group" if fields and live.memory_peak_of == "group" else "process")
             assert live.wall > 0
+            assert live.processes_peak in (1, None)
         assert box.usage().wall >= live.wall

@@ -6,6 +6,7 @@ times: twice, or a hundred times with RAMET_SLOW=1.
 
 import os
 import resource
+import select
 import tempfile
 
 import payloads
@@ -98,7 +99,7 @@ def test_fork_bomb():
         payloads.FORK_BOMB, 1000, "timed-out", tame=5, processes=20, memory="256M", timeout=1.0 * PATIENCE
     )
     assert result.limits_hit == ("timed-out", "processes-limit")
-    assert result.usage.processes_peak is None or result.usage.processes_peak <= 21  # init is one
+    assert result.usage.processes_peak is None or result.usage.processes_peak <= 20
 
 
 def test_forks_until_it_is_refused():
@@ -133,6 +134,20 @@ def test_flood_on_both_pipes(action):
         assert result.truncated == ("stdout", "stderr")
 
 
+def test_writes_too_much_and_is_gone():
+    """Who has written too much and ended, with 0 or not, before anybody could kill it, is told as who was killed for it; the same
+    within the limit has exited."""
+    for code in (0, 3):
+        line = f"os.write(1, b'o' * n); os._exit({code})"
+        fields = {"output": 1000, "output_action": "kill", "timeout": 60 * PATIENCE}
+        hundred_times(line, 60_000, "output-limit", tame=500, tame_code=code, **fields)
+        with ramet.Popen(argv(line, 60_000), stdout=ramet.PIPE, **fields) as box:
+            select.select([box.pidfd], [], [], 60 * PATIENCE)  # nobody has read yet, and it is over
+            result = box._result(box._communicate(None, None, None))
+        assert (result.status, result.limits_hit, result.ended_by_limit) == ("output-limit", ("output-limit",), True)
+        assert (result.exit_code, len(result.stdout), result.truncated) == (code, 1000, ("stdout",))
+
+
 def test_endless_file():
     """A file that grows for ever fills its disk and no more; the same that stays small exits."""
     result = hundred_times(payloads.ENDLESS_FILE, 1000, "disk-limit", tame=4, disk="16M")
@@ -147,6 +162,28 @@ def test_file_size():
         assert (result.status, result.exit_code) in [("exited", 153), ("signaled", None)], result  # the shell tells
         small = ramet.run(["sh", "-c", "head -c 10000 /dev/zero >/tmp/x"], file_size=50_000)
         assert (small.status, small.exit_code) == ("exited", 0)
+
+
+FILLS_AND_WAITS = """
+try:
+    with open("/tmp/endless", "wb", buffering=0) as file:
+        file.write(b"x" * n * MIB)
+except OSError:
+    pass
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+def test_fills_its_disk_and_is_killed_for_something_else():
+    """A full disk is listed also of who is killed for another limit, and goes with it; of who has room left it is not."""
+    for number, hits in ((8, ("timed-out", "disk-limit")), (1, ("timed-out",))):
+        for _ in range(ROUNDS):
+            result = run(FILLS_AND_WAITS, number, disk="4M", timeout=1.0 * PATIENCE)
+            assert (result.stdout, result.status, result.limits_hit) == (b"done\n", "timed-out", hits)
+            nothing_of_it()
+    result = run(FILLS_AND_WAITS + "\n", 8, disk="4M", output=2, output_action="kill")
+    assert result.limits_hit == ("output-limit", "disk-limit")
 
 
 def test_a_million_tiny_files():

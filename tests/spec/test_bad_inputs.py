@@ -309,6 +309,8 @@ def test_directory_source_swapped_for_a_link(tmp_path):
         "9999999T",
         "0x10",
         "1 G G",
+        "1_000",
+        "\u0663M",
         [],
         b"1M",
     ],
@@ -329,6 +331,8 @@ def test_bad_sizes(bad):
         ("1T", 1 << 40),
         ("4MiB", 4 << 20),
         ("4MB", 4 << 20),
+        ("5m", 5 << 20),
+        ("6kB", 6 << 10),
         (" 7K ", 7168),
     ],
 )

@@ -119,7 +119,8 @@ class Group:
 
     name: of its directories. into: a descriptor for clone3's CLONE_INTO_CGROUP, or None. entries: descriptors to each of which
     the child writes "0" as its first steps, and so enters; none on a host with version 2 alone. limits: what it was made with.
-    starved: had it reached its memory limit before that could kill? Then it was refused memory in other ways.
+    starved: had it reached its memory limit before that could kill? Then it was refused memory in other ways. ours: how many
+    processes in it are ramet's own, which `usage` and `account` leave out; for who makes it to set.
     """
 
     __slots__ = (
@@ -133,6 +134,7 @@ class Group:
         "into",
         "limits",
         "name",
+        "ours",
         "starved",
     )
 
@@ -140,6 +142,7 @@ class Group:
         self._place, self._program, self.limits, self._building = place, program, limits, building
         self.name = owners.new_name()
         self.starved = False
+        self.ours = 0
         self._owner = os.getpid()  # a fork copies this object, and dropping the copy must not end the group
         self._made: list[Spot] = []
         self._watch: int | None = None
@@ -344,7 +347,8 @@ def _refused(spot: Spot, write: Write, limits: Limits, number: int) -> StepError
     if write.limit == "cpus" and number == errno.EINVAL:
         hint = f"a group above {spot.path} has less: version 1 allows none below it more"
     elif write.limit.startswith("cpuset"):
-        hint = f"{spot.path}/cpuset.{'effective_cpus' if spot.version == 1 else 'cpus.effective'} says which there are"
+        what = "mems" if write.limit == "cpuset_mems" else "cpus"
+        hint = f"{spot.path}/cpuset.{f'effective_{what}' if spot.version == 1 else f'{what}.effective'} says which there are"
     elif write.limit == "io" and number == errno.ENODEV:
         hint = "it takes a whole disk that has a queue of its own, neither a partition nor tmpfs"
     elif number == errno.EBUSY and write.limit == "memory":

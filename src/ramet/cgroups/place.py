@@ -83,6 +83,8 @@ class Place:
             return Fact(name, False, *refusal)
         if able:
             return Fact(name, True, f"version {able[0].version}, {able[0].path}", "")
+        if f"{name} of version 1" in why:
+            return Fact(name, False, *why[f"{name} of version 1"])
         if controller in self.by_controller:
             return Fact(name, False, *_no_file(name, self.by_controller[controller]))
         if name == "kill" and self.spots:
@@ -176,13 +178,15 @@ def _swap_escapes(spot: Spot) -> tuple[str, str] | None:
 
 def _no_file(name: str, spot: Spot) -> tuple[str, str]:
     v1, v2 = FILES.get(name, (None, None))
-    if spot.version == 1 and v1 is None:
-        return (
-            f"version 1 has no such limit, and {CONTROLLER[name]} is bound to it",
-            "boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
-        )
     file = v1 if spot.version == 1 else v2
     return f"{spot.path}: its groups have no {file} that could be written", "a kernel with it (see its .config)"
+
+
+def _no_v1(name: str) -> tuple[str, str]:
+    return (
+        f"version 1 has no such limit, and {CONTROLLER[name]} is bound to it",
+        "boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
+    )
 
 
 def _not_mounted(controller: str) -> tuple[str, str]:
@@ -247,6 +251,9 @@ def look(mountinfo: str | None = None, own_groups: str | None = None) -> Place:
     why: dict[str, tuple[str, str]] = {}
     keeper = None
     bound_to_v1 = {name for one in known for name in one.controllers}
+    for name, (file_of_v1, _) in FILES.items():
+        if file_of_v1 is None and CONTROLLER[name] in bound_to_v1:
+            why[f"{name} of version 1"] = _no_v1(name)  # no place will do: said before a hint is followed in vain
     for one in known:
         if one.version == 1 and not one.controllers & {*spots.CONTROLLERS, "cpuacct", "freezer"}:
             continue  # net_cls and the like limit nothing of ours
@@ -399,11 +406,18 @@ def _delegate(one: Hierarchy, known: list[Hierarchy]) -> str:
     who = os.geteuid()
     if one.version == 1:
         useful = {*spots.CONTROLLERS, "cpuacct", "freezer"} - {"cpuset"}
-        mounts = " ".join(other.mount for other in known if other.controllers & useful)
-        return f"as root:\nfor d in {mounts}; do mkdir $d/user-{who} && chown {who} $d/user-{who}; done"
+        meant = [other for other in known if other is one or other.controllers & useful]
+        mounts = " ".join(other.mount for other in meant)
+        lines = [f"for d in {mounts}; do mkdir -p $d/user-{who} && chown {who} $d/user-{who}; done"]
+        for mount in (other.mount for other in meant if "cpuset" in other.controllers):
+            lines.append(f"for f in cpuset.cpus cpuset.mems; do cat {mount}/$f >{mount}/user-{who}/$f; done")
+        return "\n".join(["as root:", *lines])
     group = f"{one.mount}/user-{who}"
+    there = _text(f"{one.mount}/cgroup.controllers").split()
+    handed = " ".join(f"+{name}" for name in ESSENTIAL if name in there)
+    enable = f"; echo {handed} >../cgroup.subtree_control" if handed else ""
     return (
-        f"as root:\nmkdir -p {group}/caller; cd {group}; echo +memory +pids +cpu >../cgroup.subtree_control\n"
+        f"as root:\nmkdir -p {group}/caller; cd {group}{enable}\n"
         f"chown {who} . cgroup.procs cgroup.subtree_control caller caller/cgroup.procs\n"
         "echo PID-OF-THE-CALLER >caller/cgroup.procs"
     )

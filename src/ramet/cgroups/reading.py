@@ -110,7 +110,7 @@ def account(group: Group) -> tuple[int, int, Usage]:
     if spot is not None:
         names = _tree(spot, group.name)
         forks = max(files.flat(files.get_if_there(spot.fd, f"{one}/pids.events") or "").get("max", 0) for one in names)
-        processes_peak = _number(spot, f"{group.name}/pids.peak")
+        processes_peak = _others(_number(spot, f"{group.name}/pids.peak"), group)
     used = Usage(*_cpu(group), None, memory_peak, None, processes_peak, *_io(group), _pressure(group))
     return kills, forks, used
 
@@ -118,6 +118,11 @@ def account(group: Group) -> tuple[int, int, Usage]:
 def _number(spot: Spot, path: str) -> int | None:
     text = files.get_if_there(spot.fd, path)
     return None if text is None else int(text)
+
+
+def _others(counted: int | None, group: Group) -> int | None:
+    """Without ours; which may not have come in yet."""
+    return None if counted is None else max(counted - group.ours, 0)
 
 
 NEAR = 64 << 10
@@ -166,6 +171,7 @@ def usage(group: Group) -> Usage:
         group, "memory", "memory.current", "memory.peak", "memory.usage_in_bytes", "memory.max_usage_in_bytes"
     )
     processes, processes_peak = _level(group, "pids", "pids.current", "pids.peak", "pids.current", "pids.peak")
+    processes, processes_peak = _others(processes, group), _others(processes_peak, group)
     return Usage(*_cpu(group), memory, memory_peak, processes, processes_peak, *_io(group), _pressure(group))
 
 

@@ -42,6 +42,8 @@ LEARN = Option("--learn", "", "for a program that you trust: say what it was ref
 GENERAL = (box.CONFIG, JSON, STATS, LEARN, *box.OUTPUT, options.DEBUG, options.HELP)
 TABLE = (*(option for _, group in box.GROUPS for option in group), *GENERAL)
 
+#: The status of what ramet itself could not start: where Python gets an exception, and no Result.
+SETUP_FAILED = "setup-failed"
 #: Verdicts that end with exit code 124.
 OUT_OF_TIME = ("timed-out", "cpu-time")
 #: Seconds between a signal that asks the payload to end, and the end.
@@ -69,7 +71,7 @@ def command(args: Sequence[str]) -> int:
     try:
         return _run_json(wanted)
     except Error as error:
-        put_json({"status": "failed", **error_mapping(error)})
+        put_json({"status": SETUP_FAILED, **error_mapping(error)})
         raise
 
 
@@ -176,8 +178,7 @@ class Watch:
 
     def __init__(self, process: Popen, terminal: Terminal | None = None) -> None:
         self.process, self.relay, self.terminal = process, Relay(), terminal
-        limit = process.sandbox.timeout
-        self.deadline = None if limit is None else monotonic() + limit
+        self.deadline: float | None = None  # of who was asked to end; that of `timeout` is the guard's
         self.asked: int | None = None
         self.killed_for: int | None = None
         self._wake, self._wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -233,8 +234,7 @@ class Watch:
             if self.asked is None and self.process.returncode is None:
                 self.asked = number
                 self.process.send_signal(number)
-                patience = monotonic() + PATIENCE
-                self.deadline = patience if self.deadline is None else min(self.deadline, patience)
+                self.deadline = monotonic() + PATIENCE
             else:
                 self.killed_for = number
                 self.process.kill()
@@ -257,17 +257,11 @@ class Watch:
 
     def too_much(self) -> None:
         """The payload has written more than it may. Called by the relay's threads."""
-        guard = self.process._guard
-        if guard.output_kills and self.process.returncode is None:
-            guard.stop("output-limit")
+        self.process._guard.too_much_output()
 
     def _late(self) -> None:
-        self.deadline = None
-        if self.asked is None:
-            self.process._guard.stop("timed-out")
-        else:
-            self.killed_for = self.asked
-            self.process.kill()
+        self.deadline, self.killed_for = None, self.asked
+        self.process.kill()
 
     def _code(self) -> int:
         code = self.process.returncode
@@ -294,7 +288,7 @@ def say_stats(result: Result) -> None:
             whose = "" if used.memory_peak_of == "group" else " in its largest process"
             parts.append(f"{used.memory_peak / 2**20:.1f} MiB at most{whose}")
     if used.processes_peak is not None:
-        parts.append(f"{used.processes_peak} processes at most")
+        parts.append(f"{used.processes_peak} process{'' if used.processes_peak == 1 else 'es'} at most")
     if used.read_bytes or used.written_bytes:
         parts.append(f"{used.read_bytes or 0} bytes read, {used.written_bytes or 0} written")
     parts += [f"{one.name} {one.state}" for one in result.protections if one.state != "enforced"]

@@ -27,6 +27,8 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
     cloning = stage_number in (STAGE_CLONE, STAGE_PAYLOAD_CLONE)
     if _memory_is_little(plan, errno, cloning=cloning):
         hint: str | None = f"Sandbox.memory = {plan.spec.memory}: the sandbox itself takes half a MiB of it, or more"
+    elif errno == ENOSPC and not cloning and int(plan.spec.disk) < LITTLE_DISK:
+        hint = f"Sandbox.disk = {plan.spec.disk}: the sandbox's own files take some pages of it"
     elif cloning:
         hint = hint_for("clone3", errno, None, plan)
     else:
@@ -66,6 +68,7 @@ def step_failed(plan: Plan, stage_number: int, index: int, errno: int) -> StepEr
 
 
 LITTLE = 4 << 20
+LITTLE_DISK = 256 << 10
 
 
 def _memory_is_little(plan: Plan, errno: int, *, cloning: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.plan.limits import Groups, entry_slot
-from ramet.spec.group_limits import GroupLimits
+from ramet.spec.group_limits import PROCESSES_MOST, GroupLimits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _held(limits: GroupLimits, missing: tuple[tuple[str, str, str], ...], more: 
     if "memory" in names:
         changes["swap"] = 0
     if limits.processes is not None and "processes" not in names:
-        changes["processes"] = limits.processes + more
+        changes["processes"] = min(limits.processes + more, PROCESSES_MOST)
     return limits.replace(**changes)
 
 
@@ -65,7 +65,9 @@ def make(plan: Plan, *, building: bool = True) -> Group | None:
 
     # Init is in it too; the payload must not find one process less than it may have.
     more = int(plan.init and building)
-    return cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, more), building=building)
+    group = cgroups.make(_held(plan.spec.group_limits, plan.groups.missing, more), building=building)
+    group.ours = more
+    return group
 
 
 def inputs(group: Group) -> dict[Slot, int]:

@@ -18,16 +18,22 @@ LOOK_AGAIN = 0.002
 
 
 class Guard:
-    """Of one run. cause: why it was killed: "timed-out", "cpu-time", "output-limit"; the first one stays.
+    """Of one run. cause: why it was killed: "timed-out", "cpu-time", "output-limit"; the first one stays. overran: has it written more
+    than it may, and that was to end it? Known also where its own end came first.
 
     Whoever waits for the run waits until `next_look` at most, or until `watched` is readable, and calls `look` then.
+    began: on the monotonic clock; its timeout is counted from there. Without, that is for another to hold.
     """
 
-    def __init__(self, spec: Sandbox, group: Group | None, kill: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: Sandbox, group: Group | None, kill: Callable[[], None], *, began: float | None = None
+    ) -> None:
         self.cause: str | None = None
-        self.output_kills = spec.output_action == "kill"
+        self.overran = False
         self.watched: int | None = None
+        self._output_kills = spec.output_action == "kill"
         self._kill, self._group = kill, group
+        self._deadline = None if began is None or spec.timeout is None else began + float(spec.timeout)
         self._cpu_time: float | None = None
         self._look_at_cpu: float | None = None
         self._look_at_memory: float | None = None
@@ -47,11 +53,17 @@ class Guard:
 
     def next_look(self) -> float | None:
         """On the monotonic clock; None: never."""
-        return sooner(self._look_at_cpu, self._look_at_memory) if self.cause is None else None
+        if self.cause is not None:
+            return None
+        return sooner(self._deadline, sooner(self._look_at_cpu, self._look_at_memory))
 
     def look(self) -> None:
         """Is a limit reached? Then all is killed. Cheap; may be called at any time until the end."""
-        if self.cause is not None or self._group is None:
+        if self.cause is not None:
+            return
+        if self._deadline is not None and monotonic() >= self._deadline:
+            self.stop("timed-out")
+        if self._group is None:
             return
         if self.watched is not None:
             self._look_at_kills(self._group, self.watched)
@@ -80,9 +92,15 @@ class Guard:
             self.cause = cause
         self._kill()
 
+    def too_much_output(self) -> None:
+        """More has come out of it than `output` allows."""
+        if self._output_kills:
+            self.overran = True
+            self.stop("output-limit")
+
     def ended(self) -> None:
         """The run is over, and its group gone: there is nothing to look at."""
-        self._group = self.watched = self._look_at_cpu = self._look_at_memory = None
+        self._group = self.watched = self._deadline = self._look_at_cpu = self._look_at_memory = None
 
 
 def sooner(first: float | None, second: float | None) -> float | None:

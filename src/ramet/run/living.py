@@ -7,8 +7,8 @@ import os
 from ramet.run.result import Usage
 
 
-def living(pid: int, wall: float) -> Usage:
-    """Of this process and all below it. CPU time of processes that have ended is counted where their parent has waited for them."""
+def living(pid: int, wall: float, *, init: bool = False) -> Usage:
+    """Of this process and all below it. init: it is ramet's own, and not one of the processes that are counted. CPU time of processes that have ended is counted where their parent has waited for them."""
     ticks = os.sysconf("SC_CLK_TCK")
     user = system = 0.0
     largest = count = 0
@@ -16,7 +16,7 @@ def living(pid: int, wall: float) -> Usage:
         words = _stat(found)
         if words is None:
             continue
-        count += int(words[17])
+        count += 0 if init and found == pid else int(words[17])
         user += (int(words[11]) + int(words[13])) / ticks
         system += (int(words[12]) + int(words[14])) / ticks
         largest = max(largest, _peak(found))

@@ -7,6 +7,7 @@ import os
 import sys
 from _thread import allocate_lock
 from _weakref import ref
+from errno import EACCES
 from time import monotonic
 
 from ramet.errors import ExitError, SpecError, SpecTypeError, StepError, TimeoutExpired
@@ -44,7 +45,8 @@ class Popen:
     stdin, stdout, stderr: PIPE, DEVNULL, a descriptor, a file, or None for the caller's own; stderr may be STDOUT. Unlike
     subprocess, stdin is DEVNULL unless given. text, encoding, errors: decode what is
     captured (bytes that can't be are escaped, unless errors says otherwise). pass_fds: descriptors
-    passed on under their own numbers. Any field of Sandbox may be given by name.
+    passed on under their own numbers. Any field of Sandbox may be given by name; its timeout and cpu_time are held by who waits (`wait`,
+    `communicate`, `poll`).
 
     The sandbox dies when the caller dies, and when this object is closed or collected. As a context manager it closes
     stdin and waits at the end of the block, and kills the sandbox if the block raises.
@@ -62,6 +64,7 @@ class Popen:
         self._group: Group | None = None
         self._evidence: tuple[Evidence, Usage] | None = None
         self._seen: Usage | None = None
+        self._asked = self._disk_full = False
         self._preparing: Preparing | None = None
         self._ending: Ending | None = None
         self._text: tuple[str, str] | None = None
@@ -96,7 +99,15 @@ class Popen:
             self._streams = Streams(stdin, stdout, stderr, self.plan.owner, signals=signals)
             self._make_group(signals)
             theirs = self._streams.theirs
-            self._launched = self._launch((theirs[0], theirs[1], theirs[2]), signals)
+            stdio = theirs[0], theirs[1], theirs[2]
+            try:
+                self._launched = self._launch(stdio, signals)
+            except StepError as error:
+                if not self._was_moved(error):
+                    raise
+                self.plan = self._compile(argv, pass_fds)
+                self._make_group(signals)
+                self._launched = self._launch(stdio, signals)
             if self._group is not None:
                 self._group.opened()
         except BaseException:
@@ -111,7 +122,7 @@ class Popen:
         finally:
             signals.release()
         self._streams.close_theirs()
-        self._guard = Guard(self.sandbox, self._group, self._killer())
+        self._guard = Guard(self.sandbox, self._group, self._killer(), began=self._started)
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
@@ -154,6 +165,17 @@ class Popen:
 
         signals.hold()  # a group that nobody knows would stay until this process ends
         self._group = make(self.plan)
+
+    def _was_moved(self, error: StepError) -> bool:
+        """Has somebody moved the caller out of what is delegated to it? Then its place is another one, or none that has a fix to be told:
+        it is looked for again. clone3 has no other use for EACCES than CLONE_INTO_CGROUP's."""
+        if error.stage != "clone" or error.errno != EACCES or self._group is None or self._group.into is None:
+            return False
+        from ramet import cgroups
+
+        self._close_group()
+        cgroups.forget()
+        return True
 
     def _close_group(self) -> None:
         group, self._group = self._group, None
@@ -353,13 +375,14 @@ class Popen:
     ) -> tuple[Evidence, Usage]:
         """What the group knows, which ends with it. waited: what the kernel said in place of an init that was killed."""
         group, wall = self._group, monotonic() - self._started
-        full = message is not None and bool(message.disk_full)
+        full = self._disk_full if message is None else bool(message.disk_full)
         limit = self.sandbox.cpu_time
         if group is None:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
             told = message or waited
             used = 0.0 if told is None else (told.user_usec + told.system_usec) / 1e6
             used_up = limit is not None and used >= float(limit)
+            self._guard.ended()
             evidence = Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up)
             return evidence, usage_of(told, None, wall) if told or not self._seen else self._seen.after(wall)
         try:
@@ -386,7 +409,7 @@ class Popen:
             return usage_of(None, self._group.usage(), wall)
         from ramet.run.living import living
 
-        return living(self.pid, wall)
+        return living(self.pid, wall, init=self.plan.init)
 
     def _result(self, pump: Pump) -> Result:
         return self._result_with(*self._captured(pump))
@@ -405,7 +428,9 @@ class Popen:
         return kind(
             argv=self.args,
             ending=self._ending,
-            verdict=decide(self._ending, evidence._replace(filter_kills=kills(self.sandbox))),
+            verdict=decide(
+                self._ending, evidence._replace(filter_kills=kills(self.sandbox), overran=self._guard.overran)
+            ),
             usage=usage,
             protections=self.plan.protections,
             stdout=out,
@@ -447,9 +472,18 @@ class Popen:
         def kill() -> None:
             found = held()
             if found is not None:
+                found._look_at_disk()
                 found._kill()
 
         return kill
+
+    def _look_at_disk(self) -> None:
+        """Before a kill for another limit: was the disk full, too? It goes with the sandbox, and init can't report."""
+        launched = self._launched
+        if self._asked or launched is None or launched.over or launched.control is None:
+            return
+        self._asked = True
+        self._disk_full = control.disk_is_full(launched.control)
 
     def _kill(self) -> None:
         """Init's end is everybody's; without a pid namespace of its own the group knows who belongs to it."""
@@ -457,7 +491,7 @@ class Popen:
             if self._group is None and self.plan.init:
                 from ramet.run.living import living
 
-                self._seen = living(self._launched.pid, 0)  # nobody will be left to tell
+                self._seen = living(self._launched.pid, 0, init=True)  # nobody will be left to tell
             kill(self._launched.pidfd)
             if self._group is not None and not self.plan.clone_flags & CLONE_NEWPID:
                 self._group.kill()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ramet.run.verdict import Verdict
 
 CLD_EXITED = 1
+BLOCK = 512  # bytes, of ru_inblock and ru_oublock
 
 
 class Usage:
@@ -20,8 +21,9 @@ class Usage:
 
     wall: seconds. cpu_user, cpu_system: seconds of CPU time. memory_peak: bytes, as memory_peak_of says: "group": the most at once of
     all of it together; "process": of its largest process; "caller": no process had more than that, which is what the caller had itself,
-    whose memory the child has until its exec (the kernel does not tell them apart). processes_peak: threads count. read_bytes,
-    written_bytes: from and to devices. minor_faults, major_faults, voluntary_switches, involuntary_switches: see getrusage(2). pressure:
+    whose memory the child has until its exec (the kernel does not tell them apart). processes_peak: threads count, ramet's own init does not. read_bytes,
+    written_bytes: from and to devices; where the group does not count them (version 1, without an io limit), writes are what was
+    written to files of devices, whether it has arrived there or not. minor_faults, major_faults, voluntary_switches, involuntary_switches: see getrusage(2). pressure:
     seconds in which some or all of it waited for "cpu", "memory", "io" (psi(7)).
     """
 
@@ -80,6 +82,8 @@ def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> 
             memory_peak_of="process" if message.max_rss_kib > _own_peak_kib() else "caller",
             minor_faults=message.minor_faults,
             major_faults=message.major_faults,
+            read_bytes=message.blocks_in * BLOCK,
+            written_bytes=message.blocks_out * BLOCK,
             voluntary_switches=message.voluntary,
             involuntary_switches=message.involuntary,
         )
@@ -88,9 +92,9 @@ def usage_of(message: Message | None, group: GroupUsage | None, wall: float) -> 
             known.update(cpu_user=group.user, cpu_system=group.system)
         if group.memory_peak is not None:
             known.update(memory_peak=group.memory_peak, memory_peak_of="group")
-        known.update(
-            processes_peak=group.processes_peak, read_bytes=group.read_bytes, written_bytes=group.written_bytes
-        )
+        if group.read_bytes is not None:
+            known.update(read_bytes=group.read_bytes, written_bytes=group.written_bytes)
+        known["processes_peak"] = group.processes_peak
         known["pressure"] = group.pressure or None
     return Usage(**known)
 
@@ -131,8 +135,8 @@ class Result:
     """How a run ended, and what it left.
 
     status: "exited", "signaled", "timed-out", "cpu-time", "out-of-memory", "output-limit", "disk-limit", "processes-limit" or
-    "syscall-denied"; limits_hit: every limit that was hit, the first first; ended_by_limit: was it killed for one, or did it go on with
-    what it was refused. exit_code: of the payload, None if a signal ended it;
+    "syscall-denied" (what could not be set up is an exception); limits_hit: every limit that was hit, the first first; ended_by_limit: was it
+    killed for one (or just too late for that), or did it go on with what it was refused. exit_code: of the payload, None if a signal ended it;
     signal: its number, or None. stdout, stderr: what was captured (bytes, or text if asked for), None if not captured;
     truncated: names of the streams that had more than `output` allows. duration: wall-clock seconds.
     usage: a `Usage`. protections: what protected the host, and how each limit was held, as `ramet.plan.limits.Protection`.

@@ -255,8 +255,8 @@ class Pump:
             return True  # the payload has closed its stdin; that is its right
         capture = self.captures[number]
         capture.add(data)
-        if capture.truncated and self._guard is not None and self._guard.output_kills:
-            self._guard.stop("output-limit")
+        if capture.truncated and self._guard is not None:
+            self._guard.too_much_output()
         return not data
 
 

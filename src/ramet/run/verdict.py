@@ -23,8 +23,8 @@ STATUSES = (
 class Evidence(
     namedtuple(
         "Evidence",
-        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills memory_refused",
-        defaults=(None, 0, 0, False, False, False, False),
+        "cause oom_kills forks_refused disk_full cpu_used_up filter_kills memory_refused overran",
+        defaults=(None, 0, 0, False, False, False, False, False),
     )
 ):
     """What is known besides how the payload's process ended.
@@ -34,7 +34,8 @@ class Evidence(
     sandbox's own file system. cpu_used_up: the CPU time of all of it reached the limit. filter_kills: its filter
     ends it for a call that is denied; without that, a SIGSYS is one that it has sent itself.
     memory_refused: it came to its memory limit when that could not yet kill (version 1, until the caller knows of its exec), so
-    system calls failed, or worse.
+    system calls failed, or worse. overran: it wrote more than `output`, which was to end it, and may have done so by itself before it was
+    killed: pipes hold 64 KiB that nobody has counted yet.
     """
 
     __slots__ = ()
@@ -42,7 +43,7 @@ class Evidence(
 
 class Verdict(namedtuple("Verdict", "status limits_hit ended_by_limit")):
     """status: one of `STATUSES`. limits_hit: all limits that were hit, the first first. ended_by_limit: was the run killed
-    for one? Else it went on with what it was refused."""
+    for one, or would have been, had it not just ended? Else it went on with what it was refused."""
 
     __slots__ = ()
 
@@ -57,6 +58,8 @@ def decide(ending: Ending, evidence: Evidence) -> Verdict:
         hits.append("out-of-memory")
     if evidence.cpu_used_up and ending.signal in (SIGKILL, SIGXCPU) and "cpu-time" not in hits:
         hits.append("cpu-time")
+    if evidence.overran and "output-limit" not in hits:
+        hits.append("output-limit")
     ended = bool(hits)
     if evidence.memory_refused and not evidence.oom_kills and (ending.signal is not None or ending.exit_code):
         hits.append("out-of-memory")

@@ -102,7 +102,9 @@ def _scaled(value: str, units: Mapping[str, float], field: str, what: str) -> fl
     number = value.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     unit = value[len(number) :]
     try:
-        scale = units[unit]
+        scale = units[unit if unit in units else unit.upper()]
+        if not number.isascii() or "_" in number:  # which float() takes
+            raise ValueError
         return (int(number) if number.isascii() and number.isdigit() else float(number)) * scale
     except (KeyError, ValueError):
         known = ", ".join(unit for unit in units if unit)
@@ -110,7 +112,7 @@ def _scaled(value: str, units: Mapping[str, float], field: str, what: str) -> fl
 
 
 def size(value: object, field: str) -> int:
-    """Bytes: an int, or text as "512M" (binary units K, M, G, T). 0 is refused: use None for none."""
+    """Bytes: an int, or text as "512M" or "512m" (binary units K, M, G, T). 0 is refused: use None for none."""
     if isinstance(value, str):
         scaled = _scaled(value.strip().removesuffix("iB").removesuffix("B"), SIZE_UNITS, field, "size")
         if scaled != scaled or abs(scaled) > INT64_MAX:
@@ -145,6 +147,6 @@ def _duration_text(value: str, field: str) -> float:
     if value and "".join(number + unit for number, unit in parts) == value:
         return sum(_scaled(number + unit, DURATION_UNITS, field, "duration") for number, unit in parts)
     try:
-        return float(value)
-    except ValueError:
+        return _scaled(value, {"": 1}, field, "duration")
+    except SpecError:
         raise SpecError(f"{value!r} is no duration", field=field, hint="as 1.5, '250ms' or '1m30s'") from None
