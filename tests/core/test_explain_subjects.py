@@ -282,3 +282,15 @@ def test_what_can_not_be_meant(words, kind, said):
     """Mixed subjects, too many, or of another kind than said are refused with the reason."""
     with pytest.raises(SpecError, match=said):
         explain(*words, kind=kind)
+
+
+def test_a_bundle_by_its_bare_name(tmp_path, monkeypatch):
+    """The name of a directory with a config.json is that bundle's; without that file it is taken for flags."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(SpecError, match="there is no flag 'bundle'"):
+        explain("bundle")
+    (tmp_path / "bundle" / "config.json").write_text('{"linux": {"namespaces": [{"type": "pid"}]}}')
+    assert explain("bundle").new == ["pid"]
+    monkeypatch.chdir(tmp_path / "bundle")
+    assert explain(".").new == ["pid"]

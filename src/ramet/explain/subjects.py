@@ -85,7 +85,7 @@ def _told_apart(text: str, kind: str | None) -> tuple[str, str]:
         return "config", text.removeprefix("config:")
     if looks_like_a_call(text):
         return "call", text
-    if "/" in text:
+    if "/" in text or os.path.isfile(os.path.join(text, "config.json")):  # "bundle", or "."
         return "config", text.removeprefix("config:")
     prefix, colon, rest = text.partition(":")
     if colon:
