@@ -278,3 +278,12 @@ def test_unshare_of_a_second_pid_namespace():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EINVAL
     assert check_unshare(CLONE.NEWPID, caller=Caller(other_pid_ns=True))[0].errno == errno.EINVAL
     assert not check_unshare(CLONE.NEWPID)
+
+
+def test_bits_that_clone_drops_are_no_flags():
+    """Of bits above 32 clone takes none: they are named as dropped, and clone3's are not."""
+    dropped = explain_call("clone(child_stack=NULL, flags=0x100000000 /* CLONE_??? */|SIGCHLD) = 3")
+    taken = explain_call("clone3({flags=CLONE_CLEAR_SIGHAND, exit_signal=SIGCHLD}, 88) = 3")
+    assert dropped.call.flags == 0 and taken.call.flags == CLONE.CLEAR_SIGHAND
+    assert "clone takes 32 bits and dropped CLONE_CLEAR_SIGHAND" in " ".join(str(dropped).split())
+    assert "dropped" not in str(taken)

@@ -282,3 +282,31 @@ def test_what_can_not_be_meant(words, kind, said):
     """Mixed subjects, too many, or of another kind than said are refused with the reason."""
     with pytest.raises(SpecError, match=said):
         explain(*words, kind=kind)
+
+
+def test_a_bundle_by_its_bare_name(tmp_path, monkeypatch):
+    """The name of a directory with a config.json is that bundle's; without that file it is taken for flags."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(SpecError, match="there is no flag 'bundle'"):
+        explain("bundle")
+    (tmp_path / "bundle" / "config.json").write_text('{"linux": {"namespaces": [{"type": "pid"}]}}')
+    assert explain("bundle").new == ["pid"]
+    monkeypatch.chdir(tmp_path / "bundle")
+    assert explain(".").new == ["pid"]
+
+
+def test_a_file_without_end_is_refused(tmp_path):
+    """Of a file that has no end, or is far too long, no more is read than a config.json may have."""
+    (tmp_path / "config.json").write_text(" " * (1 << 24) + "{}")
+    for path in ("/dev/zero", str(tmp_path)):
+        with pytest.raises(SpecError, match="is too long for a config"):
+            explain(path)
+    (tmp_path / "config.json").write_text(" " * (1 << 20) + '{"linux": {}}')
+    assert explain(str(tmp_path)).new == []
+
+
+def test_the_number_has_the_signal_in_it():
+    """The number of flags and a signal is the word that clone takes: the one that was asked about."""
+    assert str(explain("0x1200011")).splitlines()[1] == "0x1200011"
+    assert str(explain("CLONE_VM")).splitlines()[1] == "0x100"

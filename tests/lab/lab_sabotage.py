@@ -60,14 +60,19 @@ def without_user_namespaces():
 
 
 def without_user_namespaces_as_ordinary():
-    """The same for a uid that is not 0: an UnsupportedError."""
+    """The same for a uid that is not 0: the ground is bare."""
     uid, gid = os.geteuid(), os.getegid()
     lowlevel.unshare(CLONE.NEWUSER)
     ground.write_file("/proc/self/setgroups", "deny")
     ground.write_file("/proc/self/uid_map", f"1000 {uid} 1")
     ground.write_file("/proc/self/gid_map", f"1000 {gid} 1")
     ground.write_file("/proc/sys/user/max_user_namespaces", "0")
-    return ground.on_ground(lambda place: "measured")
+    return ground.on_ground(lambda place: {"bare": place.bare, "row": measure.Measurer(place).clone(CLONE.FS)})
+
+
+def a_row():
+    """The same row on a ground of its own: the control."""
+    return ground.on_ground(lambda place: measure.Measurer(place).clone(CLONE.FS))
 
 
 def broken_effect():

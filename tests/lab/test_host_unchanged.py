@@ -35,7 +35,7 @@ def host():
 def cgroups():
     found = []
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        found += [f"{directory}/{name}" for name in names if name.startswith("ramet-experiment")]
+        found += [f"{directory}/{name}" for name in names if name.startswith("ramet-lab")]
     return sorted(found)
 
 

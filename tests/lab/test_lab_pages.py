@@ -14,8 +14,12 @@ import time
 
 import pytest
 
+from needs import as_root, only
 from ramet import lab
+from ramet.cli import lab as lab_command
 from ramet.cli.lab_page import evidence_text, list_text, summary_text
+from ramet.lab import apart
+from ramet.lab.cgroups import own_cgroup
 from ramet.lab.words import show
 
 RAMET = [sys.executable, "-m", "ramet"]
@@ -152,6 +156,8 @@ def test_json(ramet):
         (["memry"], "did you mean memory?"),
         (["99"], "there are experiments 1 to"),
         (["1", "all"], "stands alone"),
+        (["matrixx"], "did you mean matrix?"),
+        (["1", "matrix"], "hint: ramet lab matrix"),
         (["--jsn", "1"], "did you mean --json?"),
         (["-o"], "needs a value"),
         (["-o", "/proc/no/such", "1"], "cannot write to /proc/no/such: ENOENT"),
@@ -315,3 +321,82 @@ def test_what_a_page_shows_steers_no_terminal(ramet, tmp_path):
     """The control of the escapes: the list and the pages hold nothing that is not printable."""
     text = list_text([lab.load(name) for name in lab.NAMES]) + ramet("6").stdout
     assert [] == [line for line in text.splitlines() if not line.isprintable()]
+
+
+IN_ORDER = """
+import sys, tempfile
+from contextlib import nullcontext
+from ramet.cli.lab import EndedInOrder
+with EndedInOrder() if sys.argv[1] == "in order" else nullcontext(), tempfile.TemporaryDirectory() as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ended_in_order(monkeypatch, tmp_path, number):
+    """SIGTERM and SIGHUP end `ramet lab` like Ctrl-C: its files are removed, which they are not without `EndedInOrder`."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for how, status, left in (("in order", 128 + number, False), ("at once", -number, True)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", IN_ORDER, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            folder = process.stdout.readline().strip()
+            process.send_signal(number)
+            assert process.wait(20) == status
+        assert os.path.isdir(folder) == left
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_ignored_signal_stays_ignored(monkeypatch, number):
+    """What the caller ignores, as under nohup, does not end `ramet lab`; afterwards every handler is as before."""
+    monkeypatch.setattr(signal, "getsignal", lambda each: signal.SIG_IGN if each == number else signal.SIG_DFL)
+    set_to = {}
+    monkeypatch.setattr(signal, "signal", lambda each, handler: set_to.setdefault(each, []).append(handler))
+    with lab_command.EndedInOrder():
+        assert set(set_to) == {signal.SIGTERM, signal.SIGHUP} - {number}
+    assert [handlers[-1] for handlers in set_to.values()] == [signal.SIG_DFL]
+
+
+STUCK = """
+import os, sys, time
+from ramet.lab import worker
+from ramet.lab.experiments import into_cgroup
+real = into_cgroup.own_cgroup
+def own_cgroup(pid):
+    if pid != os.getpid():
+        os.write(2, (into_cgroup.NAME + "-%d\\n" % os.getpid()).encode())
+        time.sleep(60)
+    return real(pid)
+into_cgroup.own_cgroup = own_cgroup
+sys.exit(worker.main())
+"""
+
+
+@as_root
+def test_interrupted_with_a_cgroup_made():
+    """The cgroup of an experiment that is ended in the middle is removed; until then it is there."""
+    only(own_cgroup()[0], "where version 2 cgroups are mounted")
+    request = json.dumps([{"name": "into-cgroup", "flags": None}])
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, request, str(os.getpid())],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        path = os.path.join(own_cgroup()[0], process.stderr.readline().strip())
+        assert os.path.isdir(path)
+        process.terminate()
+        assert process.wait(20) == 1
+    assert not os.path.exists(path)
+
+
+def test_what_has_ended_by_itself_can_be_ended():
+    """After Ctrl-C a measurement may have ended and been waited for, when its process group is to be killed."""
+    process = subprocess.Popen(["true"], process_group=0)
+    process.wait(20)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    apart._end(process)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ramet
+from ramet.lab import matrix as lab_matrix
 
 SOURCE = str(Path(ramet.__file__).parents[1])
 
@@ -64,3 +65,51 @@ def test_all_runs_through(inside):
     assert (code, complaint) == (0, "")
     assert " 0 fail," in " ".join(page.split())
     assert "corrected  one working directory" in page
+
+
+def test_the_matrix_leaves_out_what_needs_namespaces(inside):
+    """`ramet lab matrix` says what is missing, and measures what needs no namespace; with namespaces it measures more."""
+    code, told, _ = inside("matrix", "--json")
+    found = json.loads(told)
+    measured = {each["key"] for each in found["resources"]}
+    assert code == 0
+    assert "unshare(CLONE_NEWUSER) answers ENOSPC" in found["ground"]
+    assert {"memory", "cwd", "umask", "descriptors", "handlers", "io", "parent", "user_ns"} <= measured
+    assert measured & {"root", "undo", "hostname", "sysv", "mounts", "network", "uid_map"} == set()
+    rows = {row["flag"]: row for row in found["rows"]}
+    assert rows["CLONE_FS"]["cells"]["cwd"]["measured"] == "shared"
+    assert rows[""]["cells"]["cwd"]["measured"] == "copied"
+    assert rows["CLONE_NEWUTS"]["refused"].startswith("EPERM: ")
+    assert [cell for row in found["rows"] for cell in row["cells"].values() if cell["agrees"] is False] == []
+    with_namespaces = {each["key"] for each in lab_matrix.matrix()["resources"]}
+    assert {"root", "undo", "hostname", "mounts"} <= with_namespaces
+    page = inside("matrix")[1]
+    assert "`ramet doctor` says what is missing." in " ".join(page.split())
+    assert max(map(len, page.splitlines())) <= 80
+
+
+def test_compare_still_times(inside):
+    """`ramet lab compare` measures what needs no namespace, and times every way but the one that makes some."""
+    code, told, _ = inside("compare", "--sizes", "0", "--json")
+    found = json.loads(told)
+    assert code == 0
+    cells = {way["key"]: way["cells"] for way in found["ways"]}
+    assert cells["pthread"]["cwd"]["measured"] == "shared"
+    assert cells["fork"]["cwd"]["measured"] == "copied"
+    assert cells["container"] == {}
+    ways = {way["key"]: way for way in found["latency"]["ways"]}
+    assert ways["fork"]["seconds"][0] > 0
+    assert (ways["container"]["seconds"], ways["container"]["refused"]) == ([None], ["ENOSPC"])
+
+
+def test_errors_that_need_no_privilege_are_produced(inside):
+    """Of `ramet lab errors` the illegal combinations are tried; what needs privilege says so, and nothing is wrong."""
+    code, told, _ = inside("errors", "--json")
+    cases = {(case["call"], case["situation"]): case for case in json.loads(told)["cases"]}
+    assert code == 0
+    for call in ("clone3({flags=CLONE_SIGHAND}), and clone likewise", "clone3({flags=0, exit_signal=65})"):
+        assert (cases[call, ""]["answered"], cases[call, ""]["not_here"]) == ("EINVAL", "")
+    privileged = cases["clone3({flags=CLONE_SYSVSEM|CLONE_NEWIPC}), and clone likewise", ""]
+    assert (privileged["answered"], privileged["agrees"]) == ("", None)
+    assert "there is no user namespace to try it in" in privileged["not_here"]
+    assert [case for case in cases.values() if case["agrees"] is False] == []

@@ -77,7 +77,8 @@ def _arguments(name, text):
     if name in ("fork", "vfork"):
         return ()
     if name == "clone":
-        return _flags(re.search(r"flags=([^,) ]+)", text)[1])
+        found = re.search(r"flags=((?: /\* [^*]* \*/|[^,) ])+)", text)[1]
+        return _flags(re.sub(r" /\* [^*]* \*/", "", found))
     if name == "clone3":
         flags = _flags(re.search(r"flags=([^,}]+)", text)[1])
         signal = re.search(r"exit_signal=(\w+)", text)[1]
@@ -115,7 +116,7 @@ def of_ours(tasks):
             elif name in ("fork", "vfork"):
                 given = ()
             else:
-                given = frozenset(call["flags"]) | ({call.get("exit_signal")} - {None})
+                given = frozenset(call["flags"]) | ({call.get("exit_signal"), call.get("dropped")} - {None})
             if name == "setns":
                 given = (call["fd"], given)
             child = None if call.get("child") is None else of(tasks[call["child"]])

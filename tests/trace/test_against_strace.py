@@ -15,6 +15,17 @@ UNSHARE = ["unshare", "--user", "--map-root-user", "--pid", "--mount", "--fork",
 #: A namespace is made and entered, by its file; one descriptor, so that both runs have the same number.
 ENTER = "exec 9< /proc/self/ns/uts; nsenter --uts=/proc/self/fd/9 true; unshare -U true"
 
+#: clone is given CLONE_CLEAR_SIGHAND, which lies above the 32 bits that it takes; and then is not.
+DROPPED = """
+from ramet import _core
+from ramet.lab.numbers import NR
+import os
+for flags in (0x1_0000_0011, 0x11):
+    if _core.syscall("clone", NR["clone"], flags, 0, 0, 0, 0) == 0:
+        os._exit(0)
+    os.wait()
+"""
+
 COMMANDS = {
     "one": ["true"],
     "pipeline": ["sh", "-c", "ls / | sort -r | head -n 1 | cat"],
@@ -28,6 +39,7 @@ COMMANDS = {
     "bwrap within": [*BWRAP, "--", "unshare", "--user", "--net", "true"],
     "setns": ["sh", "-c", ENTER],
     "ramet": [sys.executable, "-m", "ramet", "run", "--", "sh", "-c", "true; ls / | cat"],
+    "dropped": [sys.executable, "-c", DROPPED],
     "xargs": ["sh", "-c", "seq 20 | xargs -n 1 -P 1 echo"],
     "env": ["env", "-i", "PATH=/nonexistent:/bin", "sh", "-c", "true"],
 }

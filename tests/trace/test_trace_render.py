@@ -166,3 +166,13 @@ def test_an_exec_by_a_thread_says_where_it_goes_on():
     )
     assert "thread 11 = clone3(" in text
     assert "by a thread: it goes on as process 10, whose other threads end here" in text
+
+
+def test_bits_that_clone_drops_are_told_of():
+    """What clone is given above its 32 bits is shown beside what it takes; a call that is given no such bits has no such line."""
+    text = page(
+        [enter(10, CLONE_, 17 | CLONE.CLEAR_SIGHAND, arch=NATIVE), Record(CHILD, 10, 11), Record(LEAVE, 10, 11)]
+    )
+    assert "clone(SIGCHLD)" in text
+    assert "0x100000000 was given, too: clone drops what is above 32 bits" in text
+    assert "drops" not in page([enter(10, CLONE_, 17, arch=NATIVE), Record(CHILD, 10, 11), Record(LEAVE, 10, 11)])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from importlib import import_module
 
 from ramet.cli import options
 from ramet.cli.options import Option
-from ramet.cli.output import OutputError, ReaderGone, put, visible, write_all
+from ramet.cli.output import SIGNALED, OutputError, ReaderGone, put, visible, write_all
 from ramet.errors import SpecError
+from ramet.spec.record import nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +52,30 @@ TABLE = (options.JSON, OUTPUT, HTML, SIZES, options.DEBUG, options.HELP)
 
 def command(args: Sequence[str]) -> int:
     """List, run, or hand on."""
+    with EndedInOrder():
+        return _command(args)
+
+
+class EndedInOrder:
+    """A context in which SIGTERM and SIGHUP, like Ctrl-C, end what was begun and remove its files."""
+
+    def __enter__(self) -> None:
+        self._before: dict[int, object] = {}
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+                self._before[number] = signal.signal(number, self._end)
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _end(self, number: int, _: object) -> None:
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(SIGNALED + number)
+
+
+def _command(args: Sequence[str]) -> int:
     if args and args[0] in OTHERS:
         return int(import_module(f"ramet.cli.lab_{args[0]}").main(list(args[1:])))
     line = options.read(args, TABLE, operands_end=False)
@@ -97,13 +124,29 @@ def _list(write: Callable[[str], None], *, as_json: bool) -> None:
 
 def _names(words: Sequence[str]) -> list[str]:
     """The experiments that are meant."""
-    from ramet.lab import NAMES, find
+    from ramet.lab import NAMES
 
     if list(words) == ["all"]:
         return list(NAMES)
     if "all" in words:
         raise SpecError("means every experiment, and stands alone", field="lab all")
-    return [find(word) for word in words]
+    return [_experiment(word) for word in words]
+
+
+def _experiment(word: str) -> str:
+    """Its name. A part of the lab, or what was probably meant to be one, is no experiment, and is told apart."""
+    from ramet.lab import NAMES, find
+
+    field = f"experiment {word!r}"
+    if word in OTHERS:
+        raise SpecError("is no experiment, and stands alone", field=field, hint=f"ramet lab {word}")
+    try:
+        return find(word)
+    except SpecError:
+        meant = nearest(word, (*NAMES, *OTHERS))
+        if meant in OTHERS:
+            raise SpecError("there is no such experiment", field=field, hint=f"did you mean {meant}?") from None
+        raise
 
 
 def _run(names: Sequence[str], write: Callable[[str], None], *, everything: bool, as_json: bool, colour: bool) -> int:

@@ -12,7 +12,7 @@ from ramet.errors import SpecError, errno_name
 from ramet.explain.causes import check_unshare, other_causes
 from ramet.explain.flags import FlagsExplanation, explain_flags, violation_dict, violation_text
 from ramet.explain.words import WHAT, wrap
-from ramet.flags import CLONE, CSIGNAL, NAMESPACE_FILES, kernel_name, parse_clone, signal_name
+from ramet.flags import CLONE, CSIGNAL, NAMESPACE_FILES, format_clone, kernel_name, parse_clone, signal_name
 from ramet.rules import NEWEST, ORDINARY, ROOT, Caller, Violation, check
 from ramet.spec.record import nearest
 
@@ -40,10 +40,11 @@ class TracedCall:
     line doesn't say; errno: of a failure, else 0.
     """
 
-    __slots__ = ("errno", "exit_signal", "fields", "flags", "name", "restarted", "result")
+    __slots__ = ("dropped", "errno", "exit_signal", "fields", "flags", "name", "restarted", "result")
 
     def __init__(self, name: str) -> None:
         self.name, self.flags, self.exit_signal = name, CLONE(0), 0
+        self.dropped = CLONE(0)
         self.fields: dict[str, str] = {}
         self.result: int | None = None
         self.errno = 0
@@ -110,6 +111,9 @@ class CallExplanation:
         parts += ["\n" + body] if body else []
         if not call.errno and not self.violations and call.makes_process:
             parts.append(self.flags.notes_text())
+        if call.dropped:
+            told = f"note: clone takes 32 bits and dropped {format_clone(call.dropped)}; clone3 takes it"
+            parts.append("\n" + wrap(told, 0, 6))
         return "".join(parts).rstrip("\n")
 
     def _failure(self) -> list[str]:
@@ -285,6 +289,8 @@ def _take_arguments(call: TracedCall, arguments: list[str]) -> None:
     if call.name == "setns":
         call.fields = {"fd": arguments[0], "nstype": arguments[1]}
     call.flags, call.exit_signal = parse_clone(wanted[0], field=call.name)
+    if call.name == "clone":
+        call.dropped, call.flags = CLONE(call.flags >> 32 << 32), CLONE(call.flags & 0xFFFF_FFFF)
     if call.name == "clone3":
         call.flags |= call.exit_signal  # clone3 has another field for it, and no use for these bits
         call.exit_signal = _signal(call.fields.get("exit_signal", "0"))

@@ -85,7 +85,7 @@ class FlagsExplanation:
         names = [format_clone(self.flags, self.exit_signal)] if self.flags or self.exit_signal else []
         names += [f"CLONE_{name}" for name in self.obsolete]
         title = "|".join(names) or "0"
-        return wrap(title.replace("|", "| "), 0).replace("| ", "|") + f"{int(self.flags):#x}\n"
+        return wrap(title.replace("|", "| "), 0).replace("| ", "|") + f"{int(self.flags) | self.exit_signal:#x}\n"
 
     def verdict(self) -> str:
         """Does this kernel take the flags, and from whom?"""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("flags", "pid", "call", "config")
 _CALLED = {"flags": "flags", "pid": "a pid", "call": "a call", "config": "a file"}
+_LONGEST = 1 << 24  # characters: /dev/zero, say, has no end
 _HOW = 'write "CLONE_VM|CLONE_NEWPID", "0x20000100", a pid such as "1", "self", a line of strace, or a file'
 
 
@@ -85,7 +86,7 @@ def _told_apart(text: str, kind: str | None) -> tuple[str, str]:
         return "config", text.removeprefix("config:")
     if looks_like_a_call(text):
         return "call", text
-    if "/" in text:
+    if "/" in text or os.path.isfile(os.path.join(text, "config.json")):  # "bundle", or "."
         return "config", text.removeprefix("config:")
     prefix, colon, rest = text.partition(":")
     if colon:
@@ -132,12 +133,14 @@ def _explain_file(path: str, kernel: tuple[int, ...]) -> ConfigExplanation:
         path = os.path.join(path, "config.json")
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
+            text = file.read(_LONGEST + 1)
     except OSError as error:
         hint = "a file is read as an OCI config.json" if not os.path.exists(path) else None
         raise SpecError(f"can't be read: {os.strerror(error.errno or 0)}", field=path, hint=hint) from None
     except ValueError:
         raise SpecError("is no UTF-8 text", field=path) from None
+    if len(text) > _LONGEST:
+        raise SpecError("is too long for a config.json", field=path)
     return explain_config(text, path=path, identify=identify, kernel=kernel)
 
 

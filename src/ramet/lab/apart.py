@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from ramet import errors
 from ramet.errors import Error, HelperError, SpecError
@@ -55,7 +56,8 @@ def _end(process: Popen[str]) -> None:
     """Kill it and all that it started, and remove what of theirs would stay."""
     from ramet.lab.cgroups import remove_left
 
-    os.killpg(process.pid, 9)
+    with suppress(ProcessLookupError):  # after Ctrl-C communicate gives it a moment, in which it may have ended
+        os.killpg(process.pid, 9)
     process.communicate()
     remove_left(process.pid)
 

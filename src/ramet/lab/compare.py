@@ -50,8 +50,7 @@ def compare(sizes: Sequence[int] | None = None, *, seconds: float = 3.0) -> dict
          "ways": [{"key", "heading", "about", "flags", "refused", "cells": as there}],
          "latency": what `ramet.lab.latency.latency` returns for these sizes}
 
-    Raises SpecError for sizes that are none; UnsupportedError for more than the machine has free, and where this user
-    can't have user namespaces.
+    Raises SpecError for sizes that are none; UnsupportedError for more than the machine has free.
     """
     if sizes is not None:
         from ramet.lab.latency import check_sizes

@@ -4,6 +4,9 @@ A process in new user, mount, UTS, IPC, network and time namespaces, with every 
 root and ordinary users stand on the same ground, and the host is out of reach. Only for a process made by
 `ramet.lab.apart`, since it gives itself away.
 
+Where there is none to be had, the ground is bare: what only touches the measuring process is measured all the same, and
+what could touch the host (`Resource.needs_ground`) is left out.
+
 Two processes: `on_ground` forks the *caller*, from which everything is cloned, and stays its parent, to reap what
 CLONE_PARENT makes a sibling of the caller.
 """
@@ -30,13 +33,23 @@ _KINDS = CLONE.NEWNS | CLONE.NEWUTS | CLONE.NEWIPC | CLONE.NEWNET
 
 
 class Ground:
-    """What was had. directory: a tmpfs of its own. uid: the user outside. missing: what there is not, and why."""
+    """What was had. directory: a tmpfs of its own. uid: the user outside. missing: what there is not, and why.
 
-    __slots__ = ("directory", "missing", "own_user_namespace", "uid")
+    bare: why there are no namespaces to measure in, and then no directory either; "" where there are.
+    """
 
-    def __init__(self, directory: str, uid: int, own_user_namespace: bool, missing: dict[str, str]) -> None:
+    __slots__ = ("bare", "directory", "missing", "own_user_namespace", "uid")
+
+    def __init__(
+        self, directory: str, uid: int, own_user_namespace: bool, missing: dict[str, str], bare: str = ""
+    ) -> None:
         self.directory, self.uid = directory, uid
         self.own_user_namespace, self.missing = own_user_namespace, missing
+        self.bare = bare
+
+    def two_directories(self) -> tuple[str, str]:
+        """For the caller's current directory, and for its child's: on bare ground such as every host has."""
+        return ("/usr", "/") if self.bare else (f"{self.directory}/caller", f"{self.directory}/child")
 
 
 def on_ground(work: Callable[[Ground], Any]) -> Any:
@@ -120,7 +133,14 @@ def _reap(options: int) -> None:
 
 
 def _enter() -> Ground:
-    uid, gid = os.geteuid(), os.getegid()
+    uid = os.geteuid()
+    try:
+        return _own_ground(uid, os.getegid())
+    except UnsupportedError as error:
+        return Ground("", uid, False, {}, bare=error.fact)
+
+
+def _own_ground(uid: int, gid: int) -> Ground:
     missing: dict[str, str] = {}
     own = own_user_namespace(uid, gid)
     try:

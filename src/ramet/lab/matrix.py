@@ -34,7 +34,8 @@ def matrix() -> dict[str, Any]:
 
     flag is "" for a clone with none. measured is "shared", "copied", "new" or "unknown"; manual also "own"; agrees is
     None where measured is unknown. kcmp is whether kcmp(2) calls it the same kernel object, None where it can't say.
-    refused is why there are no cells. Raises UnsupportedError where this user can't have user namespaces.
+    refused is why there are no cells. Where this user can have no namespaces, ground says so, and resources are those that
+    need none.
     """
     found: dict[str, Any] = apart("ramet.lab.matrix", "_measure_all")
     for row in found["rows"]:
@@ -44,14 +45,14 @@ def matrix() -> dict[str, Any]:
     return found
 
 
-def resources() -> list[dict[str, str]]:
+def resources(ground: Any) -> list[dict[str, str]]:
     """What is measured, in order."""
-    from ramet.lab.measure import GROUPS
+    from ramet.lab.measure import GROUPS, measurable
 
     return [
         {"key": kind.key, "heading": kind.heading, "title": kind.title, "group": group, "page": MANUAL[kind.key].page}
         for group, kinds in GROUPS
-        for kind in kinds
+        for kind in measurable(ground, kinds)
     ]
 
 
@@ -89,13 +90,18 @@ def head(ground: Any) -> dict[str, Any]:
         "kernel": os.uname().release,
         "uid": ground.uid,
         "ground": describe(ground),
-        "resources": resources(),
+        "resources": resources(ground),
     }
 
 
 def describe(ground: Any) -> str:
     """Where it is measured, in a sentence."""
     who = "root" if ground.uid == 0 else f"the ordinary user {ground.uid}"
+    if ground.bare:
+        return (
+            f"Measured as {who}, without namespaces: {ground.bare}. So root directory, undo list, credentials and most "
+            "that lies in namespaces are left out; `ramet doctor` says what is missing."
+        )
     if ground.own_user_namespace:
         return f"Measured as {who}, in a user namespace of its own; the host is out of reach."
     return f"Measured as {who}, without a user namespace: this host gives none."
@@ -121,9 +127,11 @@ def _row(measurer: Any, flag: CLONE | None, cgroup: int | None, why_not: str) ->
 
 def _why(flags: CLONE, errno_name: str) -> str:
     from ramet.host.namespaces import kernel_version
-    from ramet.rules import check
+    from ramet.rules import ORDINARY, check
 
     found = check(flags, kernel=kernel_version())
+    if not found and errno_name == "EPERM":
+        found = check(flags, kernel=kernel_version(), caller=ORDINARY)
     return f"{errno_name}: {found[0].reason}" if found else errno_name
 
 

@@ -33,6 +33,11 @@ _LAST = "root"
 _PATIENCE = 30
 
 
+def measurable(ground: Ground, kinds: tuple[type[Resource], ...]) -> list[type[Resource]]:
+    """Those of the resources that can be measured on this ground."""
+    return [kind for kind in kinds if not (ground.bare and kind.needs_ground)]
+
+
 class Measurer:
     """The caller of every measured child. Lives on a `ramet.lab.ground.Ground`."""
 
@@ -40,7 +45,7 @@ class Measurer:
         self.ground = ground
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
         os.set_inheritable(self.proc, True)
-        self.resources = [kind(ground, self.proc) for kind in RESOURCES]
+        self.resources = [kind(ground, self.proc) for kind in measurable(ground, RESOURCES)]
         self.gate_read, self.gate_write = os.pipe()
         self.gate = 0
 

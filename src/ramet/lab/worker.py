@@ -3,7 +3,7 @@
 Started by `ramet.lab.runner` with a list of requests as JSON: a name each and, if wanted, other flags. Each evidence
 is a line of JSON on stdout. It has one thread, so that it can be copied by fork, and has loaded the experiments
 once for all of them: that makes each cost a fork, not a start of Python. SIGTERM, or the end of its caller, ends it
-with the experiment that runs, and with the files of that.
+with the experiment that runs, and with the files and the cgroup of that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ramet import _core, lowlevel
 from ramet.errors import UnsupportedError, errno_name
 from ramet.flags import CLONE, MS, NAMESPACE_FILES, format_clone, kernel_name
 from ramet.host.namespaces import kernel_version
+from ramet.lab.cgroups import remove_left
 from ramet.lab.evidence import Evidence, Finding, Namespaces, Notes, own_namespaces
 from ramet.lab.experiment import Experiment
 from ramet.lab.experiments import load
@@ -113,6 +114,8 @@ def _forked(experiment: Experiment, flags: CLONE, stdout: int) -> int:
         with suppress(ProcessLookupError, ChildProcessError):  # it has ended by itself
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
+        if child:
+            remove_left(child)
         raise
     return status
 

@@ -191,6 +191,8 @@ def _notes(call: Call) -> list[str]:
     found = []
     if call.arch in ("i386", "arm"):
         found.append(f"a 32-bit call ({call.arch})")
+    if call.dropped:
+        found.append(f"{call.dropped:#x} was given, too: clone drops what is above 32 bits")
     if new := call.new:
         found.append(f"new {_and(new)} namespace{'s' * (len(new) > 1)}")
     if for_children := call.new_for_children:

@@ -110,6 +110,12 @@ class Call:
         return {name: int.from_bytes(word, "little") for name, word in zip(_CLONE_ARGS, words, strict=False)}
 
     @property
+    def dropped(self) -> int:
+        """The bits above 32 that were given to clone, which takes no more and says nothing."""
+        wide = self.name == "clone" and self.arch not in ("i386", "arm") and self.arguments
+        return self.arguments[0] >> 32 << 32 if wide else 0
+
+    @property
     def errno_name(self) -> str | None:
         """ "EPERM"; None if it did not fail."""
         if not self.errno:
@@ -147,6 +153,8 @@ class Call:
             found["flags"] = None if self.flags is None else _flag_names(self.flags)
         if self.name in ("clone", "clone3"):
             found["exit_signal"] = signal_name(self.exit_signal) if self.exit_signal else None
+        if self.dropped:
+            found["dropped"] = hex(self.dropped)
         if self.name == "setns":
             found["fd"] = _signed(self.arguments[0])
         found |= {"result": self.result, "errno": self.errno_name, "reason": self.reason}

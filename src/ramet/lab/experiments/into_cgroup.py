@@ -31,7 +31,7 @@ def run(flags: CLONE, see: Notes) -> None:
     see.caller("is in", own_cgroup(os.getpid()))
 
 
-NAME = "ramet-experiment"
+NAME = "ramet-lab"  # as in ramet.lab.cgroups, which removes it where this is killed
 NEEDED = "a version 2 cgroup that the caller may write to (systemd-run --user --scope -p Delegate=yes gives one)"
 
 

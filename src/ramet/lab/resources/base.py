@@ -26,10 +26,12 @@ class Resource:
     """One resource. A subclass's docstring says what it is.
 
     key: its name in JSON. heading: in the table. title: in a sentence. kcmp: its type there, or None.
+    needs_ground: to measure it takes privilege, or leaves something behind outside namespaces of one's own.
     """
 
     key = heading = title = ""
     kcmp: int | None = None
+    needs_ground = False
 
     def __init__(self, ground: Ground, proc: int) -> None:
         """proc: a descriptor of /proc, for children that have no path to it."""

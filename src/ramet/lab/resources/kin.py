@@ -99,9 +99,10 @@ class Limits(Resource):
 
 
 class Credentials(Resource):
-    """Ids, capabilities and their securebits, seen by one of those: PR_SET_KEEPCAPS."""
+    """Ids, capabilities and their securebits, seen by one of those: PR_SET_KEEPCAPS, which may be locked outside."""
 
     key, heading, title = "credentials", "creds", "the credentials"
+    needs_ground = True
     _GET, _SET = 7, 8
 
     def mark(self) -> None:

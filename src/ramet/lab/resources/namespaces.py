@@ -60,6 +60,8 @@ INODES = tuple(_of_kind(kind) for kind in KINDS)
 class Inside(Inode):
     """Something that lies in a namespace. Where the child may not change it, the caller does, and the child looks."""
 
+    needs_ground = True
+
     def mark(self) -> None:
         self.changed = False
 

@@ -63,7 +63,7 @@ class Cwd(Resource):
     kcmp = 3
 
     def mark(self) -> None:
-        self.ours, self.theirs = f"{self.ground.directory}/caller", f"{self.ground.directory}/child"
+        self.ours, self.theirs = self.ground.two_directories()
         os.makedirs(self.ours, exist_ok=True)
         os.makedirs(self.theirs, exist_ok=True)
         self.changed = _identity(self.theirs)
@@ -89,6 +89,7 @@ class Root(Resource):
 
     key, heading, title = "root", "root", "the root directory"
     kcmp = 3
+    needs_ground = True
 
     def __init__(self, ground: Ground, proc: int) -> None:
         super().__init__(ground, proc)
@@ -259,6 +260,7 @@ class Undo(Resource):
 
     key, heading, title = "undo", "undo", "the semaphore undo list"
     kcmp = 6
+    needs_ground = True
     _UNDO = 0x1000
     _KEY = 0x52414D01
 
