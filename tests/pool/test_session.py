@@ -42,6 +42,15 @@ def test_state_stays(session):
     assert session.exec("def f(): return __name__\nf()").value == "__main__"
 
 
+def test_objects_of_its_own_classes(session):
+    """A session whose code makes classes, and objects of them, goes on: these stay inside, and everything else comes."""
+    code = "import dataclasses\n@dataclasses.dataclass\nclass Row:\n    n: int\nrow, n = Row(1), 1\nrow"
+    found = session.exec(code)
+    assert (found.error, found.outputs, found.text) == (None, {"n": 1}, "Row(n=1)")
+    assert "Row" in found.unsent["row"]
+    assert session.exec("row.n + 1").value == 2
+
+
 def test_an_error_keeps_the_state(session):
     """Code that raises is told of, with its own lines, and what it made before stays."""
     found = session.exec("a = 1\n1 / 0\na = 2")
@@ -350,6 +359,8 @@ def test_bad_input(session):
         session.exec(1)
     with pytest.raises(ramet.SpecError, match="timeout"):
         session.exec("1", timeout=0)
+    with pytest.raises(ramet.SpecTypeError, match="content: must be bytes or text, not int"):
+        session.put("file", 5)
     with pytest.raises(ramet.ZygoteError):
         ramet.Session(["no_such_module"])
     assert session.exec("1").value == 1

@@ -44,9 +44,10 @@ class Inbox:
         pickled: bool,
         mine: tuple[type[BaseException], ...],
         pages: int | None = None,
+        parts: bool = False,
     ) -> None:
         self._reader = channel.Reader(end, most, pages)
-        self._most, self._pickled, self._mine = most, pickled, mine
+        self._most, self._pickled, self._mine, self._parts = most, pickled, mine, parts
         self.value: Any = None
         self.has_value = False
         self.exception: BaseException | None = None
@@ -98,7 +99,7 @@ class Inbox:
             self.exception = ResultError(f"can't send {frame.data.decode('utf-8', 'backslashreplace')}")
 
     def _unpacked(self, frame: Frame) -> Any:
-        return Unpacker(frame.buffers, self._most).unpack(frame.data)
+        return Unpacker(frame.buffers, self._most, parts=self._parts).unpack(frame.data)
 
     def _exception(self, told: Any) -> BaseException:
         try:

@@ -216,7 +216,7 @@ class Clone(FunctionProcess):
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
     ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
-        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions)
+        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions, parts=task.kind == channel.CODE)
         self._started = monotonic()
         self._guard = Guard(sandbox, self._group, self._killer())
         try:
@@ -293,6 +293,7 @@ class Clone(FunctionProcess):
 
     def begin_session(self) -> None:
         """Many tasks are to come."""
+        self.args = ("exec",)
         self._started = monotonic()
         self._guard = Guard(self.sandbox, self._group, self._killer())
 

@@ -8,7 +8,7 @@ import sys
 
 from ramet.call import channel
 from ramet.call.inside import flush, forward_logs
-from ramet.call.wire import Packer, Unsendable
+from ramet.call.wire import Packer, Part, Unsendable
 from ramet.pool import cell
 
 TYPE_CHECKING = False
@@ -75,9 +75,9 @@ class Kernel:
             kind, _ = channel.TASK.unpack_from(data)
             _, args, _ = pickle.loads(memoryview(data)[channel.TASK.size :], buffers=buffers)  # the caller's own
             if kind == PUT:
-                return cell.empty() | {"value": _put(*args)}
+                return cell.empty() | {"value": Part(_put(*args))}
             if kind == GET:
-                return cell.empty() | {"value": _get(*args)}
+                return cell.empty() | {"value": Part(_get(*args))}
             return self._run(packer, *args)
         except KeyboardInterrupt as error:
             return cell.failed(error, packer)
