@@ -51,8 +51,10 @@ def run_in(
         if packer.why_not(value, DEPTH) is None:
             answer["value"] = Part(value)
     _collect(answer, packer, space, before, wanted)
-    if error is None or "matplotlib.pyplot" in sys.modules:
-        answer["figures"] = figures()
+    try:
+        draw(answer["figures"])
+    except BaseException as raised:  # a title that is no mathtext is found out when it is drawn
+        answer["error"] = error or told(raised, packer)
     return answer
 
 
@@ -129,17 +131,17 @@ def _is_variable(name: str, space: dict[str, Any], before: dict[str, Any]) -> bo
     return not same and not isinstance(value, _PLAIN) and value is not builtins
 
 
-def figures() -> list[bytes]:
-    """The open figures of matplotlib as PNG, and closed."""
+def draw(into: list[bytes]) -> None:
+    """The open figures of matplotlib as PNG. They are closed, also where one can't be drawn: the next code shall not meet it again."""
     plots: Any = sys.modules.get("matplotlib.pyplot")
     if plots is None:
-        return []
+        return
     import io
 
-    found = []
-    for number in plots.get_fignums()[:FIGURES_MAX]:
-        buffer = io.BytesIO()
-        plots.figure(number).savefig(buffer, format="png")
-        found.append(buffer.getvalue())
-    plots.close("all")
-    return found
+    try:
+        for number in plots.get_fignums()[:FIGURES_MAX]:
+            buffer = io.BytesIO()
+            plots.figure(number).savefig(buffer, format="png")
+            into.append(buffer.getvalue())
+    finally:
+        plots.close("all")

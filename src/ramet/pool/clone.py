@@ -330,8 +330,9 @@ class Clone(FunctionProcess):
         """Has a limit been reached that only we hold?"""
         self._guard.look()
 
-    def last_result(self, out: bytes, err: bytes, *, late: bool) -> FunctionResult[Any]:
-        """After its end. late: for its time."""
+    def last_result(self, out: bytes, err: bytes, *, late: bool, since: float) -> FunctionResult[Any]:
+        """After its end. late: for its time; since: when the code that it ended with began."""
+        self._started = since
         if late and self._evidence is not None:
             self._evidence = self._evidence[0]._replace(cause="timed-out"), self._evidence[1]
         self.inbox = Inbox(self._ours, 0, pickled=False, mine=())

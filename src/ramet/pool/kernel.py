@@ -163,12 +163,13 @@ def _get(path: str, most: int) -> bytes:
             raise ValueError(f"{path} is no regular file")
         if found.st_size > most:
             raise ValueError(f"{path} has {found.st_size} bytes, and {most} may come")
-        content = b""
-        while len(content) <= most and (chunk := file.read(READ_CHUNK)):
-            content += chunk
-        if len(content) > most:
+        chunks, size = [], 0
+        while size <= most and (chunk := file.read(READ_CHUNK)):
+            chunks.append(chunk)
+            size += len(chunk)
+        if size > most:
             raise ValueError(f"{path} has more than {most} bytes")
-        return content
+        return b"".join(chunks)
 
 
 def _place(path: str) -> str:

@@ -408,9 +408,7 @@ class _Talk:
     def _at_the_end(self, late: bool) -> ExecResult:
         """The session is over: its own ending is the code's."""
         texts = [self._captures[number].value() for number in (1, 2)]
-        found = as_executed(self._clone.last_result(texts[0], texts[1], late=late))
-        found.duration = monotonic() - self._started
-        return found
+        return as_executed(self._clone.last_result(texts[0], texts[1], late=late, since=self._started))
 
 
 def _since(now: Usage, before: Usage, wall: float) -> Usage:
