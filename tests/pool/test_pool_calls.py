@@ -271,6 +271,29 @@ def test_pids_differ(pool):
     assert len({pool.run(os.getpid) for _ in range(4)}) == 4
 
 
+def test_the_callers_levels_hold_for_log_records(pool, caplog):
+    """A record that the caller's logger would not take is not taken from a sandbox either, whatever the level is in there."""
+
+    def say():
+        import logging
+
+        logging.getLogger("quiet").error("said")
+
+    logger = logging.getLogger("quiet")
+    try:
+        for level, heard in ((logging.CRITICAL, []), (logging.NOTSET, ["said"])):
+            logger.setLevel(level)
+            caplog.clear()
+            pool.run(say)
+            assert caplog.messages == heard
+        logging.disable(logging.CRITICAL)
+        pool.run(say)
+        assert caplog.messages == ["said"]
+    finally:
+        logging.disable(logging.NOTSET)
+        logger.setLevel(logging.NOTSET)
+
+
 # Code
 
 

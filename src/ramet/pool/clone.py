@@ -216,7 +216,9 @@ class Clone(FunctionProcess):
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
     ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
-        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions, parts=task.kind == channel.CODE)
+        self.inbox = Inbox(
+            self._ours, most, pickled=False, mine=exceptions, parts=task.kind == channel.CODE, forked=False
+        )
         self._started = monotonic()
         self._guard = Guard(sandbox, self._group, self._killer())
         try:

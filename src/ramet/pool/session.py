@@ -309,7 +309,7 @@ class _Talk:
     def __init__(self, clone: Clone, most: int) -> None:
         self._clone = clone
         self._started = monotonic()
-        self._inbox = Inbox(clone.channel_end, most, pickled=False, mine=(), parts=True)
+        self._inbox = Inbox(clone.channel_end, most, pickled=False, mine=(), parts=True, forked=False)
         self._captures = {number: Capture(clone.sandbox.output) for number in (1, 2)}
         self._before = clone.usage()
         self._ended = False
