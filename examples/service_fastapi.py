@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from service_asyncio import BOX, CODE_MAX, Busy, Event, Runner, arguments, as_sse
+
+#: A byte of the code may be six in JSON.
+BODY_MAX = 6 * CODE_MAX + 1000
 
 
 class Job(BaseModel):
@@ -32,6 +36,19 @@ class Job(BaseModel):
         if "\0" in code or len(code.encode()) > CODE_MAX:
             raise ValueError("too long, or not to be run")
         return code
+
+
+async def job_of(request: Request) -> Job:
+    """What a request asks for. FastAPI alone would take a body of any size into memory, and send back what is wrong in it."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_MAX:
+            raise HTTPException(413, "too long")
+    try:
+        return Job.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise HTTPException(422, [found["msg"] for found in error.errors()]) from None
 
 
 async def stream(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
@@ -49,7 +66,7 @@ def application(runner: Runner) -> FastAPI:
     app = FastAPI(title="run Python in sandboxes")
 
     @app.post("/run")
-    async def run(job: Job) -> StreamingResponse:
+    async def run(job: Annotated[Job, Depends(job_of)]) -> StreamingResponse:
         try:
             events = runner.enter(job.code)
         except Busy:

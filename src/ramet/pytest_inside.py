@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ramet.call.remote import CONTROL, with_sources
-from ramet.call.wire import Packer, Unsendable, find_class
+from ramet.call.wire import Packer, find_class
 from ramet.errors import RemoteError
 
 TYPE_CHECKING = False
@@ -192,11 +192,7 @@ def _text(error: BaseException) -> str:
 
 
 def _plain(value: object, packer: Packer) -> bool:
-    try:
-        packer.walk(value, 0)
-    except Unsendable:
-        return False
-    return True
+    return packer.why_not(value, 3) is None  # how deep they are in what is told
 
 
 def _plain_properties(properties: list[tuple[str, object]], packer: Packer) -> list[list[object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import pickle
@@ -38,9 +39,11 @@ SLEEPS = ("230", "115")
 
 
 class Own(Exception):
+    made = 0
+
     def __init__(self, first, second):
         super().__init__(first, second)
-        self.made = True
+        Own.made += 1
 
 
 # What comes back
@@ -236,11 +239,48 @@ def test_other_exceptions_by_name():
 
 
 def test_own_exceptions_that_are_named():
-    """A class in `exceptions` comes back as itself, without its __init__ being run."""
+    """A class in `exceptions` comes back as itself, with those of its attributes that can be sent, and without its __init__ being run."""
+    error = Own("x", 2)
+    error.more, error.lock = {"code": (7, "\udc80")}, threading.Lock()
+    made = Own.made
     with pytest.raises(Own) as caught:
-        isolated(fail_with, exceptions=[Own])(Own("x", 2))
-    assert caught.value.args == ("x", 2)
-    assert not hasattr(caught.value, "made")
+        isolated(fail_with, exceptions=[Own])(error)
+    assert (caught.value.args, caught.value.more, Own.made) == (("x", 2), {"code": (7, "\udc80")}, made)
+    assert not hasattr(caught.value, "lock")
+    with pytest.raises(json.JSONDecodeError) as caught:
+        isolated(json.loads, exceptions=[json.JSONDecodeError])("[1,")
+    assert (caught.value.pos, caught.value.doc) == (3, "[1,")
+
+
+class Missing(FileNotFoundError):
+    """Of Python's own by its C fields, which are no attributes of its dictionary."""
+
+    def __init__(self, code, path):
+        super().__init__(code, "is missing", path)
+
+    def __new__(cls, *args):
+        raise AssertionError("its code is run")
+
+
+def test_own_exceptions_made_of_pythons():
+    """A class in `exceptions` is made by what it inherits of Python's own, whose fields it has; code of its class is not run."""
+    error = OSError.__new__(Missing, 2, "is missing")
+    OSError.__init__(error, 2, "is missing")
+    with pytest.raises(Missing) as caught:
+        isolated(fail_with, exceptions=[Missing])(error)
+    assert (caught.value.errno, caught.value.strerror) == (2, "is missing")
+    with pytest.raises(AssertionError):  # the control
+        Missing(2, "x")
+
+
+@pytest.mark.parametrize("text", ["\ud800", "plain"])
+def test_text_that_is_no_utf8_in_an_exception(text):
+    """An exception comes back whatever text is in it: halves of surrogate pairs, as of file names that are no UTF-8, too."""
+    for error in (ValueError(text, [text]), OSError(2, text, text), ExceptionGroup(text, [KeyError(text)])):
+        error.add_note(text)
+        with pytest.raises(type(error)) as caught:
+            isolated(fail_with)(error)
+        assert (str(caught.value), caught.value.__notes__) == (str(error), [text])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit(), StopIteration(3)], ids=repr)
@@ -255,6 +295,7 @@ def test_exception_groups():
     with pytest.raises(ExceptionGroup) as caught:
         isolated(fail_with)(ExceptionGroup("both", [ValueError(1), Own(1, 2)]))
     assert [type(one) for one in caught.value.exceptions] == [ValueError, ramet.RemoteError]
+    assert (caught.value.message, str(caught.value)) == ("both", "both (2 sub-exceptions)")
 
 
 def test_an_exception_whose_str_raises():

@@ -271,6 +271,29 @@ def test_pids_differ(pool):
     assert len({pool.run(os.getpid) for _ in range(4)}) == 4
 
 
+def test_the_callers_levels_hold_for_log_records(pool, caplog):
+    """A record that the caller's logger would not take is not taken from a sandbox either, whatever the level is in there."""
+
+    def say():
+        import logging
+
+        logging.getLogger("quiet").error("said")
+
+    logger = logging.getLogger("quiet")
+    try:
+        for level, heard in ((logging.CRITICAL, []), (logging.NOTSET, ["said"])):
+            logger.setLevel(level)
+            caplog.clear()
+            pool.run(say)
+            assert caplog.messages == heard
+        logging.disable(logging.CRITICAL)
+        pool.run(say)
+        assert caplog.messages == ["said"]
+    finally:
+        logging.disable(logging.NOTSET)
+        logger.setLevel(logging.NOTSET)
+
+
 # Code
 
 
@@ -291,6 +314,49 @@ def test_chosen_outputs(pool):
     """Only the variables asked for come back; of one that is not there it is said."""
     found = pool.exec("a = 1; b = 2", outputs=["b", "c"])
     assert (found.outputs, found.unsent) == ({"b": 2}, {"c": "there is no such variable"})
+
+
+NOT_HERE = {
+    "a dataclass of the code's own": "import dataclasses\n@dataclasses.dataclass\nclass Row:\n    n: int = 1\nbad = [Row()]",
+    "an enum of the code's own": "import enum\nclass Colour(enum.Enum):\n    RED = 1\nbad = Colour.RED",
+    "a named tuple of a module that is not loaded here": "import netrc, collections, sys\n"
+    "netrc.Login = collections.namedtuple('Login', 'name', module='netrc')\nbad = netrc.Login('x')",
+    "a class in a function": "import collections\ndef make():\n    return collections.namedtuple('Point', 'x')(1)\nbad = make()",
+    "what can't be looked at": "import mmap\nbad = mmap.mmap(-1, 10)\nbad.close()",
+    "keys that are all alike": "bad = {n * (2**61 - 1): 0 for n in range(500)}",
+}
+
+
+@pytest.mark.parametrize("code", NOT_HERE.values(), ids=NOT_HERE)
+def test_one_variable_that_does_not_arrive(pool, code):
+    """A variable that the caller can't be given, as an object of a class that the code has made, is named with the reason; all others come."""
+    found = pool.exec(f"good = [1]\nprint('said')\n{code}\n(good, bad)")
+    assert found.error is None
+    assert (found.outputs, found.stdout, found.value) == ({"good": [1]}, "said\n", None)
+    assert found.unsent["bad"]
+    assert found.text is not None
+    assert pool.exec("good = [1]\nbad = 2\n(good, bad)").value == ([1], 2)
+
+
+def test_a_variable_as_deep_as_may_be(pool):
+    """Of variables nested ever deeper those that are too deep stay behind, one by one."""
+    code = "all = []\nfor n in range(90, 110):\n    one = 0\n    for _ in range(n):\n        one = (one,)\n    globals()[f'n{n}'] = one"
+    found = pool.exec(code)
+    assert found.error is None
+    assert "n90" in found.outputs
+    assert "nested deeper" in found.unsent["n109"]
+
+
+def test_parts_are_for_code(pool):
+    """What is read by itself, and may fail alone, is the form of a cell's variables, and no value of a function."""
+
+    def odd():
+        from ramet.call import wire
+
+        return wire.Part(1)
+
+    with pytest.raises(ramet.ResultError, match="extension 24 is unknown"):
+        pool.run(odd)
 
 
 def test_code_that_fails(pool):

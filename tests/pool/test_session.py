@@ -42,6 +42,28 @@ def test_state_stays(session):
     assert session.exec("def f(): return __name__\nf()").value == "__main__"
 
 
+def test_objects_of_its_own_classes(session):
+    """A session whose code makes classes, and objects of them, goes on: these stay inside, and everything else comes."""
+    code = "import dataclasses\n@dataclasses.dataclass\nclass Row:\n    n: int\nrow, n = Row(1), 1\nrow"
+    found = session.exec(code)
+    assert (found.error, found.outputs, found.text) == (None, {"n": 1}, "Row(n=1)")
+    assert "Row" in found.unsent["row"]
+    assert session.exec("row.n + 1").value == 2
+
+
+def test_a_figure_that_cannot_be_drawn():
+    """A figure that can't be drawn is the error of the code that made it, whose variables and other figures come; the next code goes on."""
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    with ramet.Session(["matplotlib.pyplot"], timeout=60) as session:
+        found = session.exec(
+            "import matplotlib.pyplot as plt\nplt.plot([1])\nplt.figure()\nplt.title(r'$\\no$')\nx = 1\nx + 1"
+        )
+        assert isinstance(found.error, ValueError)
+        assert (found.outputs["x"], found.value, len(found.figures)) == (1, 2, 1)
+        found = session.exec("y = 2; plt.figure(); y")
+        assert (found.error, found.value, len(found.figures)) == (None, 2, 1)
+
+
 def test_an_error_keeps_the_state(session):
     """Code that raises is told of, with its own lines, and what it made before stays."""
     found = session.exec("a = 1\n1 / 0\na = 2")
@@ -77,8 +99,10 @@ def test_code_that_does_not_end(session, monkeypatch):
 
     monkeypatch.setattr(module, "GRACE", 0.2)
     code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+    session.exec("import time; time.sleep(0.5)")
     found = session.exec(code, timeout=0.3)
     assert isinstance(found.error, ramet.TimeLimitError)
+    assert str(found.error) == f"'exec' ran out of time after {found.duration:.3g} s"
     assert (found.status, session.alive) == ("timed-out", False)
     with pytest.raises(ramet.PoolError, match="has ended"):
         session.exec("1")
@@ -89,6 +113,7 @@ def test_a_process_that_ends(session):
     found = session.exec("import os\nprint('last', flush=True)\nos._exit(3)")
     assert isinstance(found.error, ramet.ExitError)
     assert (found.exit_code, found.stdout, session.alive) == (3, "last\n", False)
+    assert str(found.error) == "'exec' exited with 3"
     with pytest.raises(ramet.PoolError, match="has ended"):
         session.put("x", b"")
 
@@ -350,6 +375,8 @@ def test_bad_input(session):
         session.exec(1)
     with pytest.raises(ramet.SpecError, match="timeout"):
         session.exec("1", timeout=0)
+    with pytest.raises(ramet.SpecTypeError, match="content: must be bytes or text, not int"):
+        session.put("file", 5)
     with pytest.raises(ramet.ZygoteError):
         ramet.Session(["no_such_module"])
     assert session.exec("1").value == 1

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -39,6 +40,31 @@ def test_zygotes_that_cannot_start(preload, prepare, why):
     with pytest.raises(ramet.ZygoteError) as caught:
         ramet.Pool(preload, size=1, spare=1, prepare=prepare)
     assert why in str(caught.value)
+
+
+def test_a_zygote_that_fails_by_itself():
+    """A zygote that fails at something else than a module, as for lack of descriptors, says at what; without that it starts."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))"
+    with pytest.raises(ramet.ZygoteError, match=r"(?s)can't start: UnsupportedError: .*RLIMIT_NOFILE") as caught:
+        ramet.Pool(size=1, spare=0, prepare=code.format(5))
+    assert caught.value.module is None
+    ramet.Pool(size=1, spare=0, prepare=code.format(1000)).close()
+
+
+def test_a_caller_without_standard_descriptors():
+    """A daemon that has closed 0 to 2 has pools and sessions as anybody has."""
+    code = (
+        "import os, sys, ramet\n"
+        "told = os.fdopen(os.dup2(1, 100), 'w')\n"
+        "sys.stdin = sys.stdout = sys.stderr = None\n"
+        "for fd in range(3): os.close(fd)\n"
+        "with ramet.Pool(size=1, spare=0) as pool: told.write(repr(pool.run(abs, -1)))\n"
+        "with ramet.Session() as session: told.write(session.exec('print(2)').stdout)\n"
+        "told.close()\n"
+        "os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("12\n", 0)
 
 
 def test_a_module_that_raises(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import importlib.util
 import json
 import os
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -244,11 +246,29 @@ def test_bad_requests(serve):
         ("POST", "/run", long, {413, 422}),
         ("POST", "/run", nul, {400, 422}),
         ("POST", "/run", b"\xff\xfe", {400, 422}),
+        ("POST", "/run", b'{"code": "\\ud800"}' if headers else b"\xed\xa0\x80", {400, 422}),
     ]
     for method, path, sent, statuses in wanted:
         connection, response = service.request(method, path, sent, headers)
+        assert len(response.read()) < 1000
         connection.close()
         assert response.status in statuses, (method, path, sent[:10])
+    assert service.post("print(1)").all()[0] == "1\n"
+
+
+def test_a_body_without_end(serve):
+    """A client that never comes to the end of its request is refused when it has sent more than a request can have."""
+    service = serve()
+    with socket.create_connection(("127.0.0.1", service.port), 60) as client:
+        client.sendall(b"POST /run HTTP/1.1\r\nHost: here\r\nContent-Length: 100000000000\r\n\r\n")
+        sent = 0
+        try:
+            while not select.select([client], [], [], 0)[0]:
+                sent += client.send(b" " * 65536)
+                assert sent < 100_000_000
+            assert client.recv(100).split()[1] == b"413"
+        except (BrokenPipeError, ConnectionResetError):
+            assert sent < 100_000_000  # it has hung up on us
     assert service.post("print(1)").all()[0] == "1\n"
 
 

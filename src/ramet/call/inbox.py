@@ -34,7 +34,10 @@ RECORD: dict[str, Any] = {
 
 
 class Inbox:
-    """Of one run. value: what came, if has_value; exception: what was raised, or what is wrong with the value."""
+    """Of one run. value: what came, if has_value; exception: what was raised, or what is wrong with the value.
+
+    parts: the value may have `wire.Part`s; forked: it comes from a copy of the caller, whose loggers have had their say there: a zygote's have not.
+    """
 
     def __init__(
         self,
@@ -44,9 +47,11 @@ class Inbox:
         pickled: bool,
         mine: tuple[type[BaseException], ...],
         pages: int | None = None,
+        parts: bool = False,
+        forked: bool = True,
     ) -> None:
         self._reader = channel.Reader(end, most, pages)
-        self._most, self._pickled, self._mine = most, pickled, mine
+        self._most, self._pickled, self._mine, self._parts, self._forked = most, pickled, mine, parts, forked
         self.value: Any = None
         self.has_value = False
         self.exception: BaseException | None = None
@@ -98,7 +103,7 @@ class Inbox:
             self.exception = ResultError(f"can't send {frame.data.decode('utf-8', 'backslashreplace')}")
 
     def _unpacked(self, frame: Frame) -> Any:
-        return Unpacker(frame.buffers, self._most).unpack(frame.data)
+        return Unpacker(frame.buffers, self._most, parts=self._parts).unpack(frame.data)
 
     def _exception(self, told: Any) -> BaseException:
         try:
@@ -111,7 +116,7 @@ class Inbox:
         if not isinstance(said, dict):
             raise Malformed("no record")
         if frame.kind == channel.LOG:
-            _log(said)
+            _log(said, forked=self._forked)
         elif len(self.warnings) < WARNINGS_MAX:
             self.warnings.append(said)
 
@@ -134,7 +139,7 @@ class Inbox:
         self._reader.close()
 
 
-def _log(said: dict[Any, Any]) -> None:
+def _log(said: dict[Any, Any], *, forked: bool) -> None:
     """To the logger of that name, where the caller has one: a sandbox can't fill the table of loggers."""
     import logging
 
@@ -142,5 +147,7 @@ def _log(said: dict[Any, Any]) -> None:
         raise Malformed("no log record")
     found = logging.root.manager.loggerDict.get(said["name"])
     logger = found if isinstance(found, logging.Logger) else logging.root
+    if not (forked or logger.isEnabledFor(said["levelno"])):
+        return
     filename = os.path.basename(said["pathname"])
     logger.handle(logging.makeLogRecord({**said, "filename": filename, "module": os.path.splitext(filename)[0]}))

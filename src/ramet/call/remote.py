@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ramet.call.wire import Packer
 
 TEXT_MAX, NOTES_MAX, GROUP_MAX, DEPTH_MAX = 1 << 20, 100, 1000, 10
+#: How deep in what is sent an exception's arguments are, in as many groups as there may be, and in the answer of a cell.
+DEPTH_MOST = 2 * DEPTH_MAX + 4
 #: They would do something in the caller rather than tell it something: end it, or a loop of its.
 CONTROL = frozenset({"StopIteration", "StopAsyncIteration", "BaseException", "BaseExceptionGroup"})
 #: The builtin exceptions that come back as themselves.
@@ -41,7 +43,8 @@ def told(error: BaseException, packer: Packer, depth: int = 0) -> dict[str, Any]
         "module": str(cls.__module__),
         "name": str(cls.__qualname__),
         "message": _text_of(error),
-        "args": _plain(error.args, packer),
+        "args": _plain(error, packer),
+        "state": _state(error, packer),
         "fields": {
             name: value for name in FIELDS if isinstance(value := error.__dict__.get(name, _field(error, name)), str)
         },
@@ -73,14 +76,19 @@ def _text_of(error: BaseException) -> str:
         return f"<its __str__ raised {type(failure).__name__}>"
 
 
-def _plain(args: tuple[Any, ...], packer: Packer) -> list[Any] | None:
-    from ramet.call.wire import Unsendable
+def _plain(error: BaseException, packer: Packer) -> list[Any] | None:
+    if isinstance(error, BaseExceptionGroup):
+        return [error.args[0]] if error.args and isinstance(error.args[0], str) else None
+    return list(error.args) if packer.why_not(error.args, DEPTH_MOST) is None else None
 
-    try:
-        packer.walk(args, 0)
-    except Unsendable:
-        return None
-    return list(args)
+
+def _state(error: BaseException, packer: Packer) -> dict[str, Any]:
+    """Attributes that can be sent: json.JSONDecodeError's pos, an own class's code."""
+    return {
+        name: value
+        for name, value in error.__dict__.items()
+        if isinstance(name, str) and name != "__notes__" and packer.why_not(value, DEPTH_MOST) is None
+    }
 
 
 def _traceback(error: BaseException) -> str:
@@ -122,10 +130,23 @@ def _made(
         return _builtin(ALLOWED[name], args, told["fields"])
     for cls in mine:
         if cls.__module__ == module and cls.__qualname__ == name:
-            found = cls.__new__(cls, *args)  # BaseException's: no __init__ is run
-            found.args = tuple(args)
-            return found
+            return _own(cls, args, told["state"])
     return None
+
+
+def _own(cls: type[BaseException], args: list[Any], state: Any) -> BaseException | None:
+    """Made by what it inherits of Python's own: none of the code of its class is run."""
+    base: Any = next(one for one in cls.__mro__ if one.__module__ == "builtins")
+    if issubclass(cls, BaseExceptionGroup):
+        return None
+    try:
+        found: BaseException = base.__new__(cls, *args)
+        base.__init__(found, *args)
+    except Exception:  # not the arguments that such an exception has
+        return None
+    found.args = tuple(args)
+    object.__getattribute__(found, "__dict__").update({str(name): value for name, value in state.items()})
+    return found
 
 
 def _builtin(cls: type[Exception], args: list[Any], fields: Mapping[str, Any]) -> Exception | None:

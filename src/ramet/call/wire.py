@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Extension codes.
 TUPLE, SET, FROZENSET, INT, COMPLEX, DECIMAL, UUID, DATETIME, DATE, TIME, TIMEDELTA = range(1, 12)
-BYTEARRAY, PATH, ENUM, DATACLASS, NAMEDTUPLE, ARRAY, SCALAR, MEMORY, TABLE, BYTES, DICT, TEXT = range(12, 24)
+BYTEARRAY, PATH, ENUM, DATACLASS, NAMEDTUPLE, ARRAY, SCALAR, MEMORY, TABLE, BYTES, DICT, TEXT, PART = range(12, 25)
 
 DEPTH_MAX = 100
 #: Buffers from this size on go beside the message, as many as can go with it as descriptors.
@@ -65,6 +65,15 @@ class Unsendable(Exception):
 
 class Malformed(Exception):
     """Bytes that are no value."""
+
+
+class Part:
+    """A value among others that is read by itself: where that fails, why says so, and the others come all the same."""
+
+    __slots__ = ("value", "why")
+
+    def __init__(self, value: object, why: str | None = None) -> None:
+        self.value, self.why = value, why
 
 
 def need_msgspec() -> Any:
@@ -109,6 +118,8 @@ def find_class(module: object, qualname: object) -> type | None:
 def _class_name(cls: type, known: frozenset[str] | None) -> tuple[str, str]:
     """By which the caller finds it; Unsendable if it won't, as far as that is known."""
     module, qualname = cls.__module__, cls.__qualname__
+    if "<locals>" in qualname:
+        raise Unsendable(f"{module}.{qualname} can't be found by its name")
     if known is None:
         return module, qualname
     if find_class(module, qualname) is not cls:
@@ -141,6 +152,30 @@ class Packer:
             self._every_text = True
             self.attached.clear()
             return bytes(self._encode(self.walk(value, 0)))
+
+    def why_not(self, value: object, depth: int) -> str | None:
+        """Why it can't be sent so deep in another one; None if it can."""
+        kept = len(self.attached)
+        try:
+            self._walk_any(value, depth)
+        except Unsendable as error:
+            return str(error)
+        except (
+            Exception
+        ) as error:  # a closed mmap, a released memoryview, a class of the user's: looking at it is enough
+            return f"value: looking at it raised {type(error).__name__}"
+        finally:
+            del self.attached[kept:]
+        return None
+
+    def _walk_any(self, value: object, depth: int) -> None:
+        try:
+            self.walk(value, depth)
+        except UnicodeEncodeError:
+            if self._every_text:
+                raise
+            self._every_text = True
+            self.walk(value, depth)
 
     def walk(self, value: Any, depth: int) -> Any:
         """The value in what msgpack knows, and extensions."""
@@ -320,6 +355,7 @@ _PACK: dict[type, Callable[[Packer, Any, int], Any]] = {
     datetime.time: Packer._time,
     datetime.timedelta: lambda p, v, _: p.ext(TIMEDELTA, v.days, v.seconds, v.microseconds),
     bytearray: lambda p, v, _: p.ext(BYTEARRAY, p.attach(v)),
+    Part: lambda p, v, depth: p.ext(PART, p.walk(v.value, depth + 1)),
 }
 
 
@@ -327,11 +363,11 @@ _PACK: dict[type, Callable[[Packer, Any, int], Any]] = {
 
 
 class Unpacker:
-    """Bytes to values. attached: the buffers that came beside them. most: bytes of memory that the value may take."""
+    """Bytes to values. attached: the buffers that came beside them. most: bytes of memory that the value may take. parts: it may have any."""
 
-    def __init__(self, attached: Sequence[memoryview], most: int) -> None:
+    def __init__(self, attached: Sequence[memoryview], most: int, *, parts: bool = False) -> None:
         msgspec = need_msgspec()
-        self._attached, self._most, self._depth = attached, most, 0
+        self._attached, self._most, self._depth, self._parts = attached, most, 0, parts
         self._decode = msgspec.msgpack.Decoder(ext_hook=self._ext).decode
 
     def unpack(self, data: Buffer) -> Any:
@@ -362,12 +398,23 @@ class Unpacker:
                 return complex(*struct.unpack("<dd", data))
             if code == UUID:
                 return uuid.UUID(bytes=bytes(data))
+            if code == PART and self._parts:
+                return self._part(data)
             make = _UNPACK.get(code)
             if make is None:
                 raise Malformed(f"extension {code} is unknown")
             return make(self, *self._read(data))
         finally:
             self._depth -= 1
+
+    def _part(self, data: memoryview) -> Part:
+        try:
+            (value,) = self._read(data)
+        except Exception as error:
+            return Part(
+                None, str(error) if isinstance(error, Malformed) else f"no value: {type(error).__name__}: {error}"
+            )
+        return Part(value)
 
     def buffer(self, place: object) -> memoryview:
         """What `Packer.attach` was given."""

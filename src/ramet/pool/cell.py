@@ -6,7 +6,7 @@ import builtins
 import sys
 
 from ramet.call.remote import shown, told
-from ramet.call.wire import Unsendable
+from ramet.call.wire import Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NAME = "<exec>"
 FIGURES_MAX = 100
+#: How deep in an answer its variables are.
+DEPTH = 3
 _PLAIN = (type, type(sys), type(len), type(lambda: None))
 
 
@@ -46,11 +48,13 @@ def run_in(
     answer = empty() | {"error": error}
     if value is not None:
         answer["text"] = _text_of(value)
-        if _why_not(packer, value) is None:
-            answer["value"] = value
+        if packer.why_not(value, DEPTH) is None:
+            answer["value"] = Part(value)
     _collect(answer, packer, space, before, wanted)
-    if error is None or "matplotlib.pyplot" in sys.modules:
-        answer["figures"] = figures()
+    try:
+        draw(answer["figures"])
+    except BaseException as raised:  # a title that is no mathtext is found out when it is drawn
+        answer["error"] = error or told(raised, packer)
     return answer
 
 
@@ -96,18 +100,6 @@ def _text_of(value: object) -> str:
         return f"<its __repr__ raised {type(error).__name__}>"
 
 
-def _why_not(packer: Packer, value: object) -> str | None:
-    """Why it can't be sent; None if it can."""
-    kept = len(packer.attached)
-    try:
-        packer.walk(value, 0)
-    except (Unsendable, RecursionError) as error:
-        return str(error)
-    finally:
-        del packer.attached[kept:]
-    return None
-
-
 def _collect(
     answer: dict[str, Any],
     packer: Packer,
@@ -117,14 +109,15 @@ def _collect(
 ) -> None:
     """The variables asked for; without that all plain ones that are new or another object than before."""
     names = list(wanted) if wanted is not None else [name for name in space if _is_variable(name, space, before)]
-    outputs, unsent = {}, {}
+    outputs: dict[str, Part] = {}
+    unsent = {}
     for name in names:
         if name not in space:
             unsent[name] = "there is no such variable"
             continue
-        why = _why_not(packer, space[name])
+        why = packer.why_not(space[name], DEPTH)
         if why is None:
-            outputs[name] = space[name]
+            outputs[name] = Part(space[name])
         else:
             unsent[name] = why
     answer["outputs"], answer["unsent"] = outputs, unsent
@@ -138,17 +131,17 @@ def _is_variable(name: str, space: dict[str, Any], before: dict[str, Any]) -> bo
     return not same and not isinstance(value, _PLAIN) and value is not builtins
 
 
-def figures() -> list[bytes]:
-    """The open figures of matplotlib as PNG, and closed."""
+def draw(into: list[bytes]) -> None:
+    """The open figures of matplotlib as PNG. They are closed, also where one can't be drawn: the next code shall not meet it again."""
     plots: Any = sys.modules.get("matplotlib.pyplot")
     if plots is None:
-        return []
+        return
     import io
 
-    found = []
-    for number in plots.get_fignums()[:FIGURES_MAX]:
-        buffer = io.BytesIO()
-        plots.figure(number).savefig(buffer, format="png")
-        found.append(buffer.getvalue())
-    plots.close("all")
-    return found
+    try:
+        for number in plots.get_fignums()[:FIGURES_MAX]:
+            buffer = io.BytesIO()
+            plots.figure(number).savefig(buffer, format="png")
+            into.append(buffer.getvalue())
+    finally:
+        plots.close("all")

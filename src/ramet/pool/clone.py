@@ -216,7 +216,9 @@ class Clone(FunctionProcess):
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
     ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
-        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions)
+        self.inbox = Inbox(
+            self._ours, most, pickled=False, mine=exceptions, parts=task.kind == channel.CODE, forked=False
+        )
         self._started = monotonic()
         self._guard = Guard(sandbox, self._group, self._killer())
         try:
@@ -293,6 +295,7 @@ class Clone(FunctionProcess):
 
     def begin_session(self) -> None:
         """Many tasks are to come."""
+        self.args = ("exec",)
         self._started = monotonic()
         self._guard = Guard(self.sandbox, self._group, self._killer())
 
@@ -329,8 +332,9 @@ class Clone(FunctionProcess):
         """Has a limit been reached that only we hold?"""
         self._guard.look()
 
-    def last_result(self, out: bytes, err: bytes, *, late: bool) -> FunctionResult[Any]:
-        """After its end. late: for its time."""
+    def last_result(self, out: bytes, err: bytes, *, late: bool, since: float) -> FunctionResult[Any]:
+        """After its end. late: for its time; since: when the code that it ended with began."""
+        self._started = since
         if late and self._evidence is not None:
             self._evidence = self._evidence[0]._replace(cause="timed-out"), self._evidence[1]
         self.inbox = Inbox(self._ours, 0, pickled=False, mine=())

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ramet.pool.warm import Recipe
     from ramet.spec import Sandbox
 
-#: The same where somebody waits for a copy.
-DIES_WITHIN = 0.3
 #: Seconds that a zygote's end may come after that of its copies, which its init kills first.
 ENDS_WITHIN = 2.0
+#: The same where somebody waits for a copy.
+DIES_WITHIN = 0.3
 #: Copies that have done their work and whose end takes time, besides as many as may be at work.
 DYING_MOST = 16
 #: Seconds between attempts to make copies where that fails.

@@ -8,7 +8,7 @@ import sys
 
 from ramet.call import channel
 from ramet.call.inside import flush, forward_logs
-from ramet.call.wire import Packer, Unsendable
+from ramet.call.wire import Packer, Part, Unsendable
 from ramet.pool import cell
 
 TYPE_CHECKING = False
@@ -75,9 +75,9 @@ class Kernel:
             kind, _ = channel.TASK.unpack_from(data)
             _, args, _ = pickle.loads(memoryview(data)[channel.TASK.size :], buffers=buffers)  # the caller's own
             if kind == PUT:
-                return cell.empty() | {"value": _put(*args)}
+                return cell.empty() | {"value": Part(_put(*args))}
             if kind == GET:
-                return cell.empty() | {"value": _get(*args)}
+                return cell.empty() | {"value": Part(_get(*args))}
             return self._run(packer, *args)
         except KeyboardInterrupt as error:
             return cell.failed(error, packer)
@@ -163,12 +163,13 @@ def _get(path: str, most: int) -> bytes:
             raise ValueError(f"{path} is no regular file")
         if found.st_size > most:
             raise ValueError(f"{path} has {found.st_size} bytes, and {most} may come")
-        content = b""
-        while len(content) <= most and (chunk := file.read(READ_CHUNK)):
-            content += chunk
-        if len(content) > most:
+        chunks, size = [], 0
+        while size <= most and (chunk := file.read(READ_CHUNK)):
+            chunks.append(chunk)
+            size += len(chunk)
+        if size > most:
             raise ValueError(f"{path} has more than {most} bytes")
-        return content
+        return b"".join(chunks)
 
 
 def _place(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ramet.call.isolated import FunctionResult
 from ramet.call.remote import rebuilt
+from ramet.call.wire import Part
 from ramet.errors import ResultError
 
 TYPE_CHECKING = False
@@ -51,8 +52,13 @@ class ExecResult(Base):
     def _take(self, answer: Any) -> None:
         if not isinstance(answer, dict):
             raise TypeError(type(answer).__name__)
-        self.outputs, self.unsent = _named(answer["outputs"], object), _named(answer["unsent"], str)
-        self.value, text, figures = answer["value"], answer["text"], answer["figures"]
+        parts: dict[str, Part] = _named(answer["outputs"], Part)
+        self.outputs = {name: part.value for name, part in parts.items() if part.why is None}
+        self.unsent = _named(answer["unsent"], str) | {name: part.why for name, part in parts.items() if part.why}
+        value, text, figures = answer["value"], answer["text"], answer["figures"]
+        if not isinstance(value, (Part, type(None))):
+            raise TypeError("value")
+        self.value = value.value if value is not None else None
         if not isinstance(figures, list) or not all(isinstance(one, bytes) for one in figures):
             raise TypeError("figures")
         self.figures = figures

@@ -155,6 +155,8 @@ class Session:
 
     def put(self, path: str, content: bytes | bytearray | memoryview | str) -> None:
         """Write a file in the sandbox; a relative path begins at the home directory. Raises what writing raises there."""
+        if not isinstance(content, (bytes, bytearray, memoryview, str)):
+            raise SpecTypeError(f"must be bytes or text, not {type(content).__name__}", field="content")
         data = content.encode() if isinstance(content, str) else bytes(content)
         self._file(PUT, path, data)
 
@@ -307,7 +309,7 @@ class _Talk:
     def __init__(self, clone: Clone, most: int) -> None:
         self._clone = clone
         self._started = monotonic()
-        self._inbox = Inbox(clone.channel_end, most, pickled=False, mine=())
+        self._inbox = Inbox(clone.channel_end, most, pickled=False, mine=(), parts=True, forked=False)
         self._captures = {number: Capture(clone.sandbox.output) for number in (1, 2)}
         self._before = clone.usage()
         self._ended = False
@@ -406,9 +408,7 @@ class _Talk:
     def _at_the_end(self, late: bool) -> ExecResult:
         """The session is over: its own ending is the code's."""
         texts = [self._captures[number].value() for number in (1, 2)]
-        found = as_executed(self._clone.last_result(texts[0], texts[1], late=late))
-        found.duration = monotonic() - self._started
-        return found
+        return as_executed(self._clone.last_result(texts[0], texts[1], late=late, since=self._started))
 
 
 def _since(now: Usage, before: Usage, wall: float) -> Usage:

@@ -17,6 +17,7 @@ from ramet.plan.encode import encodings
 from ramet.pool.clone import Clone
 from ramet.pool.tasks import Reach
 from ramet.pool.zygote import MAKE, command
+from ramet.run.image import above_standard
 from ramet.run.planning import groups_if_limited
 from ramet.run.process import Popen
 from ramet.run.streams import DEVNULL, milliseconds, readable
@@ -123,25 +124,26 @@ class Zygote:
 
         self.recipe = recipe
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        orders = os.memfd_create("ramet-orders", os.MFD_CLOEXEC)
+        handed: list[int] = []
         self._process: _Process | None = None
         try:
-            with open(os.dup(orders), "wb") as file:
+            handed.append(above_standard(theirs.detach()))
+            handed.append(above_standard(os.memfd_create("ramet-orders", os.MFD_CLOEXEC)))
+            with open(os.dup(handed[1]), "wb") as file:
                 file.write(recipe.orders())
-            os.lseek(orders, 0, os.SEEK_SET)
+            os.lseek(handed[1], 0, os.SEEK_SET)
             path = [os.path.abspath(one) for one in sys.path if one]
-            fds = [theirs.fileno(), orders]
             self._process = _Process(
-                command(path, *fds), recipe.zygote_spec(), stdout=DEVNULL, stderr=DEVNULL, pass_fds=fds
+                command(path, *handed), recipe.zygote_spec(), stdout=DEVNULL, stderr=DEVNULL, pass_fds=handed
             )
-            theirs.close()
+            os.close(handed.pop(0))
             self._wait(monotonic() + seconds, seconds)
         except BaseException:
             self.close()
             raise
         finally:
-            theirs.close()
-            os.close(orders)
+            for fd in handed:
+                os.close(fd)
 
     def _wait(self, deadline: float, seconds: float) -> None:
         """Until it has imported everything."""
@@ -160,8 +162,9 @@ class Zygote:
             raise ZygoteError("it told nonsense: a module has got at its descriptors", module=None)
         if found.get("ready") is True:
             return
-        module, why, trace = (str(found.get(key, "")) for key in ("failed", "why", "traceback"))
-        raise ZygoteError(why, module=module, traceback=trace)
+        why, trace = (str(found.get(key, "")) for key in ("why", "traceback"))
+        module = found.get("failed")
+        raise ZygoteError(why, module=None if module is None else str(module), traceback=trace)
 
     def _how_it_ended(self) -> str:
         assert self._process is not None

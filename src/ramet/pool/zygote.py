@@ -33,9 +33,9 @@ THREADS_GONE_WITHIN = 1.0
 
 
 class Failed(Exception):
-    """The zygote can't serve: which module, and why."""
+    """The zygote can't serve: which module, if it was one, and why."""
 
-    def __init__(self, module: str, why: str, trace: str = "") -> None:
+    def __init__(self, module: str | None, why: str, trace: str = "") -> None:
         super().__init__(why)
         self.module, self.why, self.trace = module, why, trace
 
@@ -44,23 +44,31 @@ def main(control: int, setup: int) -> NoReturn:
     """Import, say so, and serve until the caller hangs up. control: a socket of whole messages; setup: what to do."""
     import json
 
-    code = 0
+    code = EXIT_FAILED
     try:
-        _core.watch_arenas()
-        orders = _read(setup)
-        _prepare(orders)
-        warm = _Zygote(control, orders)
-        gc.collect()
-        gc.freeze()
-        _shelve()
-        os.write(control, json.dumps({"ready": True}).encode())
-        warm.serve()
-    except Failed as failure:
-        told = {"failed": failure.module, "why": failure.why[:10_000], "traceback": failure.trace[-20_000:]}
-        os.write(control, json.dumps(told).encode())
-        code = EXIT_FAILED
+        try:
+            warm = _made_ready(control, setup)
+        except BaseException as error:
+            failure = error if isinstance(error, Failed) else _failed(None, error)
+            told = {"failed": failure.module, "why": failure.why[:10_000], "traceback": failure.trace[-20_000:]}
+            os.write(control, json.dumps(told).encode())
+        else:
+            os.write(control, json.dumps({"ready": True}).encode())
+            warm.serve()
+            code = 0
     finally:
         os._exit(code)
+
+
+def _made_ready(control: int, setup: int) -> _Zygote:
+    _core.watch_arenas()
+    orders = _read(setup)
+    _prepare(orders)
+    warm = _Zygote(control, orders)
+    gc.collect()
+    gc.freeze()
+    _shelve()
+    return warm
 
 
 def _read(setup: int) -> Mapping[str, Any]:
@@ -99,7 +107,7 @@ def _run(name: str, code: str) -> None:
         raise _failed(name, error) from None
 
 
-def _failed(name: str, error: BaseException) -> Failed:
+def _failed(name: str | None, error: BaseException) -> Failed:
     import traceback
 
     try:
