@@ -31,7 +31,7 @@ def test_every_group_has_probes():
     """There are at least sixty probes, each with a sentence, and few that get through."""
     assert sum(len(probes_of(group)) for group in GROUPS) >= 60
     assert all(probe.__doc__ for group in GROUPS for probe in probes_of(group).values())
-    assert len(LEFT) <= 4
+    assert len(LEFT) <= 5
 
 
 IPC = """
@@ -247,3 +247,67 @@ def test_output_in_a_file_can_not_be_read_back(shared):
         if landlock is None:
             assert path.read_text() == "what others wrote\n"
     assert said == {None: ["refused", "refused"], False: ["opened", "opened"]}
+
+
+GIVEN = """
+import fcntl, os
+acts = {
+    "cut": lambda: os.ftruncate(1, 0),
+    "flags": lambda: fcntl.fcntl(1, fcntl.F_SETFL, os.O_NONBLOCK),
+    "mode": lambda: os.fchmod(1, 0o640),
+    "times": lambda: os.utime(1, (1, 1)),
+}
+for name, act in acts.items():
+    try:
+        act()
+        os.write(2, name.encode() + b" ")
+    except OSError:
+        pass
+"""
+
+
+def test_a_file_that_is_given_is_the_payloads(shared):
+    """SECURITY.md says so: by a file given as stdout the payload cuts it short, whatever O_APPEND was for, sets the flags that the caller's
+    own descriptor shares, and the mode and times of a file whose owner it is outside. Where the caller has a pipe and writes what
+    comes into the file, it does none of that."""
+    path = shared / "log"
+    if os.geteuid() == 0:
+        path.touch()
+        os.chown(path, 65533, 65533)
+    for given in (True, False):
+        path.write_text("what others wrote\n")
+        os.chmod(path, 0o600)
+        with open(path, "ab", buffering=0) as log:
+            result = ramet.run([*PYTHON, GIVEN], stdout=log if given else ramet.PIPE, check=True)
+            log.write(result.stdout or b"")
+            found = (path.read_text(), os.stat(path).st_mode & 0o777, fcntl.fcntl(log, fcntl.F_GETFL) & os.O_NONBLOCK)
+        if given:
+            assert result.stderr.split() == [b"cut", b"flags", b"mode", b"times"]
+            assert found == ("", 0o640, os.O_NONBLOCK)
+        else:
+            assert found == ("what others wrote\n", 0o600, 0)
+    assert "its length, mode, times, flags and locks" in SECURITY
+
+
+def test_set_uid_files_in_a_writable_bind(shared):
+    """SECURITY.md says so: what the payload makes set-uid in a writable bind is set-uid its owner outside, who is the caller where that is no
+    root; in a bind that is not writable it makes nothing."""
+    place = shared / "place"
+    place.mkdir()
+    if os.geteuid() == 0:
+        os.chown(place, 65533, 65533)
+    make = ["sh", "-c", f"cp /bin/true {place}/made && chmod 4755 {place}/made"]
+    assert not ramet.run(make, mounts=[Bind(place)]).ok
+    assert list(place.iterdir()) == []
+    ramet.run(make, mounts=[Bind(place, writable=True)], check=True)
+    found = os.stat(place / "made")
+    assert (found.st_mode & 0o7777, found.st_uid) == (0o4755, os.geteuid() or 65533)
+    assert "set-uid is set-uid its owner" in SECURITY
+
+
+def test_the_callers_null_device():
+    """SECURITY.md says so: /dev/null as stdin is the caller's own descriptor, in whose mount everybody may set its times; what the payload
+    opens as /dev/null lies in a mount that is read-only."""
+    program = "import os\nprint(*(bool(os.statvfs(what).f_flag & os.ST_RDONLY) for what in (0, '/dev/null')))"
+    assert ramet.run([*PYTHON, program], text=True, check=True).stdout == "False True\n"
+    assert "times of the caller's /dev/null" in SECURITY

@@ -260,3 +260,46 @@ def test_results_quote_the_command(launch):
     assert steers(str(caught.value).encode()) == []
     result = launch(["bash", "-c", "exit 1"])
     assert steers(str(result).encode()) == []
+
+
+def hands_over_a_socket_that_lingers(seconds):
+    """A function's work: put a connected TCP socket with unsent bytes into every unix socket that it has, set to linger."""
+    import array
+    import os
+    import socket
+    import struct
+
+    server = socket.create_server(("127.0.0.1", 0))
+    lingering = socket.create_connection(server.getsockname())
+    peer = server.accept()[0]
+    said = "lingers"
+    try:
+        lingering.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    except PermissionError:
+        said = "refused"
+    lingering.setblocking(False)
+    try:
+        while True:
+            lingering.send(bytes(1 << 16))
+    except BlockingIOError:
+        pass
+    if not seconds:
+        return said
+    for fd in range(3, 64):
+        try:
+            end = socket.socket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        if end.family == socket.AF_UNIX:
+            for one in (peer, lingering):  # the other end closes last, so what is unsent stays so
+                end.sendmsg([b"j"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [one.fileno()]))])
+    os._exit(3)
+
+
+def test_hands_over_a_socket_that_lingers():
+    """A function can't make the caller wait for an hour by sending it a socket with SO_LINGER, which whoever closes it last waits
+    for: the filter refuses the option. Without the filter it can be set."""
+    with pytest.raises((ramet.ResultError, ramet.ExitError)):
+        ramet.isolated(hands_over_a_socket_that_lingers, timeout=60)(3600)
+    said = [ramet.isolated(hands_over_a_socket_that_lingers, seccomp=name)(0) for name in ("default", "none")]
+    assert said == ["refused", "lingers"]

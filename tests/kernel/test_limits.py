@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 
 import pytest
 from inside import python, said, shell
@@ -40,8 +42,22 @@ def test_unlimited():
 
 
 def test_no_core_dumps():
-    """By default a crash writes no core, whatever the caller's limit is."""
-    assert said(python(LIMITS.format("CORE"))) == "0 0"
+    """By default a crash writes no core, whatever the caller's limit is; at a limit of 1 the kernel starts no program for it either
+    (core_pattern), at 0 it would. The payload can't lower it, though it is told so; without the filter it can."""
+    lower = "import resource as r; r.setrlimit(r.RLIMIT_CORE, (0, 0)); "
+    assert said(python(LIMITS.format("CORE"))) == "1 1"
+    assert said(python(lower + LIMITS.format("CORE"))) == "1 1"
+    assert said(python(lower + LIMITS.format("CORE"), seccomp="none")) == "0 0"
+
+
+def test_no_core_dumps_below_a_hard_limit_of_none():
+    """A caller that may have no cores, and can't raise that again, runs payloads all the same; they may have none."""
+    program = "import resource, ramet; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); " + (
+        "print(ramet.run(['sh', '-c', 'ulimit -Hc'], text=True, check=True).stdout, end='')"
+    )
+    words = ["setpriv", "--bounding-set", "-sys_resource"] if os.geteuid() == 0 else []
+    done = subprocess.run([*words, sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_nofile_is_enforced():

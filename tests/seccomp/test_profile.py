@@ -6,7 +6,7 @@ import os
 import pytest
 
 from needs import only
-from ramet import Sandbox, SpecError
+from ramet import Landlock, Sandbox, SpecError
 from ramet.bpf import ALLOW, ERRNO, KILL_PROCESS
 from ramet.seccomp import filters, library, profile
 from ramet.seccomp.simulate import AUDIT_ARCH, answer
@@ -17,7 +17,7 @@ EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
 HIGH = 0xDEADBEEF << 32
 #: Arguments on which an answer of the profile can depend, and neighbours.
 MATTERING = (
-    *(0, 1, 2, 8, 10, 16, 17, 40, 0x5412, 0x541C, 0x5423, 0xFFFFFFFF, HIGH | 1, HIGH | 0x5412),
+    *(0, 1, 2, 6, 8, 10, 16, 17, 13, 40, 58, 132, 262, 0x5412, 0x541C, 0x5423, 0xFFFFFFFF, HIGH | 1, HIGH | 0x5412),
     *(1 << n for n in range(64)),
 )
 #: Calls that the profile allows with some arguments and not with others.
@@ -106,6 +106,71 @@ def test_terminal_injection(default, name, request_):
         assert ask(default, "ioctl", 0, value) == EPERM
     for value in (0x5401, 0x5413, 0x5421, request_ | 0x10000):
         assert ask(default, "ioctl", 0, value) == ALLOW
+
+
+@pytest.mark.parametrize(("family", "icmp"), [(2, 1), (10, 58)])
+def test_protocols(default, family, icmp):
+    """Of IPv4 and IPv6, sockets of TCP, UDP and ICMP can be had; UDP-Lite, SCTP, DCCP, L2TP and MPTCP can't, unless CAP_NET_RAW is
+    kept."""
+    others = (136, 132, 33, 115, 262, 58 if family == 2 else 1)
+    raw = compiled(capabilities=frozenset({"CAP_NET_RAW"}))
+    for high in (0, HIGH):
+        for protocol in (0, 6, 17, icmp):
+            assert ask(default, "socket", family | high, 1, protocol | high) == ALLOW
+        for protocol in others:
+            assert ask(default, "socket", family | high, 1, protocol | high) == EPERM
+            assert ask(raw, "socket", family | high, 1, protocol | high) == ALLOW
+
+
+def test_the_limit_of_cores(default):
+    """Who sets RLIMIT_CORE hears that it is done, and nothing is; by a pid it is refused. Asking for it, and other limits, are allowed."""
+    done = ERRNO
+    for high in (0, HIGH):
+        assert ask(default, "prlimit64", high, 4 | high, 1) == done
+        assert ask(default, "prlimit64", 1 | high, 4 | high, 1) == EPERM
+        assert ask(default, "prlimit64", high, 4 | high, 0) == ALLOW
+        assert ask(default, "prlimit64", high, 5 | high, 1) == ALLOW
+        assert ask(default, "prlimit64", 1 | high, 5 | high, 1) == ALLOW
+    if library.number("setrlimit") is not None:
+        assert (ask(default, "setrlimit", 4, 1), ask(default, "setrlimit", 5, 1)) == (done, ALLOW)
+    assert "ignored when" in profile.default().explain("prlimit64")
+
+
+def test_lingering(default):
+    """setsockopt is allowed with every option but SO_LINGER of SOL_SOCKET."""
+    for high in (0, HIGH):
+        assert ask(default, "setsockopt", 3, 1 | high, 13 | high) == EPERM
+        assert [ask(default, "setsockopt", 3, level | high, 13 | high) for level in (0, 6, 41)] == [ALLOW] * 3
+        assert [ask(default, "setsockopt", 3, 1 | high, option | high) for option in (2, 9, 12, 14)] == [ALLOW] * 4
+
+
+def test_only_these_ports():
+    """Beside Landlock's rules for ports, what connects unseen by it is refused, whatever filter there is: MSG_FASTOPEN, and MPTCP. Without
+    such rules, and with other flags, it is not."""
+    limited = {"landlock": Landlock(connect=())}
+    for fields in ({}, {"seccomp": "kill"}, {"capabilities": {"NET_RAW"}}, {"seccomp": Seccomp(action="allow")}):
+        free, held = filters.programs_of(Sandbox(**fields)), filters.programs_of(Sandbox(**fields, **limited))
+        for name, before in (("sendto", 3), ("sendmmsg", 3), ("sendmsg", 2)):
+            for flags in (0x20000000, 0x20000040, HIGH | 0x20000000):
+                assert ask(held, name, *[3] * before, flags) == ERRNO | errno.EOPNOTSUPP
+                assert ask(free, name, *[3] * before, flags) == ALLOW
+            assert ask(held, name, *[3] * before, 0x4040) == ALLOW
+        assert ask(held, "socket", 2, 1, 262) != ALLOW
+        assert ask(held, "socket", 2, 1, 6) == ALLOW
+    assert filters.programs_of(Sandbox(landlock=Landlock(bind=()))) == filters.programs_of(Sandbox())
+
+
+def test_pairs_and_priorities_without_namespaces():
+    """Where Landlock is the only wall: pairs of streams and of packets, none of datagrams, which could be sent to others; requests to
+    terminals and pipes, none to file systems; priorities of its own process alone."""
+    alone = filters.compiled(profile.alone())
+    for flags in (0, 0o4000, 0o2000000):
+        assert [ask(alone, "socketpair", 1, kind | flags) for kind in (1, 5)] == [ALLOW, ALLOW]
+        assert [ask(alone, "socketpair", 1, kind | flags) for kind in (2, 3)] == [EPERM, EPERM]
+    assert [ask(alone, "ioctl", 0, request) for request in (0x5401, 0x5413, 0x541B, 0x5421, 0x5451)] == [ALLOW] * 5
+    for request in (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0x5000940E, 0x5412):
+        assert ask(alone, "ioctl", 0, request) == EPERM
+    assert [ask(alone, "ioprio_set", who, 0) for who in (1, 2, 3)] == [ALLOW, EPERM, EPERM]
 
 
 def test_leases(default):
@@ -214,10 +279,18 @@ def test_the_shipped_programs(default):
     for machine in AUDIT_ARCH:
         for number in [*range(library.NUMBERS_END + 8), *(n | 0x40000000 for n in range(520))]:
             assert answer(shipped, machine, number) == answer(default, machine, number), number
-    for name in (*BY_ARGUMENT, "fcntl"):
+    for name in of_this_machine((*BY_ARGUMENT, "fcntl", "prlimit64", "setrlimit", "setsockopt")):
         number = library.number(name)
         for value in MATTERING:
-            for arguments in ((value,), (0, value), (16, 3, value)):
+            for arguments in (
+                (value,),
+                (0, value),
+                (16, 3, value),
+                (2, 1, value),
+                (10, 1, value),
+                (value, 4, 1),
+                (0, value, 1),
+            ):
                 assert answer(shipped, MACHINE, number, arguments) == answer(default, MACHINE, number, arguments)
 
 

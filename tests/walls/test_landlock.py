@@ -175,6 +175,34 @@ except OSError as error:
         assert python(code, namespaces=kept).stdout.splitlines() == ["reached", "reached", "bound"]
 
 
+UNSEEN = """
+import errno, socket
+listener = socket.create_server(("127.0.0.1", 0))
+where = listener.getsockname()
+def plainly(): socket.create_connection(where)
+def fast(): socket.socket().sendto(b"x", socket.MSG_FASTOPEN, where)
+def fast_message(): socket.socket().sendmsg([b"x"], [], socket.MSG_FASTOPEN, where)
+def by_paths(): socket.socket(proto=socket.IPPROTO_MPTCP).connect(where)
+for way in (plainly, fast, fast_message, by_paths):
+    try:
+        way()
+        print("reached")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+
+
+def test_ways_to_connect_that_landlock_does_not_see():
+    """Beside ports that may be connected to, MSG_FASTOPEN and MPTCP lead to no other; with the filter off they do, past Landlock."""
+    only_one = Landlock(connect=(1,))
+    fenced, unfiltered = (python(UNSEEN, landlock=only_one, seccomp=name) for name in ("default", "none"))
+    assert fenced.stdout.split() == ["EACCES", "ENOTSUP", "ENOTSUP", "EPERM"], fenced.stderr
+    assert unfiltered.stdout.split()[0] == "EACCES"
+    known = {"EACCES", "ENOTSUP", "ENOPROTOOPT", "EPROTONOSUPPORT"}  # a Landlock that sees it, or a kernel without it
+    assert all(word == "reached" or word in known for word in unfiltered.stdout.split()[1:]), unfiltered.stdout
+    assert python(UNSEEN).stdout.split()[:3] == ["reached"] * 3
+
+
 def test_who_may_mount_may_mount():
     """With nested_namespaces the payload can mount in namespaces of its own, so there is no wall for files, and protections say so."""
     script = "unshare -Urm sh -c 'mount -t tmpfs none /tmp && echo mounted'"
@@ -276,6 +304,8 @@ OUTSIDE = {
     "connects by TCP": "socket.create_connection(('127.0.0.1', int(sys.argv[2])))",
     "sends by UDP": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
     "listens": "socket.create_server(('127.0.0.1', 0))",
+    "sends by a pair of sockets": "socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', sys.argv[3])",
+    "changes flags of its own user's file": "fd = os.open(sys.argv[1], os.O_RDONLY); fcntl.ioctl(fd, 0x40086602, (0x40).to_bytes(8, 'little'))",
     "makes a unix socket": "socket.socket(socket.AF_UNIX)",
     "changes the caller's limits": "resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))",
     "changes the caller's priority": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
@@ -296,10 +326,16 @@ def test_nothing_outside(what, place):
     scratch = place / "scratch"
     scratch.mkdir()
     os.chmod(scratch, 0o777)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        code = "import ctypes, os, resource, socket, sys\n" + OUTSIDE[what]
-        words = [str(mine), str(server.getsockname()[1])]
-        inside = python(code, *words, sandbox=Sandbox.without_namespaces(scratch))
+    log = place / "log"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+    ):
+        datagrams.bind(str(log))
+        os.chmod(log, 0o777)
+        code = "import ctypes, fcntl, os, resource, socket, sys\n" + OUTSIDE[what]
+        words = [str(mine), str(server.getsockname()[1]), str(log)]
+        inside = python(code, *words, sandbox=Sandbox.without_namespaces(scratch, read=[str(place)]))
         assert inside.exit_code == 1 and ("denied" in inside.stderr or "not permitted" in inside.stderr), inside
         # The control: the same user, a parent of the same user.
         both = f"import subprocess, sys\nsys.exit(subprocess.run([sys.executable, '-I', '-S', '-c', {code!r}, *sys.argv[1:]]).returncode)"

@@ -118,7 +118,7 @@ def of_zygote(spec: Sandbox, **changes: object) -> Sandbox:
             "capabilities": frozenset(),
             "nested_namespaces": True,
             "landlock": False,
-            "rlimits": {"CORE": (0, 0)},
+            "rlimits": {"CORE": (1, 1)},
             "masked_paths": masked,
             "readonly_paths": readonly,
             **changes,

@@ -8,7 +8,7 @@ import struct
 from ramet.plan.idmap import capability_blocks
 from ramet.plan.steps import Block, Builder, Ptr
 from ramet.spec.capabilities import NAMES, NUMBERS, mask
-from ramet.spec.limits import RLIM_INFINITY, RLIMITS
+from ramet.spec.limits import DEFAULT_RLIMITS, RLIM_INFINITY, RLIMITS
 from ramet.spec.seccomp import keeps_from_keyrings
 
 TYPE_CHECKING = False
@@ -133,4 +133,6 @@ def limit_resources(b: Builder, spec: Sandbox, rlimits: Mapping[str, tuple[int, 
         b.about(origin, f"limit RLIMIT_{name}")
         shown = ["RLIM_INFINITY" if one == RLIM_INFINITY else str(one) for one in (soft, hard)]
         limit = Block(struct.pack("<QQ", soft, hard), text=f"{{{shown[0]}, {shown[1]}}}")
-        b.call("prlimit64", 0, RLIMITS[name], limit, 0)
+        # Who may have no core files at all, by a hard limit of 0, can't have 1 byte of them either.
+        allow = (errno.EPERM,) if (name, soft, hard) == ("CORE", *DEFAULT_RLIMITS["CORE"]) else ()
+        b.call("prlimit64", 0, RLIMITS[name], limit, 0, allow=allow)

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from ramet.spec.seccomp import Condition, Rule, Seccomp
 
 
+#: The errno is 0: the call is not made, and says that it was.
+PRETENDED = "ignored"
+
+
 class Case(namedtuple("Case", "action when why")):
-    """One thing that may happen. action: "allowed", "EPERM" (or another errno), "killed", "allowed and logged"; when: conditions in
+    """One thing that may happen. action: "allowed", "EPERM" (or another errno), "ignored" (not done, and said to be), "killed", "allowed and logged"; when: conditions in
     words, "" for always; why: the rule's own word."""
 
     __slots__ = ()
@@ -75,6 +79,8 @@ def _cases(rules: Sequence[Rule], name: str) -> Iterator[Case]:
 
 def _action(action: str, number: int) -> str:
     if action == "errno":
+        if number == 0:
+            return PRETENDED
         return errno.errorcode.get(number, f"errno {number}")
     return {"allow": "allowed", "kill": "killed", "log": "allowed and logged"}[action]
 

@@ -12,6 +12,7 @@ import os
 from functools import lru_cache
 
 from ramet.errors import SpecError
+from ramet.spec.landlock import Landlock
 from ramet.spec.seccomp import Seccomp
 
 TYPE_CHECKING = False
@@ -30,13 +31,19 @@ INSTRUCTION_SIZE = 8
 
 def policy_of(spec: Sandbox) -> Seccomp | None:
     """The policy of a sandbox; None without one."""
-    if isinstance(spec.seccomp, Seccomp):
-        return spec.seccomp
     if spec.seccomp == "none":
         return None
     from ramet.seccomp import profile
 
-    return profile.default(spec.capabilities, nested=bool(spec.nested_namespaces), kill=spec.seccomp == "kill")
+    if isinstance(spec.seccomp, Seccomp):
+        policy = spec.seccomp
+    else:
+        policy = profile.default(spec.capabilities, nested=bool(spec.nested_namespaces), kill=spec.seccomp == "kill")
+    return profile.ports_only(policy) if _limits_ports(spec) else policy
+
+
+def _limits_ports(spec: Sandbox) -> bool:
+    return isinstance(spec.landlock, Landlock) and spec.landlock.connect is not None
 
 
 def kills(spec: Sandbox) -> bool:
@@ -49,7 +56,7 @@ def kills(spec: Sandbox) -> bool:
 
 def programs_of(spec: Sandbox) -> tuple[bytes, ...]:
     """What is installed for a sandbox, first to last."""
-    if spec.seccomp == "default" and not spec.capabilities and not spec.nested_namespaces:
+    if spec.seccomp == "default" and not (spec.capabilities or spec.nested_namespaces or _limits_ports(spec)):
         shipped = _shipped()
         if shipped is not None:
             return shipped

@@ -84,7 +84,8 @@ REFUSED: Mapping[str, str] = {
     "ustat sysfs uselib _sysctl modify_ldt vm86 vm86old": "obsolete, and little tested",
     "lsm_set_self_attr lsm_get_self_attr lsm_list_modules": "security modules are the host's",
     "listmount statmount listns": "mounts and namespaces of others",
-    "socket": "other families than unix, IPv4, IPv6 and NETLINK_ROUTE: AF_VSOCK is in no namespace, others are little tested",
+    "socket": "other families than unix, IPv4, IPv6 and NETLINK_ROUTE: AF_VSOCK is in no namespace, others are little tested; "
+    "other protocols than TCP, UDP and ICMP: each is a driver that is loaded (SCTP, DCCP), and of MPTCP Landlock sees no ports",
     "socketpair": "other families than unix",
     "clone": "namespaces are made before the payload starts",
 }
@@ -93,6 +94,16 @@ TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 F_SETLEASE, F_NOTIFY = 1024, 1026
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 NETLINK_ROUTE = 0
+#: 0 is what the type of the socket stands for.
+PROTOCOLS: Mapping[int, Mapping[str, int]] = {
+    AF_INET: {"0": 0, "ICMP": 1, "TCP": 6, "UDP": 17},
+    AF_INET6: {"0": 0, "TCP": 6, "UDP": 17, "ICMPv6": 58},
+}
+IPPROTO_MPTCP, MSG_FASTOPEN = 262, 0x20000000
+SOL_SOCKET, SO_LINGER = 1, 13
+LINGERS = "SO_LINGER makes whoever closes the socket last wait, and by SCM_RIGHTS that can be the caller"
+SOCK_TYPE, SOCK_DGRAM, SOCK_RAW = 0xF, 2, 3
+RLIMIT_CORE = 4
 CLONE_NEW = 0x7E020000  # every CLONE_NEW flag that clone(2) can say
 INT = 2**32 - 1  # an int is 32 bits; what is above them in the register, the kernel does not look at (CVE-2019-7303)
 
@@ -160,9 +171,16 @@ def default(capabilities: frozenset[str] = frozenset(), *, nested: bool = False,
 
 
 def _sockets(capabilities: frozenset[str], *, nested: bool) -> Iterable[Rule]:
-    """By family: each is a driver of its own in the kernel, loaded when first asked for, and several reach around namespaces."""
-    for name, family in (("unix", AF_UNIX), ("IPv4", AF_INET), ("IPv6", AF_INET6)):
-        yield Rule(("socket",), when=(_masked(0, family),), why=f"{name} sockets")
+    """By family, and by protocol: each is a driver of its own in the kernel, loaded when first asked for, and several reach around
+    namespaces."""
+    yield Rule(("socket",), when=(_masked(0, AF_UNIX),), why="unix sockets")
+    for name, family in (("IPv4", AF_INET), ("IPv6", AF_INET6)):
+        if "CAP_NET_RAW" in capabilities or nested:
+            yield Rule(("socket",), when=(_masked(0, family),), why=f"{name} sockets")
+            continue
+        for protocol, number in PROTOCOLS[family].items():
+            why = f"{name} sockets, protocol {protocol}"
+            yield Rule(("socket",), when=(_masked(0, family), _masked(2, number)), why=why)
     yield Rule(("socketpair",), when=(_masked(0, AF_UNIX),), why="unix sockets")
     if "CAP_NET_ADMIN" in capabilities or nested:
         reason = "CAP_NET_ADMIN is kept" if "CAP_NET_ADMIN" in capabilities else "nested_namespaces"
@@ -189,7 +207,32 @@ def _vetoes() -> tuple[Rule, ...]:
             for name, number, why in ioctls
         ),
         Rule(("fcntl",), action="errno", when=(_masked(1, F_SETLEASE),), why=lease),
+        Rule(("setsockopt",), action="errno", when=(_masked(1, SOL_SOCKET), _masked(2, SO_LINGER)), why=LINGERS),
+        *_core_limit(),
     )
+
+
+def _core_limit() -> Iterable[Rule]:
+    """A limit of exactly 1 byte is the only one at which the kernel starts no program of the host's for a core (`core_pattern` with a
+    pipe; do_coredump() in fs/coredump.c). So nobody may lower it to 0. Who does so wants no core and is to get none: programs that guard
+    secrets end when they are refused this, so they hear that it is done."""
+    why = "RLIMIT_CORE stays at 1, at which there is neither a core nor a program of the host's started for one; nothing is done"
+    setting = (_masked(1, RLIMIT_CORE), Condition(2, "!=", 0))
+    yield Rule(("prlimit64",), action="errno", errno=0, when=(_masked(0, 0), *setting), why=why)
+    yield Rule(
+        ("prlimit64",), action="errno", when=(Condition(0, "!=", 0), *setting), why="by a pid: RLIMIT_CORE stays at 1"
+    )
+    yield Rule(("setrlimit",), action="errno", errno=0, when=(_masked(0, RLIMIT_CORE),), why=why)
+
+
+def ports_only(policy: Seccomp) -> Seccomp:
+    """The same beside Landlock rules for the ports to connect to: what would connect where Landlock does not look."""
+    unseen = "Landlock does not see where this connects to"
+    vetoes = [Rule(("socket",), action="errno", when=(_masked(2, IPPROTO_MPTCP),), why=f"MPTCP: {unseen}")]
+    for names, flags in ((("sendto", "sendmmsg"), 3), (("sendmsg",), 2)):
+        fast = (_masked(flags, MSG_FASTOPEN, MSG_FASTOPEN),)
+        vetoes.append(Rule(names, action="errno", errno="EOPNOTSUPP", when=fast, why=f"MSG_FASTOPEN: {unseen}"))
+    return policy.replace(vetoes=(*policy.vetoes, *vetoes))
 
 
 @lru_cache(maxsize=1)
@@ -200,13 +243,17 @@ def zygote() -> Seccomp:
 
 #: What namespaces would have kept apart, and Landlock does not.
 ALONE: Mapping[str, str] = {
-    "socket": "there is no network namespace, and Landlock sees TCP only; a pair of unix sockets can be had",
+    "socket": "there is no network namespace, and Landlock sees TCP only; a pair of connected unix sockets can be had",
     """msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl shmget mq_getsetattr mq_notify mq_open
     mq_timedreceive mq_timedsend mq_unlink""": "there is no IPC namespace",
     """chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown setxattr lsetxattr fsetxattr setxattrat removexattr
     lremovexattr fremovexattr removexattrat utime utimes futimesat file_setattr""": "Landlock does not see it, and the files are the caller's own",
     "inotify_add_watch": "Landlock does not see it",
 }
+
+IOPRIO_WHO_PGRP, IOPRIO_WHO_USER = 2, 3
+#: The byte of an ioctl's number that says whose it is: terminals', and FIONREAD and its like, which pipes have too.
+IOCTL_TYPE, IOCTL_TERMINALS = 0xFF00, 0x5400
 
 
 def alone(capabilities: frozenset[str] = frozenset()) -> Seccomp:
@@ -224,8 +271,22 @@ def alone(capabilities: frozenset[str] = frozenset()) -> Seccomp:
         *(("setpriority", 0), ("setpriority", 1), ("ioprio_set", 1)),
     ):
         vetoes.append(Rule((name,), action="errno", when=(Condition(argument, "!=", 0),), why=others))
+    vetoes += [
+        Rule(("ioprio_set",), action="errno", when=(_masked(0, who),), why=others)
+        for who in (IOPRIO_WHO_PGRP, IOPRIO_WHO_USER)
+    ]
+    lonely = "a datagram can be sent to any socket of the host's that has a path, by who has but a pair"
+    vetoes += [
+        Rule(("socketpair",), action="errno", when=(_masked(1, kind, SOCK_TYPE),), why=lonely)
+        for kind in (SOCK_DGRAM, SOCK_RAW)
+    ]
     vetoes.append(Rule(("fcntl",), action="errno", when=(_masked(1, F_NOTIFY),), why="Landlock does not see it"))
     # By descriptor it is what utimensat(2) does for a file that is open.
     vetoes.append(Rule(("utimensat",), action="errno", when=(Condition(1, "!=", 0),), why="Landlock does not see it"))
     found = default(capabilities)
-    return found.replace(vetoes=(*found.vetoes, *vetoes))
+    # Who owns a file changes its flags, seals it or makes a subvolume beside it by a descriptor for reading: each file system has such.
+    streams = Rule(
+        ("ioctl",), when=(_masked(1, IOCTL_TERMINALS, IOCTL_TYPE),), why="of terminals and pipes, not of files"
+    )
+    rules = (*(rule for rule in found.rules if rule.names != ("ioctl",)), streams)
+    return found.replace(rules=rules, vetoes=(*found.vetoes, *vetoes))

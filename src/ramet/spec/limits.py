@@ -31,8 +31,9 @@ RLIMITS = {
 }
 RLIM_INFINITY = 2**64 - 1
 
-#: No core dumps: the host's core_pattern would handle them. Processes: counted for each user namespace, since Linux 5.14.
-DEFAULT_RLIMITS: Mapping[str, tuple[int, int]] = FrozenMap({"CORE": (0, 0), "NPROC": (1024, 1024)})
+#: No core dumps, nor a program of the host's that core_pattern names for them: the kernel starts it at a limit of 0 as well, and at
+#: 1 alone it does not. Processes: counted for each user namespace, since Linux 5.14.
+DEFAULT_RLIMITS: Mapping[str, tuple[int, int]] = FrozenMap({"CORE": (1, 1), "NPROC": (1024, 1024)})
 
 
 def check_rlimits(value: object, field: str) -> FrozenMap:

@@ -184,6 +184,20 @@ def kernel_crypto_sockets(world):
     return first([lambda f=f: made(f, socket.SOCK_SEQPACKET) for f in (38, 31, 29, 30, 21)])
 
 
+@probe(absent=("EPROTONOSUPPORT", "ENOPROTOOPT"))
+def other_protocols(world):
+    """Of IPv4, other protocols than TCP, UDP and ICMP: MPTCP, UDP-Lite, SCTP, DCCP, L2TP. Each is a driver, loaded for who asks."""
+
+    def made(kind, protocol):
+        with socket.socket(socket.AF_INET, kind, protocol):
+            return f"protocol {protocol}"
+
+    stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    return first(
+        [lambda k=k, p=p: made(k, p) for k, p in ((stream, 262), (datagram, 136), (stream, 132), (datagram, 115))]
+    )
+
+
 @probe(absent=("ENETUNREACH",))
 def network_reached(world):
     """A route to any address outside."""

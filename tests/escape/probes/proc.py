@@ -167,6 +167,16 @@ def other_writable_files_of_proc(world):
     return found
 
 
+@probe(left="triggers of `/proc/pressure`", absent=("ENOENT", "EACCES"))
+def pressure_triggers(world):
+    """/proc/pressure: a trigger of one's own, which the kernel looks at every 2 s (Linux 6.5)."""
+    fd = os.open("/proc/pressure/memory", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        return os.write(fd, b"some 150000 2000000\0") and "set"
+    finally:
+        os.close(fd)
+
+
 @probe("root", absent=("ENOENT",))
 def page_frames(world):
     """/proc/kpagecount and its like: which page of the machine's memory is used how."""

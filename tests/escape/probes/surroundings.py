@@ -33,8 +33,11 @@ def file_mode_mask(world):
 
 @probe()
 def core_files(world):
-    """Cores may be written: the payload's end starts a program of the host's (core_pattern)."""
-    return resource.getrlimit(resource.RLIMIT_CORE)[1] and "may be written"
+    """A core may be written, or a program of the host's is started as root for it (core_pattern): so at every RLIMIT_CORE but 1."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with open("/proc/self/limits") as file:
+        found = next(line.split()[4] for line in file if line.startswith("Max core file size"))
+    return found != "1" and f"a limit of {found}"
 
 
 @probe()
