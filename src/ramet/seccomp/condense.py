@@ -67,13 +67,17 @@ def condensed(
 
 
 def _laid(ranges: list[tuple[int, int]]) -> list[tuple[int, tuple[str, int], tuple[str, int]]]:
-    """A balanced search, a node before what is below and above it: (number, where to go from it on, where below it)."""
+    """A search, a node before what is below and above it: (number, where to go from it on, where below it). Balanced by how many
+    calls there are on either side, since each is tried when it is installed."""
     nodes: list[tuple[int, tuple[str, int], tuple[str, int]]] = []
+    last = max((number for number, _ in ranges if number < X32), default=0) + 1
 
     def lay(part: list[tuple[int, int]]) -> tuple[str, int]:
         if len(part) == 1:
             return ("leaf", part[0][1])
-        middle, here = len(part) // 2, len(nodes)
+        half = (part[0][0] + min(part[-1][0], last)) / 2
+        middle = min(range(1, len(part)), key=lambda n: abs(min(part[n][0], last) - half))
+        here = len(nodes)
         nodes.append((part[middle][0], ("leaf", 0), ("leaf", 0)))
         below, above = lay(part[:middle]), lay(part[middle:])
         nodes[here] = (part[middle][0], above, below)
