@@ -65,6 +65,15 @@ def test_a_system_call():
     assert ramet("run", "--", "strace", "-o", "/dev/null", "true").returncode != 0
 
 
+def test_a_call_that_is_refused_for_its_arguments():
+    """So does one that is refused only with some arguments: the program takes a lease on a file of its own."""
+    code = "import fcntl, os; fd = os.open('/tmp/own', os.O_RDONLY | os.O_CREAT); fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)"
+    words, result = learnt(sys.executable, "-c", code)
+    assert words[1:3] == ["--seccomp", "default+fcntl"] and result.returncode == 0
+    assert ramet(*words).returncode == 0
+    assert "PermissionError" in ramet("run", "--", sys.executable, "-c", code).stderr
+
+
 def test_nothing():
     """A program that lacks nothing is told so; what it prints, and its exit code, are its own."""
     result = ramet("run", "--learn", "--", "sh", "-c", "echo said; exit 0")

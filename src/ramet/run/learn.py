@@ -21,7 +21,7 @@ from ramet import _core
 from ramet.bpf import ALLOW
 from ramet.plan.compile import compile
 from ramet.run.process import Popen
-from ramet.seccomp.filters import programs_of
+from ramet.seccomp.filters import policy_of, programs_of
 from ramet.seccomp.simulate import answer
 from ramet.spec import Bind, Namespace, Sandbox, Seccomp
 
@@ -127,15 +127,16 @@ def program_for(sandbox: Sandbox) -> bytes:
     """A filter that allows everything, and tells of what matters."""
     from ramet.seccomp.library import USER_NOTIF, Program, known
 
-    programs, machine = programs_of(sandbox), os.uname().machine
+    programs, machine, policy = programs_of(sandbox), os.uname().machine, policy_of(sandbox)
+    rules = (*policy.rules, *policy.vetoes) if policy is not None else ()
+    by_argument = {name for rule in rules if rule.when for name in rule.names}
     with Program(ALLOW) as program:
         for name, number in known().items():
             plain = all(answer(programs, machine, number, arguments) == ALLOW for arguments in ((), (2**64 - 1,) * 6))
-            by_argument = name in ("clone", "socket", "socketpair", "ioctl", "personality")
             # What the start itself makes before anybody listens must not wait for an answer.
             if name in ("sendmsg", "close", "rt_sigprocmask"):
                 continue
-            if name in PATHS or name == "connect" or not plain or by_argument:
+            if name in PATHS or name == "connect" or not plain or name in by_argument:
                 program.add(number, USER_NOTIF, (), name)
         return program.bytes()
 
