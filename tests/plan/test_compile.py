@@ -252,7 +252,7 @@ def test_root_from_a_mould_is_entered_and_not_built(host):
     building = {"pivot_root", "umount2", "mknodat", "symlinkat"}
     assert building <= {step.call for step in own} and not building & {step.call for step in entering}
     covered = [step.args[3] for step in calls(entering, "move_mount")]
-    assert covered == ["/dev/shm", "/tmp", "/home/user", "/dev/shm", "/dev/pts", "/proc", "keys"]
+    assert covered == ["/dev/shm", "/tmp", "/home/user", "/dev/shm", "/dev/pts", "/proc", "keys", "pressure"]
     later = [step.call for step in own if step.doing == "limit capabilities" or step.origin == "Sandbox.landlock"]
     assert (
         [step.call for step in entering if step.doing == "limit capabilities" or step.origin == "Sandbox.landlock"]

@@ -18,7 +18,7 @@ from functools import lru_cache
 from ramet.errors import SpecError
 from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.idmap import Maps
-from ramet.plan.mounts import neutral_umask
+from ramet.plan.mounts import calm_pressure, neutral_umask
 from ramet.plan.protections import protections
 from ramet.plan.shape import Shape, is_below
 from ramet.plan.steps import Block, Builder, Plan, Slot, Stage
@@ -390,6 +390,7 @@ def _proc(view: _View, mount: Proc) -> None:
         view.tree.set_attributes(empty, RDONLY, recursive=False)
         b.call("move_mount", empty, "", proc, "keys", MOVE_MOUNT_F_EMPTY_PATH, allow=(2,))
         b.close(empty)
+        calm_pressure(view.tree, proc)
     b.close(proc)
     view.anew.append(str(mount.destination))
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 from ramet.plan.idmap import CONTROL, Maps, become, caller_writes, owner_outside
 from ramet.plan.life import die_with_caller, keep_only, wait_for_caller
 from ramet.plan.mounts import (
+    calm_pressure,
     device_nodes,
     hide_keys,
     minimal_view,
@@ -185,6 +186,7 @@ def complete_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None
     proc = tree.new_proc()
     _cover(b, "/proc", proc)
     hide_keys(tree, proc, sealed=True)
+    calm_pressure(tree, proc)
     b.close(proc)
 
 

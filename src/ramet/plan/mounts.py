@@ -8,6 +8,7 @@ import os
 from ramet.errors import UnsupportedError
 from ramet.plan.steps import Builder, Slot
 from ramet.plan.tree import (
+    AT_EMPTY_PATH,
     AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
     MOVE_MOUNT_F_EMPTY_PATH,
@@ -230,6 +231,7 @@ def _proc(tree: Tree, mount: Proc, facts: Facts, shape: Shape, key: str) -> None
     if shape.own_pids and not shape.may_mount:
         # Who may make a proc could not any more, had this one a part covered (mount_too_revealing in the kernel).
         hide_keys(tree, fd)
+        calm_pressure(tree, fd)
     tree.b.close(fd)
 
 
@@ -243,6 +245,16 @@ def hide_keys(tree: Tree, proc: Slot, *, sealed: bool = False) -> None:
         tree.set_attributes(null, RDONLY, recursive=False)
     tree.b.call("move_mount", null, "", proc, "keys", MOVE_MOUNT_F_EMPTY_PATH, allow=(errno.ENOENT,))
     tree.b.close(null)
+
+
+def calm_pressure(tree: Tree, proc: Slot) -> None:
+    """Who may write to /proc/pressure has the kernel look at the machine's load for them (any user's, since Linux 6.5). The proc must be
+    attached."""
+    b, absent = tree.b, (errno.EBADF,)
+    pressure = b.open("mnt", "open_tree", proc, "pressure", OPEN_TREE_CLONE | O_CLOEXEC, allow=(errno.ENOENT,))
+    b.call("mount_setattr", pressure, "", AT_EMPTY_PATH, tree.attributes(RDONLY), 32, allow=absent)
+    b.call("move_mount", pressure, "", proc, "pressure", MOVE_MOUNT_F_EMPTY_PATH, allow=absent)
+    b.close(pressure, allow=absent)
 
 
 def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:

@@ -124,8 +124,11 @@ class Tree:
     def set_attributes(self, mount: Slot, attributes: int, *, recursive: bool = True) -> None:
         """mount_setattr(2), since Linux 5.12. It only adds: what the host locked stays locked."""
         flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-        attr = self._once(attributes, lambda: mount_attr(attributes))
-        self.b.call("mount_setattr", mount, "", flags, attr, 32)
+        self.b.call("mount_setattr", mount, "", flags, self.attributes(attributes), 32)
+
+    def attributes(self, attributes: int) -> Block:
+        """A struct mount_attr that sets them; 32 bytes."""
+        return self._once(attributes, lambda: mount_attr(attributes))
 
     # The root
 

@@ -167,7 +167,7 @@ def other_writable_files_of_proc(world):
     return found
 
 
-@probe(left="triggers of `/proc/pressure`", absent=("ENOENT", "EACCES"))
+@probe(absent=("ENOENT", "EACCES"))
 def pressure_triggers(world):
     """/proc/pressure: a trigger of one's own, which the kernel looks at every 2 s (Linux 6.5)."""
     fd = os.open("/proc/pressure/memory", os.O_RDWR | os.O_NONBLOCK)
