@@ -119,7 +119,7 @@ static void fuzz_spawn(const struct programs *programs)
     if (load_all(&arena, programs) == 0) {
         describe(&arena, programs, how & 1 ? 0x100000000 : 0, how & 2 ? 7 : -1, 0);
         arena.child->no_clone3 = how & 4;
-        spawn_in(&arena, NULL, NULL);
+        spawn_in(&arena, NULL, 0, NULL);
     }
     free_arena(&arena);
 }

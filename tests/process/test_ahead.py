@@ -393,6 +393,19 @@ held = []
 """
 
 
+def test_what_one_thread_has_in_hand_another_does_not_keep(held):
+    """A thread that is about to take a pair, when another keeps a new one, takes it from all: it is in no second list."""
+    network(held)
+    network(held)
+    ((kit, kept),) = ahead._kept.items()
+    in_hand = len(kept)
+    making = ahead.begin(kit)
+    making.finish()
+    assert ahead._kept[kit] is kept
+    assert len(kept) == in_hand + 1
+    kept.pop()
+
+
 def test_run_makes_its_own_where_setns_is_refused(python):
     """Under a filter that refuses setns a run with a pair works all the same, in namespaces of its own; then no more are
     made. Without the filter it is in the pair."""

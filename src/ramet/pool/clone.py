@@ -167,15 +167,21 @@ class Clone(FunctionProcess):
         if kind != CLONED or len(fds) != 1:
             for fd in fds:
                 os.close(fd)
-            if readable(self._ours.fileno(), 0):
-                self._hear_payload()  # init was faster, and tells of the end of a copy that has told why
+            self._hear_why()  # init was faster, and tells of the end
             raise ConnectionResetError("the zygote told nonsense")
         pid = pid_of(fds[0])
         if pid <= 0:  # ended already; or, from a session, whatever its code has put in the place of a pidfd
             os.close(fds[0])
+            self._hear_why()
             raise ConnectionResetError(f"its init has ended{self._last_words()}")
         launched.pid, launched.pidfd = pid, fds[0]
         self._known = True
+
+    def _hear_why(self) -> None:
+        """What a copy that has ended may have told before; it has no more to tell than that it has arrived, and one thing more."""
+        for _ in range(2):
+            if readable(self._ours.fileno(), 0):
+                self._hear_payload()
 
     def _hear_payload(self) -> None:
         """From the copy itself."""

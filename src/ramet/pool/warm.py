@@ -41,6 +41,8 @@ ONE_THREAD = {
     "MPLBACKEND": "agg",
 }
 TOLD_MOST = 1 << 16
+#: ms
+LOOK_AGAIN = 20
 
 
 class Recipe:
@@ -183,12 +185,19 @@ class Zygote:
         return not self.ends(0)
 
     def ends(self, seconds: float) -> bool:
-        """Has it ended, within so many seconds?"""
-        process = self._process
-        try:
-            return process is None or readable(process.pidfd, int(seconds * 1000))
-        except SpecError:
-            return True  # closed by another thread
+        """Has it ended, within so many seconds? Asked again and again: when another thread closes it, the number of its pidfd may be
+        another's while we wait."""
+        deadline = monotonic() + seconds
+        while (process := self._process) is not None:
+            left = deadline - monotonic()
+            try:
+                if readable(process.pidfd, max(0, min(LOOK_AGAIN, int(left * 1000)))):
+                    return True
+            except SpecError:
+                return True  # closed by another thread
+            if left <= 0:
+                return self._process is None
+        return True
 
     @property
     def pid(self) -> int:

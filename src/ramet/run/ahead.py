@@ -117,7 +117,12 @@ class Preparing:
         """Keep them for the next sandbox."""
         kit = self._made.kit
         if self._making.finish() and kit not in _refused:
-            _keep(_kept, kit, [*_kept.pop(kit, ()), self._made])  # what another thread keeps in between is let go
+            # The very list: another thread may be about to take one from it, and must not find it in a copy, too. What one keeps in
+            # between is let go.
+            kept = _kept.pop(kit, [])
+            if len(kept) < MOST:
+                kept.append(self._made)
+            _keep(_kept, kit, kept)
 
 
 def refuse(kit: Kit) -> None:

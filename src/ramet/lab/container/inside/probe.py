@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -407,9 +408,9 @@ def look() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Talk with the caller. Ctrl-C is for the caller, who then ends us."""
+    """Talk with the caller, as long as there is one. Ctrl-C is for the caller, who then ends us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as caller:
+    with suppress(BrokenPipeError, ConnectionResetError), socket.socket(fileno=int(sys.argv[1])) as caller:
         caller.sendall(b"hello\n")
         with caller.makefile("rb") as lines:
             told = lines.readline()
