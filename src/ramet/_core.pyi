@@ -97,6 +97,9 @@ def watch_arenas() -> None:
 def shelve(fd: int, heap: int, /) -> int:
     """Put the heap from that address on (0: none) and the noted arenas into a file, and map that in their place; how many bytes."""
 
+def fetch_shelved() -> int:
+    """Map what has been shelved, as looking at it would; how many bytes."""
+
 def msgpack_check(data: _ReadBuffer, /) -> bool:
     """Is it one msgpack value with text for every key?"""
 

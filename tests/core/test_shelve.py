@@ -107,6 +107,27 @@ def test_a_fork_copies_no_page_of_it(fresh):
     assert fresh(code) == ["True", "True"]
 
 
+def test_a_child_that_has_time_fetches_it(fresh):
+    """Who asks for it has all of it mapped, and none of it is their own; before, and without a shelf, there is nothing to fetch."""
+    code = """
+    def mapped():
+        with open("/proc/self/smaps_rollup") as file:
+            found = dict(line.split()[:2] for line in file if line.startswith(("Rss:", "Anonymous:")))
+        return int(found["Rss:"]) << 10, int(found["Anonymous:"]) << 10
+
+    print(_core.fetch_shelved())
+    put = _core.shelve(shelf, _start_of_heap())
+    if os.fork() == 0:
+        rss, own = mapped()
+        fetched = _core.fetch_shelved()
+        more, now_own = mapped()
+        print(fetched == put, more - rss > put * 0.8, now_own - own < put / 10, print_of_all() == before, flush=True)
+        os._exit(0)
+    os.wait()
+    """
+    assert fresh(code) == ["0", *["True"] * 4]
+
+
 def test_it_fails_without_harm(fresh):
     """A file that takes no more, or that can't be written or mapped, is an error of shelve; all is as it was."""
     code = """

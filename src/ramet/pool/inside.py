@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+from ramet import _core
 from ramet.call import channel
 from ramet.call.inside import Job, flush
 from ramet.call.wire import Packer
 from ramet.run.fork import NEWS, READY
+from ramet.run.streams import readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A task as they come, made by `load`: int().
 _NOTHING: list[bytes] = []
+#: ms. A copy that has been waiting for so long was made ahead of need.
+IDLE = 2
 #: The state of a Mersenne Twister.
 MT_BYTES = 2496
 
@@ -58,6 +62,8 @@ def serve(number: int, warm: Warm) -> NoReturn:
         _rehearse()
         end = socket.socket(fileno=number)
         ready(end)
+        if not readable(number, IDLE):
+            _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
         task = channel.receive(end)
         if task is None:
             os._exit(0)  # the caller does not need this copy
