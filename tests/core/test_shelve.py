@@ -115,7 +115,7 @@ def test_a_child_that_has_time_fetches_it(fresh):
             found = dict(line.split()[:2] for line in file if line.startswith(("Rss:", "Anonymous:")))
         return int(found["Rss:"]) << 10, int(found["Anonymous:"]) << 10
 
-    print(_core.fetch_shelved())
+    print(_core.fetch_shelved(), flush=True)
     put = _core.shelve(shelf, _start_of_heap())
     if os.fork() == 0:
         rss, own = mapped()
