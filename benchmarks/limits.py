@@ -59,6 +59,25 @@ def measure(report: Report, directory: str, rounds: int) -> None:
     report.add("", ratio("ramet with limits / C floor", found[WITH], found[FLOOR]))
     if "crun run" in found:
         report.add("", ratio("crun run / C floor", found["crun run"], found[FLOOR]))
+    _crowd(report, limited, rounds)
+
+
+def _crowd(report: Report, limited: ramet.Sandbox, rounds: int) -> None:
+    """The same run beside many idle sandboxes; alone before and after, since a machine's speed changes."""
+    start = {"alone": timed(lambda: ramet.run(ARGV, limited, check=True))}
+    crowd = 1000 if rounds >= 100 else 60
+    before = interleaved(start, rounds)["alone"]
+    idle: list[ramet.Popen] = []
+    try:
+        for _ in range(crowd):
+            idle.append(ramet.Popen(["sleep", "600"], limited, stdout=ramet.DEVNULL, stderr=ramet.DEVNULL))
+        beside = interleaved(start, rounds)["alone"]
+    finally:
+        for one in idle:
+            one.close()
+    after = interleaved(start, rounds)["alone"]
+    report.add("", Figure(f"a run with limits, beside {crowd} idle sandboxes", beside))
+    report.add("", ratio("beside them / alone", beside, max(before, after), at_most=1.5))
 
 
 def _floor(directory: str, plain: ramet.Sandbox) -> rivals.Worker:

@@ -5,7 +5,6 @@ import gc
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -201,38 +200,3 @@ def test_a_kill_at_any_moment_of_the_start():
         assert until(lambda: not processes_with(MARK))
         cgroups.sweep()
         assert groups_of(caller.pid) == set(), turn
-
-
-def test_starting_beside_a_crowd():
-    """With many idle sandboxes alive a start takes at most 1.5 times as long as with none."""
-    may("memory", "processes")
-    crowd = min(1000 if SLOW else 60, free_memory() // (4 << 20))
-    limits = {"memory": "64M", "processes": 9}
-
-    def start():
-        began = time.perf_counter()
-        assert ramet.run(["/bin/true"], **limits).ok
-        return time.perf_counter() - began
-
-    for _ in range(5):
-        start()
-    alone = [start() for _ in range(60)]
-    idle = []
-    try:
-        for _ in range(crowd):
-            idle.append(ramet.Popen(["sleep", "600"], stdout=ramet.DEVNULL, stderr=ramet.DEVNULL, **limits))
-        beside = [start() for _ in range(60)]
-    finally:
-        for one in idle:
-            one.close()
-    again = [start() for _ in range(60)]  # others use this machine too: the slower of before and after
-    ratio = statistics.median(beside) / max(statistics.median(alone), statistics.median(again))
-    print(f"{crowd} idle: {ratio:.2f}")
-    assert ratio <= 1.5
-
-
-def free_memory():
-    for line in open("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
