@@ -8,7 +8,6 @@ import os
 from ramet.errors import UnsupportedError
 from ramet.plan.steps import Builder, Slot
 from ramet.plan.tree import (
-    AT_EMPTY_PATH,
     AT_FDCWD,
     AT_SYMLINK_NOFOLLOW,
     MOVE_MOUNT_F_EMPTY_PATH,
@@ -67,8 +66,7 @@ def build_root(b: Builder, spec: Sandbox, facts: Facts, shape: Shape) -> None:
     _make_root(tree, spec, facts, shape)
     if shape.root == "minimal":
         minimal_view(tree, spec, facts, shape)
-    if shape.root != "empty":
-        _default_mounts(tree, facts, shape)
+    _default_mounts(tree, facts, shape)
     if shape.root == "minimal":
         running_python(tree, facts, shape)
     user_mounts(tree, spec, facts, shape)
@@ -252,7 +250,7 @@ def calm_pressure(tree: Tree, proc: Slot) -> None:
     attached."""
     b, absent = tree.b, (errno.EBADF,)
     pressure = b.open("mnt", "open_tree", proc, "pressure", OPEN_TREE_CLONE | O_CLOEXEC, allow=(errno.ENOENT,))
-    b.call("mount_setattr", pressure, "", AT_EMPTY_PATH, tree.attributes(RDONLY), 32, allow=absent)
+    tree.set_attributes(pressure, RDONLY, recursive=False, allow=absent)
     b.call("move_mount", pressure, "", proc, "pressure", MOVE_MOUNT_F_EMPTY_PATH, allow=absent)
     b.close(pressure, allow=absent)
 

@@ -121,14 +121,13 @@ class Tree:
             self._below += self._move_below(begin)  # a copy of the old root must not have the new one over it
         return tree
 
-    def set_attributes(self, mount: Slot, attributes: int, *, recursive: bool = True) -> None:
+    def set_attributes(
+        self, mount: Slot, attributes: int, *, recursive: bool = True, allow: tuple[int, ...] = ()
+    ) -> None:
         """mount_setattr(2), since Linux 5.12. It only adds: what the host locked stays locked."""
         flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-        self.b.call("mount_setattr", mount, "", flags, self.attributes(attributes), 32)
-
-    def attributes(self, attributes: int) -> Block:
-        """A struct mount_attr that sets them; 32 bytes."""
-        return self._once(attributes, lambda: mount_attr(attributes))
+        attr = self._once(attributes, lambda: mount_attr(attributes))
+        self.b.call("mount_setattr", mount, "", flags, attr, 32, allow=allow)
 
     # The root
 
@@ -307,7 +306,7 @@ class Tree:
         b.close(target, allow=(errno.EBADF,))
         # Neither: then what is there now is no mount of its own, which mount_setattr(2) answers with EINVAL.
         covered = self._existing(where)
-        b.call("mount_setattr", covered, "", AT_EMPTY_PATH, mount_attr(RDONLY), 32, allow=(errno.EBADF,))
+        self.set_attributes(covered, RDONLY, recursive=False, allow=(errno.EBADF,))
         b.close(covered, allow=(errno.EBADF,))
 
     def make_readonly(self, where: str) -> None:
@@ -317,7 +316,7 @@ class Tree:
         absent = (errno.EBADF,)
         flags = OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE
         tree = b.open("mnt", "open_tree", target, "", flags, allow=absent)
-        b.call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, mount_attr(RDONLY), 32, allow=absent)
+        self.set_attributes(tree, RDONLY, allow=absent)
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
         b.call("move_mount", tree, "", target, "", flags, allow=absent)
         b.close(tree, allow=absent)

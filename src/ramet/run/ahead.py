@@ -18,6 +18,7 @@ from ramet.run import image
 from ramet.run.hold import Signals
 from ramet.run.made import Made, Making
 from ramet.run.moulds import Cast, cast
+from ramet.spec import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _begin(kit: Kit) -> Preparing | None:
         if kit.maps_itself:
             given[PROC] = proc = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         steps = () if kit.maps_itself else kit.sync
-        return Preparing(made, Making(made, wanted, program, kit.kinds[0].clone_flag, steps, join=join, given=given))
+        return Preparing(made, Making(made, wanted, program, Namespace.USER.clone_flag, steps, join=join, given=given))
     finally:
         if proc >= 0:
             os.close(proc)

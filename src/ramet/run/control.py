@@ -80,14 +80,12 @@ def receive_terminal(control: int) -> int | None:
 
 def disk_is_full(control: int) -> bool:
     """Ask init, which is about to be killed and will not report. False also where it does not answer in time, or has reported."""
-    import select
+    from ramet.run.streams import readable
 
     answer = bytearray(COMMAND.size)
     try:
         send(control, COMMAND.pack(TELL_DISK))
-        poller = select.poll()
-        poller.register(control, select.POLLIN)
-        poller.poll(ANSWER_AT_MOST)
+        readable(control, ANSWER_AT_MOST)
         # A report is longer, and for `receive`. Linux tells its whole length with MSG_TRUNC.
         flags = MSG_DONTWAIT | MSG_TRUNC
         if _received(control, answer, flags | MSG_PEEK) != COMMAND.size:

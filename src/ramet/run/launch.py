@@ -259,7 +259,7 @@ def _spawn(
     meanwhile: Callable[[], None] | None = None,
 ) -> None:
     inputs = made.inputs
-    sync = _sync(plan, launched, signals) if plan.sync else None
+    sync = _sync(plan, launched, signals)
     if meanwhile is not None:
         assert sync is None
 
