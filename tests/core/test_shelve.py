@@ -27,6 +27,11 @@ def fill():
 def print_of_all():
     return hashlib.sha256(pickle.dumps(things) + b"".join(each.raw for each in raw)).hexdigest()
 
+def mapped():  # bytes, and how many of them are its own
+    with open("/proc/self/smaps_rollup") as file:
+        found = dict(line.split()[:2] for line in file if line.startswith(("Rss:", "Anonymous:")))
+    return int(found["Rss:"]) << 10, int(found["Anonymous:"]) << 10
+
 _core.watch_arenas()
 fill()
 before = print_of_all()
@@ -87,22 +92,17 @@ def test_memory_can_be_had_and_given_back_afterwards(fresh):
 def test_a_fork_copies_no_page_of_it(fresh):
     """A child of the process has none of those pages until it looks; without a shelf it has all of them, as its own."""
     code = """
-    def mine():
-        with open("/proc/self/smaps_rollup") as file:
-            found = dict(line.split()[:2] for line in file if line.startswith(("Rss:", "Anonymous:")))
-        return int(found["Anonymous:"])
-
     def in_child():
         read, write = os.pipe()
         if os.fork() == 0:
-            os.write(write, str(mine()).encode())
+            os.write(write, str(mapped()[1]).encode())
             os._exit(0)
         os.wait()
         return int(os.read(read, 99))
 
     without = in_child()
     put = _core.shelve(shelf, _start_of_heap())
-    print(without > put / 1024 * 0.9, in_child() < without - put / 1024 * 0.7)
+    print(without > put * 0.9, in_child() < without - put * 0.7)
     """
     assert fresh(code) == ["True", "True"]
 
@@ -110,11 +110,6 @@ def test_a_fork_copies_no_page_of_it(fresh):
 def test_a_child_that_has_time_fetches_it(fresh):
     """Who asks for it has all of it mapped, and none of it is their own; before, and without a shelf, there is nothing to fetch."""
     code = """
-    def mapped():
-        with open("/proc/self/smaps_rollup") as file:
-            found = dict(line.split()[:2] for line in file if line.startswith(("Rss:", "Anonymous:")))
-        return int(found["Rss:"]) << 10, int(found["Anonymous:"]) << 10
-
     print(_core.fetch_shelved(), flush=True)
     put = _core.shelve(shelf, _start_of_heap())
     if os.fork() == 0:
