@@ -105,8 +105,8 @@ static void become_init(struct child *child)
     }
     child_write_number(child->payload_pid, pid);
     /* The payload's process waits until we have left this memory before it execs. If we leave it by failing, it must
-     * not: our end would kill it, but a moment later. The signal is pending before the kernel clears the word, so it
-     * never gets from the futex to the exec. */
+     * not: our end would kill it, but a moment later. The signal is pending before the kernel tells the caller that we have
+     * left, so it never gets from the gate to the exec. */
     if (run_stage(&child->init, STAGE_INIT, &child->failed))
         sys2(__NR_kill, pid, SIGNAL_KILL);
 }

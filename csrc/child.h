@@ -38,8 +38,8 @@ struct child {
     volatile uint32_t whole; /* the child has made all of its steps: one that is killed before leaves no failure */
     struct failure failed, payload_failed; /* by the child or for it; by the payload's process */
     /* Futexes: the kernel clears them when that process leaves our memory. Not so with CLONE_VFORK. */
-    volatile uint32_t *running; /* own_running, or in payload's data: its process waits for us */
-    volatile uint32_t own_running, payload_running;
+    volatile uint32_t running, payload_running;
+    volatile uint32_t *gate; /* in payload's data: its process waits there until we clear it */
 };
 
 #define PID_TEXT_SIZE 16

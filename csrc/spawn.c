@@ -57,8 +57,8 @@ const char core_spawn_doc[] =
     "(program, inputs). join is run by an intermediate process first, which has a copy of our memory, unless\n"
     "join_shares says that nobody else is where it goes. payload is run by a process that the child clones\n"
     "after program, while the child itself runs init. gate is the offset in payload's data of a word\n"
-    "that is 1 until the child has left our memory; without it the child waits for the payload's exec, and each\n"
-    "has a memory of its own. pid_text is the offset in init's data where the payload's pid is written, in digits.\n"
+    "that is 1 until we have seen that the child has left our memory; without it the child waits for the payload's exec,\n"
+    "and each has a memory of its own. pid_text is the offset in init's data where the payload's pid is written, in digits.\n"
     "sync(pid, pidfd) is called while the child waits for it; with meanwhile, when the child is init, and the payload's process\n"
     "still at its steps. into is given the attributes\n"
     "pid and pidfd before a signal handler can run, which may throw the result away by raising.\n"
@@ -171,12 +171,16 @@ static void wait_cleared(volatile uint32_t *word)
         sys4(__NR_futex, word, FUTEX_WAIT, 1, 0);
 }
 
-/* Until the child is init, or ended. The kernel wakes one waiter, and the payload's process waits for the word too: whoever is
- * woken wakes the other. */
+/* Until the child is init, or ended; then the payload's process may go on. It has a word of its own to wait for, which is
+ * ours to clear: the kernel wakes one waiter when it clears a word, and where both waited for the same that one could be the
+ * payload's process, which a child that fails has killed, and nobody would wake us. */
 static void wait_child_left(struct child *child)
 {
-    wait_cleared(child->running);
-    sys3(__NR_futex, child->running, FUTEX_WAKE, 1);
+    wait_cleared(&child->running);
+    if (!child->gate)
+        return;
+    *child->gate = 0;
+    sys3(__NR_futex, child->gate, FUTEX_WAKE, 1);
 }
 
 /* Until both have left our memory. The second word is set before the first is cleared; where the payload's process is a
@@ -332,14 +336,16 @@ static void describe(struct arena *arena, const struct programs *programs, unsig
     int outlives = programs->shares && (syncs || has(programs, JOIN) || programs->gate >= 0);
     child->pidfd = -1;
     child->payload_running = 0;
-    child->running = &child->own_running;
-    if (programs->gate >= 0)
-        child->running = (volatile uint32_t *)(void *)(arena->data[PAYLOAD] + programs->gate);
-    *child->running = outlives;
+    child->running = (uint32_t)outlives;
+    child->gate = NULL;
+    if (programs->gate >= 0) {
+        child->gate = (volatile uint32_t *)(void *)(arena->data[PAYLOAD] + programs->gate);
+        *child->gate = 1;
+    }
     child->clone = (struct kernel_clone_args){
         .flags = flags | CLONE_VM | CLONE_PIDFD | (outlives ? CLONE_CHILD_CLEARTID : CLONE_VFORK),
         .pidfd = (uint64_t)(uintptr_t)&child->pidfd,
-        .child_tid = (uint64_t)(uintptr_t)child->running,
+        .child_tid = (uint64_t)(uintptr_t)&child->running,
         .stack = (uint64_t)(uintptr_t)arena->stack,
         .stack_size = CHILD_STACK_SIZE,
         .cgroup = cgroup < 0 ? 0 : (uint64_t)cgroup,

@@ -18,8 +18,14 @@ from needs import MUST_WORK, SLOW
 from observed import children, descriptors
 from ramet import lowlevel
 from ramet.cgroups import place
+from watch import Watched
 
 READ = 63 if os.uname().machine == "aarch64" else 0
+
+
+def pytest_configure(config):
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # what it says is for the log
+        config.pluginmanager.register(Watched())
 
 
 def pytest_collection_finish():

@@ -22,7 +22,7 @@ def outcome(tmp_path):
     """Run the example with this suite's conftest; what pytest says of each test."""
 
     def run(**env):
-        for name in ("conftest.py", "needs.py", "observed.py"):
+        for name in ("conftest.py", "needs.py", "observed.py", "watch.py"):
             (tmp_path / name).write_text((TESTS / name).read_text())
         (tmp_path / "test_example.py").write_text(EXAMPLE)
         own = {key: value for key, value in os.environ.items() if not key.startswith(("RAMET_", "PYTEST_"))}

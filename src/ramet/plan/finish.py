@@ -23,7 +23,7 @@ SIG_SETMASK = 2
 TIOCSCTTY = 0x540E
 RESOLVE_NO_MAGICLINKS = 0x02
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
-FUTEX_WAIT, FUTEX_WAKE = 0, 1
+FUTEX_WAIT = 0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -129,12 +129,10 @@ def enter_directory(b: Builder, spec: Sandbox, shape: Shape) -> None:
 
 
 def wait_for_init(b: Builder) -> None:
-    """Until the child has exec'd init, and so left the caller's memory. The kernel wakes one who waits for that; the
-    caller waits too, so pass it on."""
+    """Until the child has exec'd init, and so left the caller's memory: the caller is told by the kernel, and tells us."""
     word = Block(INIT_RUNNING, bytes(4), text="init_running")
     b.about("init", "wait until init has started")
     b.call("futex", word, FUTEX_WAIT, 1, 0, 0, 0, allow=(errno.EAGAIN,))
-    b.call("futex", word, FUTEX_WAKE, 1, 0, 0, 0)
 
 
 def show_memory(b: Builder) -> None:
