@@ -23,23 +23,29 @@ class Watched:
             os.close(watched)
             os.waitpid(between, 0)
             return
-        os.setsid()
-        if not os.fork():
-            os.close(self.writer)
-            _watch(reader, watched, patience)
-        os._exit(0)
+        try:
+            os.setsid()
+            if not os.fork():
+                os.close(self.writer)
+                _watch(reader, watched, patience)
+        finally:
+            os._exit(0)
 
     def pytest_runtest_logstart(self, nodeid):
         os.write(self.writer, nodeid.encode() + b"\n")
+
+    def pytest_unconfigure(self):
+        os.close(self.writer)
 
 
 def _watch(reader, watched, patience):
     at, since = b"before the first test", time.monotonic()
     while time.monotonic() - since < patience:
         ready = select.select([reader, watched], [], [], 1)[0]
-        if watched in ready:  # has ended
+        said = os.read(reader, 65536) if reader in ready else b""
+        if watched in ready or (reader in ready and not said):  # it has ended, or is about to
             return
-        if reader in ready:
-            at, since = os.read(reader, 65536).split(b"\n")[-2], time.monotonic()
+        if said:
+            at, since = said.split(b"\n")[-2], time.monotonic()
     os.write(2, b"\n\nkilled, since nothing happened for %d s:\n  %s\n" % (patience, at))
     signal.pidfd_send_signal(watched, signal.SIGKILL)
