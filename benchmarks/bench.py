@@ -130,16 +130,10 @@ class Bench:
         """Functions in processes: against multiprocessing, from a large caller, and in sandboxes."""
         free = available_memory()
         name = f"{self.held // GIBIBYTE} GiB"
-        if free < self.held + GIBIBYTE // 2:
+        if free < 2 * self.held + GIBIBYTE // 2:
             self.report.skip(f"functions of a caller of {name}", f"{free / GIBIBYTE:.1f} GiB are free")
         else:
-            callers = {
-                label: rivals.Worker(rivals.python(), str(HERE / "functions.py"), str(size >> 20))
-                for label, size in (("empty", 0), (name, self.held))
-            }
-            functions.start(self.report, callers, self.rounds // 2)
-            for worker in callers.values():
-                worker.close()
+            functions.start(self.report, {"empty": 0, name: self.held >> 20}, self.rounds // 2)
         pages = rivals.Worker(rivals.compile_c("pages.c", self.directory))
         functions.isolated(self.report, self.rounds, pages)
         pages.close()

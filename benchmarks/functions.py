@@ -1,6 +1,6 @@
 """Functions in processes of their own: what a call costs, from a small and a large caller, and what a large value costs.
 
-python functions.py MEBIBYTES     a caller that holds so much serves lines on stdin: "call" or "fork"; prints nanoseconds
+python functions.py call|fork MEBIBYTES     a caller that holds so much does it once for each line on stdin; prints nanoseconds
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import ramet
+import rivals
 from measure import interleaved, timed
 from ramet.call import call
 from report import Figure, ratio
@@ -32,14 +33,17 @@ def in_fork() -> None:
     process.join()
 
 
-def start(report: Report, callers: dict[str, Callable[[str], float]], rounds: int) -> None:
-    """A function that does nothing. callers: by name, each takes what to do, and gives seconds."""
+def start(report: Report, callers: dict[str, int], rounds: int) -> None:
+    """A function that does nothing. callers: by name, the MiB it holds. Each way has a caller of its own: after a fork every page that
+    is written to faults once more, and that would be the cost of whoever comes next."""
     jobs = {
-        f"{name}, {label}": (lambda caller=caller, what=what: caller(what))
-        for label, caller in callers.items()
+        f"{name}, {label}": rivals.Worker(rivals.python(), __file__, what, str(held))
+        for label, held in callers.items()
         for name, what in (("ramet.call", "call"), ("multiprocessing, fork", "fork"))
     }
     found = interleaved(jobs, rounds)
+    for worker in jobs.values():
+        worker.close()
     report.add("A function that does nothing, in a process", *(Figure(name, value) for name, value in found.items()))
     small, large = callers
     report.add(
@@ -112,12 +116,11 @@ def main() -> None:
     """Touch every page, then serve."""
     import mmap
 
-    held = mmap.mmap(-1, max(1, int(sys.argv[1])) * MEBIBYTE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for _ in range(int(sys.argv[1])):
-        held.write(b"x" * MEBIBYTE)
-    jobs = {"call": lambda: call(int), "fork": in_fork}
-    for line in sys.stdin:
-        job = jobs[line.strip()]
+    job, held = {"call": lambda: call(int), "fork": in_fork}[sys.argv[1]], int(sys.argv[2])
+    memory = mmap.mmap(-1, max(1, held) * MEBIBYTE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for _ in range(held):
+        memory.write(b"x" * MEBIBYTE)
+    for _ in sys.stdin:
         start = time.perf_counter_ns()
         job()
         print(time.perf_counter_ns() - start, flush=True)
