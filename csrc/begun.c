@@ -5,8 +5,9 @@
  * have the caller's memory, as in spawn.c, and touch none of it but their own mapping. What is different, since nobody
  * waits for the intermediate process:
  *
- * - It has a copy of the caller's descriptors, not the table itself: the caller may close its own meanwhile. So the pidfd is
- *   not the kernel's to give; it is opened when the child is wanted. The pid can be nobody else's until we have reaped it.
+ * - It leaves the caller's table of descriptors by its first step, with a copy of the lower part (ramet/plan/life.py); what it is
+ *   given stays open until `meet`. So the kernel would put a pidfd where the caller can't see it; one is opened when the child
+ *   is wanted. The pid can be nobody else's until we have reaped it.
  * - The kernel writes the child's pid into the mapping (CLONE_PARENT_SETTID), so that it is known even of an intermediate
  *   that was killed.
  * - Whoever drops the object ends the child, and waits until it has left the memory, before that is unmapped.
@@ -24,7 +25,8 @@ const char core_begin_doc[] =
     "--\n\n"
     "Start what spawn would start, with a program that waits for the caller, and return at once. The object that is\n"
     "returned has meet(sync), which calls sync(pid, pidfd) while the child waits and returns whether there is one,\n"
-    "and end(), which waits until it has ended and returns whether all of its steps were made. join is (program, inputs).";
+    "and end(), which waits until it has ended and returns whether all of its steps were made. join is (program, inputs); it\n"
+    "begins with the caller's table of descriptors. What they are given stays open until sync is called.";
 
 struct begun {
     PyObject_HEAD

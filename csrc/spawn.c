@@ -226,7 +226,7 @@ static int outlives(const struct child *child) { return (child->clone.flags & CL
 long join_start(struct child *child, unsigned char *stack, int waits)
 {
     struct kernel_clone_args args = {
-        .flags = (outlives(child) ? CLONE_VM : 0) | (waits ? CLONE_VFORK | CLONE_FILES : 0),
+        .flags = CLONE_FILES | (outlives(child) ? CLONE_VM : 0) | (waits ? CLONE_VFORK : 0),
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = CHILD_STACK_SIZE,
     };

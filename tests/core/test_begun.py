@@ -22,6 +22,8 @@ def program(*, stage="child", build=lambda b: None, **options):
     b = Builder()
     b.about("test", "be there")
     b.call("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if stage == "join":
+        b.call("close_range", 1000, 2**32 - 1, 2)  # CLOSE_RANGE_UNSHARE: until then it shares our descriptors
     build(b)
     if stage == "child":
         b.call("write", CONTROL, b"R", 1, expect=1)
@@ -29,13 +31,27 @@ def program(*, stage="child", build=lambda b: None, **options):
     return encode(Stage(stage, tuple(b.steps)), MACHINE, **options)
 
 
+class Begun:
+    """What begin returns, and the end of the socket that is the child's: ours too, until the child was met and so has its own."""
+
+    def __init__(self, core, its):
+        self.core, self.its, self.end = core, its, core.end
+
+    def meet(self, sync):
+        def met(pid, pidfd):
+            self.its.close()
+            sync(pid, pidfd)
+
+        found = self.core.meet(met)
+        self.its.close()
+        return found
+
+
 def begin(flags=NEWUSER | NEWUTS, child=None, join=None):
     """The object, and our end of its socket."""
     child, join = child or program(), join or program(stage="join")
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    begun = _core.begin(child.blob, [(child.offsets[CONTROL], its.fileno())], flags, (join.blob, []))
-    its.close()
-    return begun, mine
+    return Begun(_core.begin(child.blob, [(child.offsets[CONTROL], its.fileno())], flags, (join.blob, [])), its), mine
 
 
 def whole(begun, mine):
@@ -91,9 +107,9 @@ def test_a_step_that_fails_is_noticed(where):
 
     bad = {where: program(stage=where, build=wrong)}
     begun, mine = begin(**bad)
-    assert mine.recv(1) == b""  # they have ended
     met = begun.meet(lambda pid, pidfd: None)
     assert met is (where == "child")
+    assert mine.recv(1) == b""  # they have ended
     assert begun.end() is False
     assert children() == before
 
@@ -101,8 +117,8 @@ def test_a_step_that_fails_is_noticed(where):
 def test_a_clone_that_is_refused():
     """What the kernel refuses is no child, and no error of ours."""
     begun, mine = begin(0x20000 | 0x200)  # CLONE_NEWNS with CLONE_FS
-    assert mine.recv(1) == b""
     assert begun.meet(lambda pid, pidfd: None) is False
+    assert mine.recv(1) == b""
     assert begun.end() is False
 
 

@@ -152,6 +152,14 @@ def unblock_signals(steps):
     steps.insert(-1, PAYLOADS[-2])
 
 
+def keep_table(steps):
+    del steps[2]
+
+
+def leave_table_late(steps):
+    steps.insert(3, steps.pop(2))
+
+
 def open_the_gate(steps):
     del steps[position(steps, "futex")]
 
@@ -228,6 +236,20 @@ def test_check_notices_where_nothing_is_shared(stage, change, said):
     plan = compile(BY_FORK, OLD_ROOT, TRUE)
     assert check(plan) == []
     assert any(said in line for line in check(broken(plan, stage, change))), check(broken(plan, stage, change))
+
+
+@pytest.mark.parametrize("change", [keep_table, leave_table_late])
+def test_check_notices_a_table_that_is_kept(change):
+    """A child that shares the caller's table of descriptors and doesn't leave it at once is noticed; so is one that waits for the
+    caller."""
+    plan = compile(Sandbox(), USER, TRUE)
+    assert check(plan) == [] and not plan.sync
+    assert any("leave the caller's table" in line for line in check(broken(plan, "child", change)))
+    waits = compile(Sandbox(), ROOT, TRUE)
+    assert check(waits) == [] and waits.sync
+    sharing = broken(waits, "child", lambda steps: steps)
+    sharing.clone_flags |= plan.clone_flags
+    assert any("what the caller opens while it waits" in line for line in check(sharing))
 
 
 def test_check_notices_a_stage_too_few():

@@ -9,6 +9,7 @@ import os
 from collections import namedtuple
 
 from ramet.cgroups import files
+from ramet.descriptors import aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,10 +240,10 @@ def _pressure(group: Group) -> dict[str, dict[str, float]]:
 def watch_memory(spot: Spot, name: str) -> int:
     """A descriptor to poll; see `Group.watch_memory`."""
     if spot.version == 2:
-        fd = os.open(f"{name}/memory.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=spot.fd)
+        fd = aside(os.open(f"{name}/memory.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=spot.fd))
         os.read(fd, 4096)  # what has happened until now is no news
         return fd
-    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    event = aside(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
     try:
         control = os.open(f"{name}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC, dir_fd=spot.fd)
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import namedtuple
 
 from ramet.plan.idmap import CONTROL, caller_writes
-from ramet.plan.life import die_with_caller, keep_only, wait_for_caller
+from ramet.plan.life import die_with_caller, keep_only, own_descriptors, wait_for_caller
 from ramet.plan.mould import MOULD_MOUNT, MOULD_USER, PROC, mould_for
 from ramet.plan.steps import Builder, Slot, Stage
 from ramet.plan.surroundings import bring_up_loopback, forbid_user_namespaces
@@ -101,8 +101,9 @@ def making(kit: Kit) -> Stage:
 
 
 def way_in(kit: Kit) -> Stage:
-    """The steps of the process that clones the maker: into the mould, or nowhere. User first: it gives the right to the other."""
+    """The steps of the process that clones the maker, and shares the caller's descriptors until then: into the mould, or nowhere. User first: it gives the right to the other."""
     b = Builder()
+    own_descriptors(b)
     if kit.mould is not None:
         b.about("Sandbox.rootfs", "enter the mould")
         if kit.maps_itself:

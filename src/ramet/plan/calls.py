@@ -12,7 +12,7 @@ CALLS: Mapping[str, tuple[int, int, str]] = {
     "chdir": (80, 49, "text"),
     "chroot": (161, 51, "text"),
     "close": (3, 57, "fd"),
-    "close_range": (436, 436, "fd fd int"),
+    "close_range": (436, 436, "fd fd closerange"),
     "dup3": (292, 24, "fd fd open"),
     "execve": (59, 221, "text struct struct"),
     "execveat": (322, 281, "fd text struct struct at"),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from ramet.plan.steps import Plan, Stage, Step
 
+CLONE_FILES = 0x400
+CLOSE_RANGE_UNSHARE = 2
 AT_FDCWD = -100
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 FUTEX_WAIT = 0
@@ -42,7 +44,18 @@ BY_PATH = frozenset({"openat", "openat2", "open_tree", "mkdirat", "mknodat"})
 #: What opens paths of the sandbox itself.
 INSIDE = ("Sandbox.workdir", "Sandbox.landlock")
 INPUTS = frozenset(
-    {"stdin", "stdout", "stderr", "control", "control_caller_end", "caller", "init", "init_running", "payload_pid"}
+    {
+        "stdin",
+        "stdout",
+        "stderr",
+        "control",
+        "control_caller_end",
+        "caller",
+        "descriptors_end",
+        "init",
+        "init_running",
+        "payload_pid",
+    }
 )
 NO_DESCRIPTORS = frozenset({"init_running", "payload_pid"})
 
@@ -66,7 +79,7 @@ def check(plan: Plan) -> list[str]:
     for stage in _executing(plan):
         for on_it in (_exec_last, _descriptors):
             found += [f"{stage.name}: {line}" for line in on_it(stage)]
-    for on_plan in (_stages, _sync, _gate, _becoming_init):
+    for on_plan in (_stages, _own_descriptors, _sync, _gate, _becoming_init):
         found += on_plan(plan)
     return found
 
@@ -214,7 +227,7 @@ def _life_again(child: Stage) -> Iterator[str]:
 
 
 def _descriptors(child: Stage) -> Iterator[str]:
-    closing = [n for n, step in enumerate(child.steps) if step.call == "close_range"]
+    closing = [n for n, step in enumerate(child.steps) if step.call == "close_range" and not _leaves_table(step)]
     if not closing or child.steps[closing[-1]].args[1] != LAST_FD:
         yield "the descriptors above those passed on are not closed"
         return
@@ -233,6 +246,19 @@ def _descriptors(child: Stage) -> Iterator[str]:
             yield f"{step.call} uses a descriptor that close_range has closed"
         if step.result is not None:
             opened.add(step.result)
+
+
+def _leaves_table(step: Step) -> bool:
+    return step.call == "close_range" and step.args[2] == CLOSE_RANGE_UNSHARE
+
+
+def _own_descriptors(plan: Plan) -> Iterator[str]:
+    """A table of descriptors that is shared with the caller is left before anything in it could be changed, or waited for."""
+    leaves = [n for n, step in enumerate(plan.stages["child"].steps) if _leaves_table(step)]
+    if plan.clone_flags & CLONE_FILES and plan.sync:
+        yield "child: it shares the caller's table of descriptors, and would take along what the caller opens while it waits"
+    if leaves != ([2] if plan.clone_flags & CLONE_FILES else []):
+        yield "child: it must leave the caller's table of descriptors, if it shares that, when its life is tied to the caller's"
 
 
 def _sync(plan: Plan) -> Iterator[str]:

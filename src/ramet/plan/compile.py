@@ -2,7 +2,7 @@
 
 The order of a plan, and what forces it:
 
-1. die with the caller: before anything that could wait or fail;
+1. die with the caller: before anything that could wait or fail; then leave its table of descriptors, before one is opened;
 2. ids: nothing can be made in a new user namespace by an id that is not mapped (EOVERFLOW);
 3. surroundings: they need the host's /proc, and capabilities;
 4. mounts, then pivot_root: needs the host's paths, so no host path may be used after it;
@@ -22,7 +22,7 @@ from functools import lru_cache
 from ramet.errors import SpecError, UnsupportedError
 from ramet.plan import finish, idmap, landlock, limits, rights, surroundings
 from ramet.plan.ahead import entering, kit_for
-from ramet.plan.life import CALLER, die_with_caller
+from ramet.plan.life import CALLER, die_with_caller, own_descriptors
 from ramet.plan.mould import DISK, complete_root
 from ramet.plan.mounts import build_root
 from ramet.plan.protections import protections
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ramet.plan.limits import Groups, Held
     from ramet.spec import Command, Join, Sandbox
 
-CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP = 1 << 32, 1 << 33
+CLONE_FILES, CLONE_CLEAR_SIGHAND, CLONE_INTO_CGROUP = 0x400, 1 << 32, 1 << 33
 CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL = 1 << 34, 1 << 35, 1 << 36
 CAP_SYS_ADMIN = 21
 
@@ -75,6 +75,9 @@ def compile(
     _check_time(spec, facts, shape)
     kit = kit_for(spec, facts, shape) if learn is None else None
     assert ahead is None or (kit and ahead in (kit, kit.plain))
+    sync = idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else ()
+    # A child that the caller does something for could take along what the caller opens for that, and both would wait.
+    shares_table = not (function or sync)
     stages = {}
     if ahead:
         stages["join"] = entering(ahead)
@@ -85,7 +88,7 @@ def compile(
     wall = landlock.fence(spec, facts)
     environment = finish.environment(spec, shape)
     child = Builder()
-    _begin(child, spec, facts, shape, ahead=ahead, groups=groups)
+    _begin(child, spec, facts, shape, ahead=ahead, groups=groups, shares_table=shares_table)
     if shape.init:
         if not gated:
             hide_memory(child, "init", "hide our memory from the payload")
@@ -110,9 +113,10 @@ def compile(
         spec=spec,
         facts=facts,
         command=command,
-        clone_flags=_clone_flags(spec, facts, shape, groups, function=function) & ~(ahead.flags if ahead else 0),
+        clone_flags=(CLONE_FILES if shares_table else 0)
+        | (_clone_flags(spec, facts, shape, groups, function=function) & ~(ahead.flags if ahead else 0)),
         stages=stages,
-        sync=idmap.caller_maps(shape.maps, facts) if shape.maps and not ahead else (),
+        sync=sync,
         kit=kit,
         ahead=ahead,
         groups=groups,
@@ -214,9 +218,20 @@ def _time_before_clone(spec: Sandbox, facts: Facts, shape: Shape) -> bool:
     return Namespace.TIME in spec.namespaces and shape.init and facts.kernel < (6, 3)
 
 
-def _begin(b: Builder, spec: Sandbox, facts: Facts, shape: Shape, *, ahead: Kit | None, groups: Groups | None) -> None:
+def _begin(
+    b: Builder,
+    spec: Sandbox,
+    facts: Facts,
+    shape: Shape,
+    *,
+    ahead: Kit | None,
+    groups: Groups | None,
+    shares_table: bool,
+) -> None:
     """What both init and the payload need."""
     die_with_caller(b)
+    if shares_table:
+        own_descriptors(b)
     if shape.maps and not ahead:
         idmap.map_ids(b, shape.maps)
     limits.enter_groups(b, spec, groups)

@@ -10,9 +10,12 @@ PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 POLLIN = 1
 LAST_FD = 2**32 - 1
+CLOSE_RANGE_UNSHARE = 2
 
 #: Input: a pidfd of the caller. Readable when the caller is dead.
 CALLER = Slot("caller")
+#: Input: one more than the highest descriptor that is passed in.
+DESCRIPTORS_END = Slot("descriptors_end")
 
 
 def die_with_caller(b: Builder) -> None:
@@ -33,6 +36,13 @@ def _polled(b: Builder) -> Block:
             assert isinstance(block, Block)
             return block
     return Block(CALLER, struct.pack("<hh", POLLIN, 0), text="{caller, POLLIN}")
+
+
+def own_descriptors(b: Builder) -> None:
+    """Leave the caller's table of descriptors, which the clone has shared, for a copy of its lower part: a clone that copied all of it
+    would take 0.1 ms for each thousand that the caller has, the next one again, and closing them as long."""
+    b.about("descriptors", "leave the caller's descriptors, with those passed in")
+    b.call("close_range", DESCRIPTORS_END, LAST_FD, CLOSE_RANGE_UNSHARE)
 
 
 def keep_only(b: Builder, *descriptors: Slot) -> None:

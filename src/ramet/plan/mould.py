@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ramet.plan.idmap import CONTROL, Maps, become, caller_writes, owner_outside
-from ramet.plan.life import die_with_caller, keep_only, wait_for_caller
+from ramet.plan.life import die_with_caller, keep_only, own_descriptors, wait_for_caller
 from ramet.plan.mounts import (
     calm_pressure,
     device_nodes,
@@ -106,6 +106,13 @@ class Mould:
         wait_for_caller(b, 0, "wait until the caller has opened the namespaces")
         _fixed_root(b, spec, self.facts, Shape(spec, self.facts, Command(("/bin/true",))))
         return Stage("child", tuple(b.steps))
+
+
+def nowhere() -> Stage:
+    """The steps of the process that clones the maker: it enters nothing."""
+    b = Builder()
+    own_descriptors(b)
+    return Stage("join", tuple(b.steps))
 
 
 def mould_for(spec: Sandbox, facts: Facts, shape: Shape, maps: Maps) -> Mould | None:

@@ -42,6 +42,7 @@ MS = _bits(("MS_REC", 0x4000), ("MS_PRIVATE", 0x40000))
 UMOUNT = _bits(("MNT_DETACH", 2))
 CLONE = _bits(
     ("CLONE_VM", 0x100),
+    ("CLONE_FILES", 0x400),
     ("CLONE_VFORK", 0x4000),
     ("CLONE_PIDFD", 0x1000),
     ("CLONE_CHILD_CLEARTID", 0x200000),
@@ -135,6 +136,7 @@ _ENUM_KINDS = {
     "ioctl": IOCTL,
     "fsconfig": FSCONFIG,
     "futex": FUTEX,
+    "closerange": {0: "0", 2: "CLOSE_RANGE_UNSHARE"},
     "seccomp": SECCOMP,
     "keyctl": {1: "KEYCTL_JOIN_SESSION_KEYRING"},
     "landlock": {1: "LANDLOCK_RULE_PATH_BENEATH", 2: "LANDLOCK_RULE_NET_PORT"},

@@ -162,15 +162,12 @@ def _begin(kit: Kit) -> Preparing | None:
     wanted = {NAMESPACES[kind]: kind for kind in kit.kinds}
     program, join = _programs(kit)
     given = mould.inputs if mould is not None else {}
-    proc = -1
-    try:
-        if kit.maps_itself:
-            given[PROC] = proc = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        steps = () if kit.maps_itself else kit.sync
-        return Preparing(made, Making(made, wanted, program, Namespace.USER.clone_flag, steps, join=join, given=given))
-    finally:
-        if proc >= 0:
-            os.close(proc)
+    lent, steps = {}, kit.sync
+    if kit.maps_itself:
+        lent[PROC] = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        steps = ()
+    flags = Namespace.USER.clone_flag
+    return Preparing(made, Making(made, wanted, program, flags, steps, join=join, given=given, lent=lent))
 
 
 def _mould(mould: Mould) -> Cast | None:

@@ -8,12 +8,13 @@ import os
 import sys
 
 from ramet import _core
+from ramet.descriptors import ASIDE, aside
 from ramet.errors import SpecError, StepError, UnsupportedError
 from ramet.plan.compile import join_slot
 from ramet.plan.encode import encodings
 from ramet.plan.finish import INIT_EXE, INIT_RUNNING, PAYLOAD_PID
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
-from ramet.plan.life import CALLER
+from ramet.plan.life import CALLER, DESCRIPTORS_END
 from ramet.plan.steps import Slot
 from ramet.run import control, image, prepared
 from ramet.run.failure import caller_failed, step_failed
@@ -44,6 +45,12 @@ class Closed:
         self.control: int | None = None
         self.terminal: int | None = None
         self.over = False  # ended, and reaped
+
+    def move_aside(self) -> None:
+        """Leave the lower descriptors to the children to come. To be called with signals held."""
+        self.pidfd = aside(self.pidfd)
+        if self.control is not None:
+            self.control = aside(self.control)
 
     def end(self) -> tuple[int, int] | None:
         """Kill and reap, where the child is ours; what `reap` says."""
@@ -95,8 +102,8 @@ class _Descriptors:
         return fd
 
     def give(self, slot: Slot, fd: int, lowest: int) -> None:
-        """An input, at a number above all that the plan hands out."""
-        self.inputs[slot] = fd if fd >= lowest else self.own(image.above(fd, lowest))
+        """An input, at a number above all that the plan hands out, and otherwise low."""
+        self.inputs[slot] = fd if lowest <= fd < ASIDE else self.own(image.above(fd, lowest))
 
     def close(self) -> None:
         while self.opened:
@@ -139,6 +146,7 @@ def launch(
             made.inputs[CONTROL_CALLER_END] = launched.control
         made.inputs.update(given or {})
         _give_inputs(made, plan, stdio, passed)
+        made.inputs[DESCRIPTORS_END] = max(made.inputs.values()) + 1
         encoded = encoded or encodings(plan)
         if function is not None:
             _fork(plan, made, launched, encoded, signals, into, function)
@@ -147,6 +155,7 @@ def launch(
         else:
             in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals, into))
         made.close()
+        launched.move_aside()
         signals.release()
         _settle(plan, launched)
     except BaseException as error:

@@ -6,7 +6,7 @@ import os
 
 from ramet import _core
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
-from ramet.plan.life import CALLER
+from ramet.plan.life import CALLER, DESCRIPTORS_END
 from ramet.run import control, image
 from ramet.run.hold import Signals
 from ramet.run.launch import values_of
@@ -87,10 +87,10 @@ class Made:
 class Making:
     """Namespaces that are being made, by a child that goes on beside us until it waits for us.
 
-    ready: readable when it does, or has failed: time for `meet`. Whoever drops this object ends the child.
+    ready: readable when it does: time for `meet`. Whoever drops this object ends the child.
     """
 
-    __slots__ = ("_begun", "_ends", "_made", "_met", "_steps", "_wanted", "ready")
+    __slots__ = ("_begun", "_ends", "_lent", "_made", "_met", "_steps", "_wanted", "ready")
 
     def __init__(
         self,
@@ -102,27 +102,30 @@ class Making:
         *,
         join: Encoded,
         given: Mapping[Slot, int] | None = None,
+        lent: Mapping[Slot, int] | None = None,
     ) -> None:
         """Run a program in a child made with these flags, from inside what `join` enters; steps: what the caller has to do for it.
+        given: descriptors that it finds; lent: more of them, which are closed when it has its own.
 
         To be called with signals held: a handler's exception could come before somebody knows of a descriptor.
         """
         self._made, self._wanted, self._steps = made, wanted, steps
         self._met: bool | None = None
         self._ends: Closed = Held()
+        self._lent: Closed = Held()
+        for slot, fd in (lent or {}).items():
+            self._lent.hold(slot, fd)
         self.ready, theirs = control.pair()
         self._ends.hold(CONTROL_CALLER_END, self.ready)
-        try:
-            theirs = image.above_standard(theirs)
-            inputs = {CONTROL: theirs, CALLER: image.own_pidfd(), **(given or {})}
-            self._begun = _core.begin(
-                program.blob,
-                values_of(program, inputs),
-                flags | CLEAR_SIGHAND,
-                (join.blob, values_of(join, inputs)),
-            )
-        finally:
-            os.close(theirs)
+        self._lent.hold(CONTROL, theirs := image.above_standard(theirs))
+        inputs = {CONTROL: theirs, CALLER: image.own_pidfd(), **(given or {}), **(lent or {})}
+        inputs[DESCRIPTORS_END] = max(inputs.values()) + 1
+        self._begun = _core.begin(
+            program.blob,
+            values_of(program, inputs),
+            flags | CLEAR_SIGHAND,
+            (join.blob, values_of(join, inputs)),
+        )
 
     def meet(self) -> bool:
         """Open what the child is in, make the caller's steps, let it end. True, so that it can be what ends a watch."""
@@ -139,6 +142,7 @@ class Making:
         return True
 
     def _serve(self, pid: int, pidfd: int) -> None:
+        self._lent.close()  # it has its own by now, and the end of the socket is to be seen
         os.read(self.ready, 1)  # by now they are made, or it has ended
         self._made.take(pid, self._wanted)
         serve(self._steps, self.ready, pid)
@@ -147,5 +151,6 @@ class Making:
         """Wait for its end. False where it has failed."""
         self.meet()
         whole = self._begun.end()
+        self._lent.close()
         self._ends.close()
         return bool(whole and self._met)

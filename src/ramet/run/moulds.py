@@ -8,8 +8,8 @@ from _thread import RLock
 from functools import lru_cache
 
 from ramet.plan.encode import encode
-from ramet.plan.mould import MOULD_MOUNT, MOULD_USER
-from ramet.plan.steps import Slot, Stage
+from ramet.plan.mould import MOULD_MOUNT, MOULD_USER, nowhere
+from ramet.plan.steps import Slot
 from ramet.run.made import Made, Making
 from ramet.spec import Namespace
 
@@ -64,7 +64,7 @@ def _identity(path: str) -> tuple[int, int]:
 @lru_cache(maxsize=8)
 def _programs(mould: Mould) -> tuple[Encoded, Encoded]:
     machine = mould.facts.machine
-    return encode(mould.making(), machine), encode(Stage("join", ()), machine)
+    return encode(mould.making(), machine), encode(nowhere(), machine)
 
 
 def cast(mould: Mould) -> Cast | None:
@@ -74,8 +74,8 @@ def cast(mould: Mould) -> Cast | None:
         wanted[MOULD_USER] = Namespace.USER
     try:
         made = Cast(mould)
-        program, nowhere = _programs(mould)
-        making = Making(made, wanted, program, mould.flags, mould.sync, join=nowhere)
+        program, join = _programs(mould)
+        making = Making(made, wanted, program, mould.flags, mould.sync, join=join)
     except OSError:
         return None
     return made if making.finish() and made.is_current() else None
