@@ -150,6 +150,18 @@ def made_group():
     raise AssertionError(f"{name} could not be removed")
 
 
+@as_root
+def test_a_caller_in_real_time(place):
+    """Where real time is shared out by group, a caller that has it can't have a child in one of the cpu controller's: that is said,
+    with what to do; the other limits are there. (The control: the same caller without it has them all.)"""
+    only(place.by_controller["cpu"].version == 1, "where the cpu controller is version 1's")
+    found = ask(wrap=("chrt", "--fifo", "50"))["facts"]
+    assert found["memory"][1] and found["processes"][1]
+    only(not found["cpus"][1], "where real time is shared out by group: CONFIG_RT_GROUP_SCHED")
+    assert "runs in real time" in found["cpus"][2] and found["cpus"][3] == "chrt --other --pid 0 PID"
+    assert ask(wrap=("chrt", "--fifo", "50", "chrt", "--other", "0"))["facts"]["cpus"][1]
+
+
 def test_namespace_with_mounts_from_outside(made_group):
     """In a new cgroup namespace the old mount doesn't show where the caller is; a fresh mount does."""
     wrap = (*own_mounts(), "--cgroup")

@@ -317,6 +317,9 @@ def _not_entered(spot: Spot, call: str, number: int) -> tuple[str, str]:
             f"{why}: the caller's own group is not below one of which it may write cgroup.procs",
             "start the caller inside of what is delegated to it",
         )
+    if number == errno.EINVAL and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        # cpu_cgroup_can_attach() in the kernel, where real time is shared out by group
+        return f"{why}: the caller runs in real time, of which such a group has no share", "chrt --other --pid 0 PID"
     return why, ""
 
 
