@@ -1,6 +1,8 @@
 """The table of hints: each row has a case in which it speaks, and one in which it is silent."""
 
 import errno as E
+import os
+import sys
 
 import pytest
 
@@ -15,15 +17,16 @@ def step(call, origin="Sandbox.mounts[0] = Bind('/a')"):
 
 
 PLAN = plan_for(["/bin/true"], ramet.Sandbox())
-#: One for each row of the table: call, errno, step, a word of the hint; then what in /proc/sys the row asks
-#: for.
+#: One for each row of the table: call, errno, step, a word of the hint; then what in /proc (/proc/sys) the row asks for.
 CASES = {
     ("clone3", E.ENOSPC, 0): (None, "max_user_namespaces=15000", {"user/max_user_namespaces": "0"}),
     ("clone3", E.ENOSPC, 1): (None, "32 levels", {"user/max_user_namespaces": "9"}),
     ("clone3", E.EPERM, 0): (None, "unprivileged_userns_clone=1", {"kernel/unprivileged_userns_clone": "0"}),
-    ("clone3", E.EPERM, 1): (None, "ramet doctor", {}),
+    ("clone3", E.EPERM, 1): (None, "nested_namespaces=True", {"/proc/1/comm": "ramet-init"}),
+    ("clone3", E.EPERM, 2): (None, "ramet doctor", {}),
     ("clone3", E.EAGAIN, 0): (None, "RLIMIT_NPROC", {}),
     ("clone3", E.ENOMEM, 0): (None, "memory", {}),
+    ("caller", E.ENOENT, 0): (None, "Bind(...)", {"/proc/1/comm": "ramet-init"}),
     ("caller", E.EMFILE, 0): (None, "RLIMIT_NOFILE", {}),
     ("caller", E.EINVAL, 0): (None, "RLIMIT_NOFILE", {}),
     ("caller", E.ENFILE, 0): (None, "file-max", {}),
@@ -49,17 +52,18 @@ CASES = {
 
 @pytest.fixture
 def sysctls(monkeypatch):
-    """Values of /proc/sys that hints read, in place of this host's; those not given are not there."""
+    """Values of /proc that hints read, in place of this host's; those not given are not there."""
     values = {}
     real = open
 
     def fake(path, *args, **more):
-        if str(path).startswith("/proc/sys/"):
+        if str(path).startswith("/proc/"):
             import io
 
-            if path[10:] not in values:
+            name = path.removeprefix("/proc/sys/")
+            if name not in values:
                 raise FileNotFoundError(path)
-            return io.StringIO(values[path[10:]] + "\n")
+            return io.StringIO(values[name] + "\n")
         return real(path, *args, **more)
 
     monkeypatch.setattr(hints, "open", fake, raising=False)
@@ -100,6 +104,35 @@ def test_a_row_is_silent_where_its_fact_is_not_so(sysctls):
     gone = plan_for(["no-such-name"], ramet.Sandbox())
     assert hints.hint_for("execve", E.ENOENT, step("execve"), gone) is None
     assert hints.hint_for("nosuchcall", E.EPERM, None, PLAN) is None
+
+
+NESTED = """if 1:
+    import sys
+    sys.path[:0] = sys.argv[1:]
+    import ramet
+    try:
+        print(ramet.run(["/bin/echo", "inner"], text=True).stdout)
+    except ramet.StepError as error:
+        print("hint:", error.hint)
+"""
+
+
+def test_a_sandbox_in_a_sandbox():
+    """It works where the outer one allows it and shows ramet's files; where it does not, the hint says what that takes."""
+    seen = {name: ramet.Bind(os.path.realpath(name)) for name in sys.path if os.path.isdir(name)}
+    inside = [sys.executable, "-c", NESTED, *seen]
+
+    def said(**fields):
+        return ramet.run(inside, mounts=list(seen.values()), text=True, check=True, **fields).stdout
+
+    assert said(nested_namespaces=True) == "inner\n\n"
+    assert "nested_namespaces=True" in said()
+
+
+def test_a_function_that_wants_a_sandbox_of_its_own():
+    """An isolated function's view holds no ramet: the hint says so."""
+    with pytest.raises(ramet.RemoteError, match=r"mounts=\[Bind\(\.\.\.\)\]"):
+        ramet.isolated(lambda: ramet.run(["/bin/true"]))()
 
 
 def test_hint_for_a_command_that_is_only_outside():

@@ -39,6 +39,15 @@ def _sysctl(name: str, value: str) -> Callable[[Step | None, Plan | None], bool 
     return applies
 
 
+def _in_a_sandbox(step: Step | None, plan: Plan | None) -> bool | None:
+    """Applies where pid 1 is ramet's init, and so this caller a payload."""
+    try:
+        with open("/proc/1/comm", encoding="utf-8", errors="replace") as file:
+            return True if file.read() == "ramet-init\n" else None
+    except OSError:
+        return None
+
+
 def _outside_only(step: Step | None, plan: Plan | None) -> str | None:
     """The command, where the host has it and the sandbox has not."""
     import shutil
@@ -103,11 +112,23 @@ TABLE: tuple[tuple[str, int, Callable[[Step | None, Plan | None], bool | str | N
     (
         "clone3",
         E.EPERM,
+        _in_a_sandbox,
+        "this is inside of a sandbox, which forbids new namespaces; nested_namespaces=True of that one allows them",
+    ),
+    (
+        "clone3",
+        E.EPERM,
         _always,
         "new namespaces are refused, as in a container or a chroot; `ramet doctor` finds out why",
     ),
     ("clone3", E.EAGAIN, _always, "too many processes: RLIMIT_NPROC or the cgroup's pids.max is reached"),
     ("clone3", E.ENOMEM, _always, "no memory for another process, or the pid namespace has lost its init"),
+    (
+        "caller",
+        E.ENOENT,
+        _in_a_sandbox,
+        "this is inside of a sandbox, where ramet's own files can't be seen; mounts=[Bind(...)] of that one shows them",
+    ),
     ("caller", E.EMFILE, _always, "the caller has as many descriptors open as RLIMIT_NOFILE allows"),
     ("caller", E.EINVAL, _always, "RLIMIT_NOFILE is too low: ramet keeps its own descriptors at 64 and above"),
     ("caller", E.ENFILE, _always, "the host has as many files open as fs.file-max allows"),
