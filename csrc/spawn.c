@@ -9,7 +9,7 @@
  *    unblocks just before exec. The caller's mask comes back when the child has gone.
  * 2. libc. TLS and errno are the caller's, set*id would signal the caller's threads, and the cached tid is the
  *    wrong one. The child is steps.c and child.c: raw system calls in inline assembly, no libc symbol.
- * 3. Stack. The child's own, mapped for it, over a guard page.
+ * 3. Stack. The child's own, over a guard page, in a mapping that is kept for the next child.
  * 4. CLONE_VFORK and sync. CLONE_VFORK stops this thread until the exec, so it is for a child that nobody has to do with
  *    meanwhile. Where the caller must do something (`sync`), or the child clones the payload's process and becomes init, a
  *    futex that the kernel clears when a process leaves our memory (CLONE_CHILD_CLEARTID) takes its place, one for each
@@ -80,36 +80,79 @@ static uint32_t data_size(const struct programs *programs, int which)
 
 static size_t page_up(size_t size) { return (size + PAGE - 1) & ~(size_t)(PAGE - 1); }
 
-static unsigned char *stack_at(struct arena *arena, size_t *at)
+#define STACKS_MOST 3
+#define STACK_ROOM ((size_t)PAGE + CHILD_STACK_SIZE)
+#define DATA_ROOM ((size_t)64 * 1024)
+
+/* What a spawn has left for the next of so many stacks. To map an arena, fault its pages in and take it away again costs the
+ * caller 0.1 ms of 2, the more since other CPUs run in that memory. Written under the GIL; a fork has copies. */
+static struct {
+    unsigned char *base;
+    size_t size;
+} kept[STACKS_MOST + 1];
+
+static int arena_take(struct arena *arena, size_t size)
 {
-    unsigned char *guard = arena->base + *at;
-    *at += PAGE + CHILD_STACK_SIZE;
-    return mprotect(guard, PAGE, PROT_NONE) ? NULL : guard + PAGE;
+    if (!kept[arena->stacks].base || kept[arena->stacks].size < size)
+        return 0;
+    arena->base = kept[arena->stacks].base;
+    arena->size = kept[arena->stacks].size;
+    kept[arena->stacks].base = NULL;
+    return 1;
+}
+
+/* Keep it, if none or only a smaller one is kept, in whose place. */
+static void arena_let_go(const struct arena *arena)
+{
+    unsigned char *base = arena->base;
+    size_t size = arena->size;
+    if (!arena->shared && (!kept[arena->stacks].base || kept[arena->stacks].size < size)) {
+        base = kept[arena->stacks].base;
+        size = kept[arena->stacks].size;
+        kept[arena->stacks].base = arena->base;
+        kept[arena->stacks].size = arena->size;
+    }
+    if (base)
+        munmap(base, size);
+}
+
+/* Stacks first, each above its guard page. */
+static int arena_map(struct arena *arena, size_t size)
+{
+    size = (size + DATA_ROOM - 1) & ~(DATA_ROOM - 1); /* also for a plan that is somewhat longer */
+    int sharing = arena->shared ? MAP_SHARED : MAP_PRIVATE;
+    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED)
+        return errno;
+    arena->base = base;
+    arena->size = size;
+    for (size_t n = 0; n < arena->stacks; n++) {
+        if (mprotect(arena->base + n * STACK_ROOM, PAGE, PROT_NONE)) {
+            int error = errno;
+            munmap(base, size);
+            return error;
+        }
+    }
+    return 0;
 }
 
 static int arena_make(struct arena *arena, const struct programs *programs)
 {
-    size_t at = 0, stacks = 1 + has(programs, JOIN) + has(programs, PAYLOAD);
-    arena->size = stacks * (PAGE + CHILD_STACK_SIZE) + page_up(sizeof(struct child));
+    arena->stacks = 1 + (size_t)has(programs, JOIN) + (size_t)has(programs, PAYLOAD);
+    /* Where somebody has a copy of our memory: what is reported must reach us. */
+    arena->shared = !programs->shares || (has(programs, PAYLOAD) && programs->gate < 0);
+    size_t at = arena->stacks * STACK_ROOM, size = at + page_up(sizeof(struct child));
     for (int which = 0; which < PROGRAMS; which++)
-        arena->size += page_up(data_size(programs, which));
-    /* Shared where somebody has a copy of our memory: what is reported must reach us. */
-    int copied = !programs->shares || (has(programs, PAYLOAD) && programs->gate < 0);
-    int sharing = copied ? MAP_SHARED : MAP_PRIVATE;
-    void *base = mmap(NULL, arena->size, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED)
-        return errno;
-    arena->base = base;
-    arena->stack = stack_at(arena, &at);
-    arena->join_stack = has(programs, JOIN) ? stack_at(arena, &at) : NULL;
-    arena->payload_stack = has(programs, PAYLOAD) ? stack_at(arena, &at) : NULL;
-    if (!arena->stack || (has(programs, JOIN) && !arena->join_stack) ||
-        (has(programs, PAYLOAD) && !arena->payload_stack)) {
-        int error = errno;
-        munmap(arena->base, arena->size);
+        size += page_up(data_size(programs, which));
+    int error = !arena->shared && arena_take(arena, size) ? 0 : arena_map(arena, size);
+    if (error)
         return error;
-    }
+    unsigned char *stack = arena->base + PAGE;
+    arena->stack = stack;
+    arena->join_stack = has(programs, JOIN) ? (stack += STACK_ROOM) : NULL;
+    arena->payload_stack = has(programs, PAYLOAD) ? stack + STACK_ROOM : NULL;
     arena->child = (struct child *)(void *)(arena->base + at);
+    memset(arena->child, 0, sizeof *arena->child);
     at += page_up(sizeof(struct child));
     for (int which = 0; which < PROGRAMS; which++) {
         arena->data[which] = arena->base + at;
@@ -402,7 +445,7 @@ int arena_fill(struct arena *arena, const struct programs *programs, unsigned lo
         return -1;
     }
     if (load_all(arena, programs)) {
-        munmap(arena->base, arena->size);
+        arena_let_go(arena);
         return -1;
     }
     describe(arena, programs, flags, cgroup, syncs);
@@ -414,7 +457,7 @@ int arena_fill(struct arena *arena, const struct programs *programs, unsigned lo
 void arena_end(struct arena *arena)
 {
     core_dumpable_restore();
-    munmap(arena->base, arena->size);
+    arena_let_go(arena);
 }
 
 static PyObject *spawn(const struct programs *programs, unsigned long long flags, int cgroup, int clone3, PyObject *sync,

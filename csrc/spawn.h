@@ -27,7 +27,8 @@ struct programs {
  * the data of each program. */
 struct arena {
     unsigned char *base;
-    size_t size;
+    size_t size, stacks;
+    int shared; /* by those who have a copy of our memory */
     unsigned char *stack, *join_stack, *payload_stack;
     struct child *child;
     unsigned char *data[PROGRAMS];

@@ -22,11 +22,8 @@ def stack_pointer(pid):
         return int(file.read().split()[-2], 16)
 
 
-def test_3_stack_is_the_childs_own_over_a_guard_page():
-    """While it waits, the child's stack pointer lies in a private mapping with an unreadable page just
-    below, and that mapping
-    is gone afterwards."""
-    before = {low for low, _, _ in maps()}
+def waiting(meanwhile=lambda: None):
+    """The stack pointer of a child that waits, and the mappings then."""
     ready, go = os.pipe()
     seen = []
 
@@ -37,21 +34,38 @@ def test_3_stack_is_the_childs_own_over_a_guard_page():
                 if file.read().split()[0] not in ("running", "-1"):
                     break
         seen.append((stack_pointer(pid), maps()))
+        meanwhile()
         os.write(go, b"G")
 
     wait = step("read", Slot("ready"), ZERO, 1, expect=1)
     spawn(wait, inputs={Slot("ready"): ready}, sync=look)
     os.close(ready)
     os.close(go)
-    pointer, during = seen[0]
+    return seen[0]
+
+
+def test_3_stack_is_the_childs_own_over_a_guard_page():
+    """While it waits, the child's stack pointer lies in a private mapping with an unreadable page just below."""
+    pointer, during = waiting()
     (place,) = (n for n, (low, high, _) in enumerate(during) if low <= pointer < high)
     low, _high, mode = during[place]
     guard_low, guard_high, guard_mode = during[place - 1]
     assert (mode, guard_mode) == ("rw-p", "---p")
     assert guard_high == low and guard_high - guard_low == 4096
     assert pointer - low > 32 * 1024, "less than half of it is used at the interpreter's depth"
-    assert low not in before
-    assert not any(start <= pointer < stop for start, stop, _ in maps())
+
+
+def test_3_stack_is_kept_for_the_next_child_alone():
+    """The next child has the same stack, one beside it another; however many there were, one stays."""
+    first, _ = waiting()
+    beside = []
+    again, _ = waiting(lambda: beside.append(waiting()[0]))
+    assert first == again
+    assert abs(beside[0] - first) > 64 * 1024
+    before = maps()
+    for _ in range(20):
+        waiting(waiting)
+    assert len(maps()) == len(before)
 
 
 def test_3_stack_without_address_space_is_unsupported(python):
@@ -69,7 +83,7 @@ def test_3_stack_without_address_space_is_unsupported(python):
         soft = resource.getrlimit(resource.RLIMIT_AS)
         try:
             resource.setrlimit(resource.RLIMIT_AS, (used + 16 * 1024, soft[1]))
-            ramet.run(["true"], stdout=None, stderr=None)
+            ramet.run(["true"], stdout=None, stderr=None, as_pid1=True)  # which has had no child yet
         except UnsupportedError as error:
             resource.setrlimit(resource.RLIMIT_AS, soft)
             print(error)

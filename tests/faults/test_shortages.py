@@ -162,7 +162,7 @@ answers = []
 for more in [*range(0, 2 << 20, 64 << 10), 64 << 20]:
     resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.RLIM_INFINITY))
     try:
-        answer = str(ramet.run(["true"]).ok)
+        answer = str(ramet.run(["true"], as_pid1=True).ok)  # as_pid1: no stack is kept of a start like this
     except ramet.Error as error:
         answer = type(error).__name__
     except MemoryError:

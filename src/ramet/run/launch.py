@@ -122,12 +122,14 @@ def launch(
     signals: Signals | None = None,
     function: Function | None = None,
     meanwhile: Callable[[], None] | None = None,
+    lives: bool = False,
 ) -> Launched:
     """Start the plan's child with these standard streams; returns when the payload has exec'd.
 
     given: more inputs: the descriptors of namespaces made ahead, of control groups. into: a cgroup to be born into. signals: who holds
     them already; let go when the child is known. function: the payload, where it is no program but is called in a forked copy of this
-    process. meanwhile: called while the payload's process is at its steps; only for a plan in namespaces made ahead.
+    process. meanwhile: called while the payload's process is at its steps; only for a plan in namespaces made ahead. lives: it may
+    outlive other starts, and leaves the lower descriptors to those.
 
     Raises StepError, CommandError, HelperError, UnsupportedError; then nothing of it is left.
     """
@@ -155,7 +157,8 @@ def launch(
         else:
             in_lasting_thread(lambda: _spawn(plan, made, launched, encoded, signals, into))
         made.close()
-        launched.move_aside()
+        if lives:
+            launched.move_aside()
         signals.release()
         _settle(plan, launched)
     except BaseException as error:

@@ -131,7 +131,8 @@ class Popen:
         self, stdio: tuple[int, int, int], given: Mapping[Slot, int], into: int | None, signals: Signals
     ) -> Launched:
         meanwhile = self._prepare if self._is_waited_for and self.plan.ahead is not None else None
-        return launch(self.plan, stdio, given=given, into=into, signals=signals, meanwhile=meanwhile)
+        lives = not self._is_waited_for
+        return launch(self.plan, stdio, given=given, into=into, signals=signals, meanwhile=meanwhile, lives=lives)
 
     def _launch(self, stdio: tuple[int, int, int], signals: Signals) -> Launched:
         """In namespaces made ahead, if there are any."""
@@ -156,7 +157,7 @@ class Popen:
             self.plan = own
             return self._start(stdio, given, into, signals)
         finally:
-            pair.close()
+            pair.close(sure=True)
 
     def _make_group(self, signals: Signals) -> None:
         if self.plan.groups is None or not self.plan.groups.made:
