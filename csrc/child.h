@@ -33,7 +33,6 @@ struct child {
     char *payload_pid; /* where init's argv has it; room for PID_TEXT_SIZE bytes */
     int no_clone3;     /* use clone(2) from the start: tests, and kernels that said ENOSYS */
     int32_t pidfd;
-    volatile int32_t tid; /* begun.c: the child's pid, by the kernel */
     volatile int64_t pid;
     volatile uint32_t whole; /* the child has made all of its steps: one that is killed before leaves no failure */
     struct failure failed, payload_failed; /* by the child or for it; by the payload's process */

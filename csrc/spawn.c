@@ -250,7 +250,7 @@ static void fail_clone(struct child *child, long error)
 }
 
 /* Start the child directly. With CLONE_VFORK this returns when it has left our memory. */
-static void start(struct child *child)
+void child_start(struct child *child)
 {
     long pid = clone_on_stack(&child->clone, child->no_clone3, child_main, child);
     if (sys_failed(pid))
@@ -266,10 +266,10 @@ static int outlives(const struct child *child) { return (child->clone.flags & CL
  * descriptor table, so that the pidfd it is given for the child is ours. Its memory is a copy, which it shares with
  * the child; but where the child waits for us, the intermediate is gone by then, and the memory must be ours; and where
  * nobody else is where they go, it may be. */
-long join_start(struct child *child, unsigned char *stack, int waits)
+static long join_start(struct child *child, unsigned char *stack)
 {
     struct kernel_clone_args args = {
-        .flags = CLONE_FILES | (outlives(child) ? CLONE_VM : 0) | (waits ? CLONE_VFORK : 0),
+        .flags = CLONE_VFORK | CLONE_FILES | (outlives(child) ? CLONE_VM : 0),
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = CHILD_STACK_SIZE,
     };
@@ -280,7 +280,7 @@ long join_start(struct child *child, unsigned char *stack, int waits)
     return sys_failed(pid) ? 0 : pid;
 }
 
-void join_end(struct child *child, long pid)
+static void join_end(struct child *child, long pid)
 {
     int status;
     while (waitpid((pid_t)pid, &status, __WALL) < 0 && errno == EINTR)
@@ -337,8 +337,8 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, int meanwhile, Py
     Py_BEGIN_ALLOW_THREADS
     set_mask(ALL_SIGNALS, &mask);
     if (!arena->join_stack)
-        start(child);
-    else if ((pid = join_start(child, arena->join_stack, 1)) > 0)
+        child_start(child);
+    else if ((pid = join_start(child, arena->join_stack)) > 0)
         join_end(child, pid);
     if (meanwhile && child->pid > 0 && outlives(child))
         wait_child_left(child);

@@ -43,10 +43,8 @@ int arena_fill(struct arena *arena, const struct programs *programs, unsigned lo
                int syncs);
 void arena_end(struct arena *arena);
 
-/* Clone the intermediate process, which clones the child; its pid, or 0 where that is noted as failed. waits: CLONE_VFORK. */
-long join_start(struct child *child, unsigned char *stack, int waits);
-void join_end(struct child *child, long pid);
-
+/* Clone the child; its pid in *child, or why not. */
+void child_start(struct child *child);
 void child_reap(int pidfd);
 void wait_left_memory(struct child *child);
 

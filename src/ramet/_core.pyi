@@ -30,13 +30,13 @@ def spawn(
 class Begun:
     """A child that was started by begin, and the memory that it runs in."""
 
-    def meet(self, sync: Callable[[int, int], object], /) -> bool:
-        """Call sync(pid, pidfd) while the child waits; False where there is no child."""
+    def meet(self, sync: Callable[[int, int], object], /) -> None:
+        """Call sync(pid, pidfd) while the child waits."""
 
     def end(self) -> bool:
         """Wait until it has ended; were all of its steps made?"""
 
-def begin(program: _ReadBuffer, inputs: _Inputs, flags: int, join: tuple[_ReadBuffer, _Inputs], /) -> Begun:
+def begin(program: _ReadBuffer, inputs: _Inputs, flags: int, /) -> Begun:
     """Start what spawn would start, and return at once."""
 
 def call(

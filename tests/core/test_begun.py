@@ -2,6 +2,7 @@
 
 import gc
 import os
+import select
 import signal
 import socket
 import time
@@ -17,46 +18,44 @@ CONTROL = Slot("control")
 MACHINE = os.uname().machine
 
 
-def program(*, stage="child", build=lambda b: None, **options):
+def program(*, build=lambda b: None, **options):
     """Steps that tell when they are reached, and wait to be let go."""
     b = Builder()
     b.about("test", "be there")
     b.call("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if stage == "join":
-        b.call("close_range", 1000, 2**32 - 1, 2)  # CLOSE_RANGE_UNSHARE: until then it shares our descriptors
+    b.call("close_range", 1000, 2**32 - 1, 2)  # CLOSE_RANGE_UNSHARE: until then it shares our descriptors
     build(b)
-    if stage == "child":
-        b.call("write", CONTROL, b"R", 1, expect=1)
-        b.call("read", CONTROL, Block(bytes(8), text='""'), 1, expect=1)
-    return encode(Stage(stage, tuple(b.steps)), MACHINE, **options)
+    b.call("write", CONTROL, b"R", 1, expect=1)
+    b.call("read", CONTROL, Block(bytes(8), text='""'), 1, expect=1)
+    return encode(Stage("child", tuple(b.steps)), MACHINE, **options)
 
 
 class Begun:
     """What begin returns, and the end of the socket that is the child's: ours too, until the child was met and so has its own."""
 
-    def __init__(self, core, its):
-        self.core, self.its, self.end = core, its, core.end
+    def __init__(self, core, mine, its):
+        self.core, self.mine, self.its, self.end = core, mine, its, core.end
 
     def meet(self, sync):
         def met(pid, pidfd):
+            select.select([self.mine, pidfd], [], [])  # it is there, or has ended
             self.its.close()
             sync(pid, pidfd)
 
-        found = self.core.meet(met)
-        self.its.close()
-        return found
+        self.core.meet(met)
 
 
-def begin(flags=NEWUSER | NEWUTS, child=None, join=None):
+def begin(flags=NEWUSER | NEWUTS, child=None):
     """The object, and our end of its socket."""
-    child, join = child or program(), join or program(stage="join")
+    child = child or program()
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return Begun(_core.begin(child.blob, [(child.offsets[CONTROL], its.fileno())], flags, (join.blob, [])), its), mine
+    return Begun(_core.begin(child.blob, [(child.offsets[CONTROL], its.fileno())], flags), mine, its), mine
 
 
 def whole(begun, mine):
     """Met, let go, and ended with all of its steps made."""
-    return begun.meet(lambda pid, pidfd: mine.send(b"G")) and begun.end()
+    begun.meet(lambda pid, pidfd: mine.send(b"G"))
+    return begun.end()
 
 
 def children():
@@ -68,14 +67,14 @@ def test_met_and_ended():
     """The child is in namespaces of its own, waits until it was met and let go, and then it is gone and reaped."""
     before = children()
     begun, mine = begin()
-    assert mine.recv(1) == b"R"
     seen = []
 
     def sync(pid, pidfd):
         seen.append((os.readlink(f"/proc/{pid}/ns/uts"), os.fstat(pidfd).st_ino > 0, str(pid) in children()))
+        assert mine.recv(1) == b"R"
         mine.send(b"G")
 
-    assert begun.meet(sync) is True
+    begun.meet(sync)
     assert seen == [(seen[0][0], True, True)] and seen[0][0] != os.readlink("/proc/self/ns/uts")
     assert begun.end() is True
     assert children() == before
@@ -97,29 +96,26 @@ def test_dropped_before_it_was_met():
         assert children() == before
 
 
-@pytest.mark.parametrize("where", ["join", "child"])
-def test_a_step_that_fails_is_noticed(where):
-    """A failing step of either process: the child is not there, or not whole, and nothing is left."""
+def test_a_step_that_fails_is_noticed():
+    """A child of which a step fails is not whole, and nothing is left."""
     before = children()
 
     def wrong(b):
         b.call("close", -1)
 
-    bad = {where: program(stage=where, build=wrong)}
-    begun, mine = begin(**bad)
-    met = begun.meet(lambda pid, pidfd: None)
-    assert met is (where == "child")
-    assert mine.recv(1) == b""  # they have ended
+    begun, mine = begin(child=program(build=wrong))
+    begun.meet(lambda pid, pidfd: None)
+    assert mine.recv(1) == b""  # it has ended
     assert begun.end() is False
     assert children() == before
 
 
 def test_a_clone_that_is_refused():
-    """What the kernel refuses is no child, and no error of ours."""
-    begun, mine = begin(0x20000 | 0x200)  # CLONE_NEWNS with CLONE_FS
-    assert begun.meet(lambda pid, pidfd: None) is False
-    assert mine.recv(1) == b""
-    assert begun.end() is False
+    """What the kernel refuses is an OSError, and nothing is left."""
+    before = children()
+    with pytest.raises(OSError, match="clone3"):
+        begin(0x20000 | 0x200)  # CLONE_NEWNS with CLONE_FS
+    assert children() == before
 
 
 def test_an_exception_while_it_is_met():
@@ -135,7 +131,6 @@ def test_an_exception_while_it_is_met():
 def test_a_fork_leaves_it_to_its_parent():
     """A forked copy of the object can't be used, and dropping it ends nothing; the parent's goes on."""
     begun, mine = begin()
-    assert mine.recv(1) == b"R"
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -168,20 +163,17 @@ def test_signals_in_between_reach_the_caller_alone():
 def test_one_that_is_killed_is_not_whole():
     """A child that somebody kills while it waits has not made its steps; end says so, and does not wait for ever."""
     begun, mine = begin()
-    assert mine.recv(1) == b"R"
-    assert begun.meet(lambda pid, pidfd: signal.pidfd_send_signal(pidfd, signal.SIGKILL)) is True
+    begun.meet(lambda pid, pidfd: signal.pidfd_send_signal(pidfd, signal.SIGKILL))
     assert begun.end() is False
     mine.close()
 
 
 def test_a_malformed_program_is_refused():
     """Bytes that are no program raise ValueError before anything is cloned."""
-    good = program(stage="join").blob
-    for child, join in ((b"rubbish", good), (good, b"rubbish")):
-        with pytest.raises(ValueError, match="malformed"):
-            _core.begin(child, [], 0, (join, []))
+    with pytest.raises(ValueError, match="malformed"):
+        _core.begin(b"rubbish", [], 0)
     with pytest.raises(TypeError):
-        _core.begin(good, [], 0, 5)
+        _core.begin(bytearray(program().blob), [], 0)
     with pytest.raises(TypeError):
         _core.Begun()
 

@@ -240,16 +240,10 @@ def test_every_step_of_making_it_may_fail(monkeypatch):
 
     kit = plan_for(["true"], ramet.Sandbox()).kit
     need(kit, "a kernel on which namespaces are made ahead: before 7.1")
-    _whole, nowhere = moulds._programs(kit.mould)
     fds = len(os.listdir("/proc/self/fd"))
     for stage, patch in (
-        (kit.mould.making(), lambda blob: patched.setattr(moulds, "_programs", lambda *_: (blob, nowhere))),
-        (
-            making(kit),
-            lambda blob: patched.setattr(
-                ahead, "_programs", lambda _kit: (blob, ahead.encode(ahead.way_in(kit), kit.machine))
-            ),
-        ),
+        (kit.mould.making(), lambda program: patched.setattr(moulds, "_program", lambda _mould: program)),
+        (making(kit), lambda program: patched.setattr(ahead, "_program", lambda _kit: program)),
     ):
         for number in range(0, len(stage.steps), 3):
             with monkeypatch.context() as patched:

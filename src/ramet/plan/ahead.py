@@ -76,10 +76,18 @@ def kit_for(spec: Sandbox, facts: Facts, shape: Shape) -> Kit | None:
 
 
 def making(kit: Kit) -> Stage:
-    """The steps of the process that makes the namespaces, but for that of users, which it is cloned into. It says when they are there,
-    waits until the caller has opened them, and mapped its ids, and ends."""
+    """The steps of the process that makes the namespaces. It says when they are there, waits until the caller has opened them, and
+    mapped its ids, and ends."""
     b = Builder()
     die_with_caller(b)
+    own_descriptors(b)
+    if kit.mould is not None:
+        b.about("Sandbox.rootfs", "enter the mould")  # its users first: that gives the right to the other
+        if kit.maps_itself:
+            b.call("setns", MOULD_USER, Namespace.USER.clone_flag)
+        b.call("setns", MOULD_MOUNT, Namespace.MOUNT.clone_flag)
+    b.about("Sandbox.namespaces", "make a space of users")
+    b.call("unshare", Namespace.USER.clone_flag)
     keep_only(b, CONTROL, *((PROC,) if kit.maps_itself else ()))
     if kit.maps_itself:
         for step in kit.sync:
@@ -98,18 +106,6 @@ def making(kit: Kit) -> Stage:
         b.call("unshare", Namespace.MOUNT.clone_flag)
     wait_for_caller(b, 0, "wait until the caller has opened the namespaces")
     return Stage("child", tuple(b.steps))
-
-
-def way_in(kit: Kit) -> Stage:
-    """The steps of the process that clones the maker, and shares the caller's descriptors until then: into the mould, or nowhere. User first: it gives the right to the other."""
-    b = Builder()
-    own_descriptors(b)
-    if kit.mould is not None:
-        b.about("Sandbox.rootfs", "enter the mould")
-        if kit.maps_itself:
-            b.call("setns", MOULD_USER, Namespace.USER.clone_flag)
-        b.call("setns", MOULD_MOUNT, Namespace.MOUNT.clone_flag)
-    return Stage("join", tuple(b.steps))
 
 
 def entering(kit: Kit) -> Stage:

@@ -100,19 +100,13 @@ class Mould:
         spec = Sandbox(uid=self.uid, gid=self.gid, mounts=self.mounts)
         b = Builder()
         die_with_caller(b)
+        own_descriptors(b)
         if self.owner is not None:
             become(b, *self.owner, (), self.facts.capabilities)
         keep_only(b, CONTROL)
         wait_for_caller(b, 0, "wait until the caller has opened the namespaces")
         _fixed_root(b, spec, self.facts, Shape(spec, self.facts, Command(("/bin/true",))))
         return Stage("child", tuple(b.steps))
-
-
-def nowhere() -> Stage:
-    """The steps of the process that clones the maker: it enters nothing."""
-    b = Builder()
-    own_descriptors(b)
-    return Stage("join", tuple(b.steps))
 
 
 def mould_for(spec: Sandbox, facts: Facts, shape: Shape, maps: Maps) -> Mould | None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from ramet.plan.ahead import NAMESPACES, making, way_in
+from ramet.plan.ahead import NAMESPACES, making
 from ramet.plan.encode import encode
 from ramet.plan.mould import PROC
 from ramet.run import image
 from ramet.run.hold import Signals
 from ramet.run.made import Made, Making
 from ramet.run.moulds import Cast, cast
-from ramet.spec import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,14 +159,12 @@ def _begin(kit: Kit) -> Preparing | None:
             return None
     made = Ahead(kit, mould)
     wanted = {NAMESPACES[kind]: kind for kind in kit.kinds}
-    program, join = _programs(kit)
     given = mould.inputs if mould is not None else {}
     lent, steps = {}, kit.sync
     if kit.maps_itself:
         lent[PROC] = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         steps = ()
-    flags = Namespace.USER.clone_flag
-    return Preparing(made, Making(made, wanted, program, flags, steps, join=join, given=given, lent=lent))
+    return Preparing(made, Making(made, wanted, _program(kit), 0, steps, given=given, lent=lent))
 
 
 def _mould(mould: Mould) -> Cast | None:
@@ -190,5 +187,5 @@ def _keep(kept: dict[Any, Any], key: object, value: object) -> None:
 
 
 @lru_cache(maxsize=MOST)
-def _programs(kit: Kit) -> tuple[Encoded, Encoded]:
-    return encode(making(kit), kit.machine), encode(way_in(kit), kit.machine)
+def _program(kit: Kit) -> Encoded:
+    return encode(making(kit), kit.machine)

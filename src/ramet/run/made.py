@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 
 from ramet import _core
 from ramet.plan.idmap import CONTROL, CONTROL_CALLER_END
@@ -113,12 +114,10 @@ class Making:
         flags: int,
         steps: Sequence[CallerStep],
         *,
-        join: Encoded,
         given: Mapping[Slot, int] | None = None,
         lent: Mapping[Slot, int] | None = None,
     ) -> None:
-        """Run a program in a child made with these flags, from inside what `join` enters; steps: what the caller has to do for it.
-        given: descriptors that it finds; lent: more of them, which are closed when it has its own.
+        """Run a program in a child made with these flags; steps: what the caller has to do for it. given: descriptors that it finds; lent: more of them, which are closed when it has its own.
 
         To be called with signals held: a handler's exception could come before somebody knows of a descriptor.
         """
@@ -133,12 +132,7 @@ class Making:
         self._lent.hold(CONTROL, theirs := image.above_standard(theirs))
         inputs = {CONTROL: theirs, CALLER: image.own_pidfd(), **(given or {}), **(lent or {})}
         inputs[DESCRIPTORS_END] = max(inputs.values()) + 1
-        self._begun = _core.begin(
-            program.blob,
-            values_of(program, inputs),
-            flags | CLEAR_SIGHAND,
-            (join.blob, values_of(join, inputs)),
-        )
+        self._begun = _core.begin(program.blob, values_of(program, inputs), flags | CLEAR_SIGHAND)
 
     def meet(self) -> bool:
         """Open what the child is in, make the caller's steps, let it end. True, so that it can be what ends a watch."""
@@ -147,7 +141,8 @@ class Making:
         signals = Signals()
         try:
             signals.hold()
-            self._met = self._begun.meet(self._serve)
+            self._begun.meet(self._serve)
+            self._met = True
         except OSError:
             self._met = False
         finally:
@@ -155,8 +150,12 @@ class Making:
         return True
 
     def _serve(self, pid: int, pidfd: int) -> None:
-        self._lent.close(sure=True)  # it has its own by now, and the end of the socket is to be seen
-        os.read(self.ready, 1)  # by now they are made, or it has ended
+        poller = select.poll()
+        poller.register(self.ready, select.POLLIN)
+        poller.register(pidfd, select.POLLIN)  # our own copy of its end of the socket would hide that it has ended
+        poller.poll()
+        self._lent.close(sure=True)  # by now it has its own, or has ended
+        os.read(self.ready, 1)
         self._made.take(pid, pidfd, self._wanted)
         serve(self._steps, self.ready, pid)
 

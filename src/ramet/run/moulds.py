@@ -8,7 +8,7 @@ from _thread import RLock
 from functools import lru_cache
 
 from ramet.plan.encode import encode
-from ramet.plan.mould import MOULD_MOUNT, MOULD_USER, nowhere
+from ramet.plan.mould import MOULD_MOUNT, MOULD_USER
 from ramet.plan.steps import Slot
 from ramet.run.made import Made, Making
 from ramet.spec import Namespace
@@ -62,9 +62,8 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _programs(mould: Mould) -> tuple[Encoded, Encoded]:
-    machine = mould.facts.machine
-    return encode(mould.making(), machine), encode(nowhere(), machine)
+def _program(mould: Mould) -> Encoded:
+    return encode(mould.making(), mould.facts.machine)
 
 
 def cast(mould: Mould) -> Cast | None:
@@ -74,8 +73,7 @@ def cast(mould: Mould) -> Cast | None:
         wanted[MOULD_USER] = Namespace.USER
     try:
         made = Cast(mould)
-        program, join = _programs(mould)
-        making = Making(made, wanted, program, mould.flags, mould.sync, join=join)
+        making = Making(made, wanted, _program(mould), mould.flags, mould.sync)
     except OSError:
         return None
     return made if making.finish() and made.is_current() else None
