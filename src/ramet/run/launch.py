@@ -235,7 +235,8 @@ def pid_of(pidfd: int) -> int:
 
 
 def values_of(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
-    return [(offset, inputs[slot]) for slot, offset in encoded.offsets.items() if slot in inputs]
+    offsets = encoded.offsets
+    return [(offsets[slot], value) for slot, value in inputs.items() if slot in offsets]
 
 
 def _program(encoded: Encoded | None, inputs: Mapping[Slot, int]) -> tuple[bytes, list[tuple[int, int]]] | None:
