@@ -34,22 +34,31 @@ def in_fork() -> None:
 
 
 def start(report: Report, callers: dict[str, int], rounds: int) -> None:
-    """A function that does nothing. callers: by name, the MiB it holds. Each way has a caller of its own: after a fork every page that
-    is written to faults once more, and that would be the cost of whoever comes next."""
-    jobs = {
-        f"{name}, {label}": rivals.Worker(rivals.python(), __file__, what, str(held))
+    """A function that does nothing. callers: by name, the MiB it holds.
+
+    Each way has a caller of its own: after a fork every page that is written to faults once more, and that would be the cost of
+    whoever comes next. So would be the page tables of a large fork, which the kernel still takes down: that one has no turns with others.
+    """
+    workers = {
+        (what, label): rivals.Worker(rivals.python(), __file__, what, str(held))
         for label, held in callers.items()
-        for name, what in (("ramet.call", "call"), ("multiprocessing, fork", "fork"))
+        for what in ("call", "fork")
     }
-    found = interleaved(jobs, rounds)
-    for worker in jobs.values():
-        worker.close()
-    report.add("A function that does nothing, in a process", *(Figure(name, value) for name, value in found.items()))
+    for worker in workers.values():
+        worker()  # answers when its memory is filled
     small, large = callers
+    groups = [("call", small), ("call", large)], [("call", small), ("fork", small)], [("fork", large)]
+    sizes, ways, alone = (interleaved({f"{w}, {c}": workers[w, c] for w, c in group}, rounds) for group in groups)
+    for worker in workers.values():
+        worker.close()
     report.add(
-        "",
-        ratio("fork / call", found[f"multiprocessing, fork, {small}"], found[f"ramet.call, {small}"], at_least=20),
-        ratio("call, large / empty", found[f"ramet.call, {large}"], found[f"ramet.call, {small}"], at_most=1.2),
+        "A function that does nothing, in a process",
+        Figure(f"ramet.call, {small}", ways[f"call, {small}"]),
+        Figure(f"multiprocessing, fork, {small}", ways[f"fork, {small}"]),
+        ratio("fork / call", ways[f"fork, {small}"], ways[f"call, {small}"], at_least=20),
+        Figure(f"ramet.call, {large}", sizes[f"call, {large}"]),
+        Figure(f"multiprocessing, fork, {large}", alone[f"fork, {large}"]),
+        ratio("call, large / empty", sizes[f"call, {large}"], sizes[f"call, {small}"], at_most=1.2),
     )
 
 
