@@ -21,7 +21,9 @@
  *    no other child finds its /proc/self closed meanwhile. Only with a sync step, where the caller must go on while
  *    the child waits, is the memory shared there; that is a privileged caller, to whom /proc/self is open. And with
  *    join_shares: for namespaces that the caller has made ahead, in which nobody is.
- * 6. Leaks. The plan's close_range ends what O_CLOEXEC missed; what is exec'd first is a sealed memfd
+ * 6. Leaks. The child may share our table of descriptors (CLONE_FILES), and leaves it, with a copy, before it opens or closes
+ *    one; never with `sync`, since that copy could hold the end of a pipe that we wait for (ramet/plan/check.py holds plans
+ *    to both). The plan's close_range ends what O_CLOEXEC missed; what is exec'd first is a sealed memfd
  *    (the shape of CVE-2019-5736); the plan enters the working directory when no descriptor of the host is left
  *    (the shape of CVE-2024-21626).
  * 7. The kernel's answers. clone3 may be ENOSYS under a container's filter: then, and only then, clone.

@@ -86,7 +86,7 @@ def making(kit: Kit) -> Stage:
         if kit.maps_itself:
             b.call("setns", MOULD_USER, Namespace.USER.clone_flag)
         b.call("setns", MOULD_MOUNT, Namespace.MOUNT.clone_flag)
-    b.about("Sandbox.namespaces", "make a space of users")
+    b.about("Sandbox.namespaces", "make a user namespace")
     b.call("unshare", Namespace.USER.clone_flag)
     keep_only(b, CONTROL, *((PROC,) if kit.maps_itself else ()))
     if kit.maps_itself:

@@ -27,7 +27,7 @@ FUTEX_WAIT = 0
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-#: Inputs: the sealed copy of init; a word that the kernel clears when the child has left our memory; the payload's pid.
+#: Inputs: the sealed copy of init; a word that the caller clears when the child has left our memory; the payload's pid.
 INIT_EXE, INIT_RUNNING, PAYLOAD_PID = Slot("init"), Slot("init_running"), Slot("payload_pid")
 #: csrc/init.h, csrc/child.h
 INIT_CONTROL, INIT_CALLER, INIT_SIGNALS = 0, 1, 2

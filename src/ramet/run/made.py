@@ -117,7 +117,8 @@ class Making:
         given: Mapping[Slot, int] | None = None,
         lent: Mapping[Slot, int] | None = None,
     ) -> None:
-        """Run a program in a child made with these flags; steps: what the caller has to do for it. given: descriptors that it finds; lent: more of them, which are closed when it has its own.
+        """Run a program in a child made with these flags; steps: what the caller has to do for it. given: descriptors that it
+        finds; lent: more of them, which are closed when it has its own.
 
         To be called with signals held: a handler's exception could come before somebody knows of a descriptor.
         """
