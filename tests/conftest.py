@@ -110,8 +110,9 @@ def _temporary_files():
 
 
 def pytest_collection_modifyitems(items):
+    # First: only a process of one thread can make a Python child, and what is started from other threads leaves one that lasts.
     # Last: what they import, and the threads of what they try, stay.
-    items.sort(key=lambda item: "call" in item.path.parts)
+    items.sort(key=lambda item: (item.path.name != "test_lowlevel.py", "call" in item.path.parts))
     for item in items:
         if item.get_closest_marker("slow") and not SLOW:
             item.add_marker(pytest.mark.skip(reason="only with RAMET_SLOW=1"))
