@@ -4,11 +4,15 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.timeout(
+    240
+)  # 500 starts under a storm of signals, and half a minute where other tests run beside them
+
 #: A process group of its own, to which somebody sends queued signals at 1 kHz; every run of the C-level
 #: handler,
 #: in whichever process that shares the wake-up pipe, puts one byte into it.
 STORM = """
-import os, select, signal, sys, time
+import fcntl, os, select, signal, sys, time
 import ramet
 os.setpgid(0, 0)
 NUMBER = signal.SIGRTMIN + 3
@@ -18,6 +22,7 @@ def handler(*_):
     global seen
     seen += 1
 signal.signal(NUMBER, handler)
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)  # room for a quarter of an hour
 signal.set_wakeup_fd(writer, warn_on_full_buffer=True)
 asked, ask = os.pipe()
 done, tell = os.pipe()
