@@ -407,13 +407,16 @@ def _check_python_child(flags: CLONE, stack: tuple[int, int], allow_threads: boo
 
 
 def _settled_thread_count() -> int:
-    """How many threads the caller has. One that was just joined may still be on its way out: wait for it."""
-    from time import sleep
+    """How many threads the caller has. One that was just joined may still be on its way out: wait for it.
+
+    Longer where Python knows of this thread only: then it is such a one, on a busy machine, or a library's.
+    """
+    from sys import _current_frames
+    from time import monotonic, sleep
 
     threads = _thread_count()
-    for _ in range(20):
-        if threads == 1:
-            break
+    end = monotonic() + (1 if len(_current_frames()) == 1 else 0.02)
+    while threads > 1 and monotonic() < end:
         sleep(0.001)
         threads = _thread_count()
     return threads

@@ -34,7 +34,7 @@ def outcome(tmp_path):
                 *["-q", "-rA", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", "."],
             ],
             cwd=tmp_path,
-            env=own | env,
+            env=own | env | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # to import them takes most of the time
             capture_output=True,
             text=True,
         )

@@ -17,7 +17,7 @@ settings.load_profile("ramet")
 def python():
     """Run Python code in a process of its own, where it may ruin what it likes; its standard output."""
 
-    def run(code, *args, timeout=60, **more):
+    def run(code, *args, timeout=200, **more):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code), *args],
             capture_output=True,

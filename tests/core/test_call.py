@@ -141,7 +141,7 @@ def test_own_signal_handlers():
 
 def test_twenty_threads_at_once():
     """Twenty threads are in a call at the same time, each in a process of its own."""
-    barrier = threading.Barrier(20, timeout=20)
+    barrier = threading.Barrier(20, timeout=50)
     pids: list[int] = []
 
     def work():
@@ -152,12 +152,12 @@ def test_twenty_threads_at_once():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(50)
     assert len(set(pids) - {os.getpid()}) == 20
 
 
 def test_threads_and_garbage():
-    """Threads that allocate, collect and call at once, for a second, leave an interpreter that works."""
+    """Threads that allocate, collect and call at once, for a second and ten times each, leave an interpreter that works."""
     result = interpreter("""
         import gc, threading, time
         from ramet.call import call
@@ -172,16 +172,16 @@ def test_threads_and_garbage():
             return len(cycles)
         counts = [0] * 6
         def work(n):
-            while time.monotonic() < end:
+            while time.monotonic() < end or counts[n] < 10:
                 assert (call(churn) if n % 3 else churn()) == 200
                 counts[n] += 1
         threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
         [t.start() for t in threads]
         [t.join() for t in threads]
         gc.collect()
-        print(min(counts) > 0)
+        print(min(counts) >= 10, call(churn))
     """)
-    assert result.stdout == "True\n", result.stderr
+    assert result.stdout == "True 200\n", result.stderr
 
 
 def test_deep_recursion():
@@ -226,7 +226,7 @@ def test_generators_and_imports():
 DEATHS = {
     "killed": ("os.kill(os.getpid(), 9)", 9),
     "killed without the GIL": (
-        "subprocess.Popen(['sh', '-c', f'sleep 0.2; kill -9 {os.getpid()}']); time.sleep(20)",
+        "subprocess.Popen(['sh', '-c', f'sleep 0.2; kill -9 {os.getpid()}']); time.sleep(600)",
         9,
     ),
     "os._exit": ("os._exit(3)", 3 << 8),
@@ -275,7 +275,7 @@ def test_death_is_detected(how):
             assert call(deep, 500) == 500
         done = threading.Event()
         threading.Thread(target=done.set).start()
-        assert done.wait(5)
+        assert done.wait(50)
         print("whole")
         sys.stdout.flush()
         os._exit(0)
@@ -356,12 +356,11 @@ def test_interrupt(group):
         target = {"-os.getpid()" if group else "os.getpid()"}
         for _ in range(5):
             seen = []
-            start = time.monotonic()
             def function():
                 pid = os.getppid()
                 if {group}:
                     os.kill(0, signal.SIGINT)
-                    time.sleep(10)
+                    time.sleep(600)  # which nobody waits for: the interpreter's own timeout
                 os.kill(pid, signal.SIGINT)
                 time.sleep(0.02)
                 return seen.append("returned")
@@ -374,7 +373,6 @@ def test_interrupt(group):
                 time.sleep(0.05)
             except KeyboardInterrupt:
                 seen.append("second")
-            assert time.monotonic() - start < 5
             print(seen)
         print(signal.pthread_sigmask(signal.SIG_BLOCK, []) == set())
     """)
@@ -398,7 +396,7 @@ def test_deadly_signal_ends_caller_at_once():
     with process.stdout:
         child = os.pidfd_open(int(process.stdout.readline()))
         process.terminate()
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(50) == -signal.SIGTERM
         # end of file: nobody holds the pipe any more, so the child is gone too
         assert process.stdout.read() == ""
     os.close(child)
@@ -412,7 +410,7 @@ def test_programs_started_by_the_function_have_plain_signals():
         status = process.communicate()[0]
         sleeper = subprocess.Popen(["sleep", "60"])
         sleeper.terminate()
-        return sleeper.wait(10), "".join(s for s in status.splitlines() if s.startswith(("SigBlk", "SigIgn")))
+        return sleeper.wait(50), "".join(s for s in status.splitlines() if s.startswith(("SigBlk", "SigIgn")))
 
     outside = start()
     assert call(start) == outside
@@ -487,10 +485,12 @@ def test_threads_started_by_the_function():
 def test_other_threads_go_on():
     """While a function blocks in its child, another thread of the caller runs."""
     reader, writer = os.pipe()
-    threading.Timer(0.05, os.write, (writer, b"x")).start()
+    timer = threading.Timer(0.05, os.write, (writer, b"x"))
+    timer.start()
     try:
         assert call(os.read, reader, 1) == b"x"
     finally:
+        timer.join()
         os.close(reader)
         os.close(writer)
 

@@ -17,7 +17,7 @@ from ramet.plan.steps import Block, Ptr, Slot, Stage
 INIT = 4  # the stage, as spawn reports it
 ENOENT, EAGAIN = 2, 11
 NOTHING = Block(bytes(8))
-OUT = Slot("out")
+OUT, GO = Slot("out"), Slot("go")
 AT_THE_GATE = step("futex", Block(INIT_RUNNING, bytes(4)), 0, 1, 0, 0, 0, allow=(EAGAIN,))
 #: Only that the payload's pid has a place in init's data.
 PID = step("chdir", Block(PAYLOAD_PID, bytes(PID_TEXT_SIZE - 4)), allow=(ENOENT,))
@@ -32,7 +32,7 @@ def execute(*argv):
     return step("execve", argv[0], Block(*(Ptr(arg) for arg in argv), bytes(8)), NOTHING)
 
 
-def spawn(init, payload, *, sync=None, out=-1):
+def spawn(init, payload, *, sync=None, out=-1, go=-1):
     """A child that becomes init by these steps, while the payload's process makes those."""
     child, init, payload = (encode(Stage("", steps), MACHINE) for steps in ((step("getpid"),), init, payload))
     return _core.spawn(
@@ -40,7 +40,7 @@ def spawn(init, payload, *, sync=None, out=-1):
         [],
         CLEAR_SIGHAND,
         payload=(payload.blob, [(payload.offsets[OUT], out)] if OUT in payload.offsets else []),
-        init=(init.blob, []),
+        init=(init.blob, [(init.offsets[GO], go)] if GO in init.offsets else []),
         gate=payload.offsets[INIT_RUNNING],
         pid_text=init.offsets[PAYLOAD_PID],
         sync=sync,
@@ -61,16 +61,22 @@ def on_one_cpu():
 def test_payload_waits_until_the_child_has_left():
     """Its next step is made when the child has exec'd init, not before; when spawn returns, both have left our memory."""
     reader, writer = os.pipe()
+    held, go = os.pipe()
     passed = []
-    init = PID, wait(0.3), execute("/bin/sleep", "100")
+    init = PID, step("read", GO, Block(bytes(8)), 1, expect=1), execute("/bin/sleep", "100")
     payload = AT_THE_GATE, step("write", OUT, "P", 1), execute("/bin/true")
-    found = spawn(init, payload, sync=lambda pid, pidfd: passed.append(readable(reader, 0.1)), out=writer)
+
+    def sync(pid, pidfd):
+        passed.append(readable(reader, 0.1))
+        os.write(go, b"G")
+
+    found = spawn(init, payload, sync=sync, out=writer, go=held)
     assert found[0] > 0 and found[2:] == (0, 0, 0)
     assert passed == [False] and readable(reader)
     signal.pidfd_send_signal(found[1], signal.SIGKILL)
     end(found[1])
-    os.close(reader)
-    os.close(writer)
+    for fd in (reader, writer, held, go):
+        os.close(fd)
 
 
 @pytest.mark.parametrize("caller", ["first", "last"])

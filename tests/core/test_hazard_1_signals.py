@@ -4,11 +4,15 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.timeout(
+    240
+)  # 500 starts under a storm of signals, and half a minute where other tests run beside them
+
 #: A process group of its own, to which somebody sends queued signals at 1 kHz; every run of the C-level
 #: handler,
 #: in whichever process that shares the wake-up pipe, puts one byte into it.
 STORM = """
-import os, select, signal, sys, time
+import fcntl, os, select, signal, sys, time
 import ramet
 os.setpgid(0, 0)
 NUMBER = signal.SIGRTMIN + 3
@@ -18,6 +22,7 @@ def handler(*_):
     global seen
     seen += 1
 signal.signal(NUMBER, handler)
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)  # room for a quarter of an hour
 signal.set_wakeup_fd(writer, warn_on_full_buffer=True)
 asked, ask = os.pipe()
 done, tell = os.pipe()
@@ -148,19 +153,30 @@ def test_1_signals_ignored_ones_and_blocked_ones_are_not_inherited(python):
     assert all(masks[4:]) and len(masks) == 6
 
 
+#: Waits for SIGINT and for a line at once. A shell's `read` would miss a signal that comes just before it.
+LISTENS = """
+import os, select, signal
+caught, catch = os.pipe2(os.O_NONBLOCK)
+signal.set_wakeup_fd(catch)
+signal.signal(signal.SIGINT, lambda *_: None)
+os.write(1, b"ready\\n")
+ready = select.select([0, caught], [], [])[0]
+os.write(1, b"caught\\n" if caught in ready else os.read(0, 99))
+"""
+
+
 @pytest.mark.parametrize("fields", ["{}", "{'as_pid1': True}", "{'new_session': False}"])
 def test_1_signals_of_the_callers_terminal_do_not_reach_the_payload(python, fields):
     """A signal to the caller's process group, as Ctrl-C sends, is the caller's alone; with
     new_session=False, the payload's
     too."""
     out = python(f"""
-        import os, signal
+        import os, signal, sys
         import ramet
         os.setpgid(0, 0)
         seen = []
         signal.signal(signal.SIGINT, lambda *_: seen.append(1))
-        script = "trap 'echo caught; exit' INT; echo ready; read line; echo $line"
-        box = ramet.Popen(["bash", "-c", script], stdin=ramet.PIPE, stdout=ramet.PIPE, **{fields})
+        box = ramet.Popen([sys.executable, "-I", "-S", "-c", {LISTENS!r}], stdin=ramet.PIPE, stdout=ramet.PIPE, **{fields})
         first = os.read(box.stdout.fileno(), 6)
         os.killpg(os.getpgrp(), signal.SIGINT)
         if {fields}.get("new_session", True):

@@ -3,7 +3,7 @@
 import os
 import re
 
-from core_programs import spawn, step
+from core_programs import NUMBERS, spawn, step
 
 from ramet.plan.steps import Block, Slot
 
@@ -28,10 +28,10 @@ def waiting(meanwhile=lambda: None):
     seen = []
 
     def look(pid, _pidfd):
-        # The child may not have come to its read yet; then the file says "running".
+        # The child may not have come to its read yet; then the file says "running", or another call.
         while True:
             with open(f"/proc/{pid}/syscall") as file:
-                if file.read().split()[0] not in ("running", "-1"):
+                if file.read().split()[0] == str(NUMBERS["read"]):
                     break
         seen.append((stack_pointer(pid), maps()))
         meanwhile()

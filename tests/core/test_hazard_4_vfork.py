@@ -52,7 +52,7 @@ def test_4_vfork_returns_when_the_child_has_left_our_memory(pipe):
     import signal
 
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    assert readable(pidfd, 5)
+    assert readable(pidfd, 50)
     os.waitid(os.P_PIDFD, pidfd, os.WEXITED | 0x40000000)
     os.close(pidfd)
     assert go
@@ -96,7 +96,7 @@ def test_4_vfork_child_that_fails_first_is_reported_as_itself(pipe, nothing_left
     ready, _go = pipe
 
     def sync(pid, pidfd):
-        assert readable(pidfd, 5)  # it has failed and ended
+        assert readable(pidfd, 50)  # it has failed and ended
 
     steps = (step("chdir", "/"), step("chdir", "/nonexistent"), WAIT)
     assert spawn(*steps, inputs={READY: ready}, sync=sync) == failed(1, 2)

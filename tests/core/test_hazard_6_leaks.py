@@ -121,11 +121,13 @@ def test_6_leaks_payload_cannot_read_init():
 def test_6_leaks_workdir_through_a_descriptor_is_refused(fd):
     """A working directory that leads through a descriptor of the host's is refused, whichever number it
     has."""
-    held = os.open("/", os.O_PATH)
-    os.dup2(held, fd, inheritable=True) if fd != held and not _open(fd) else None
+    held = [os.open("/", os.O_PATH)]
+    if not _open(fd):
+        held.append(os.dup2(held[0], fd, inheritable=True))
     with pytest.raises(ramet.StepError) as refused:
         ramet.run(["pwd"], workdir=f"/proc/self/fd/{fd}")
-    os.close(held)
+    for each in held:
+        os.close(each)
     assert refused.value.origin == "Sandbox.workdir"
     assert refused.value.errno in (2, 40)
     assert ramet.run(["pwd"], workdir="/proc/self", text=True).ok

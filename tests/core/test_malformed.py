@@ -4,7 +4,7 @@ import struct
 
 import pytest
 from core_programs import CHILD, end
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ramet import _core
@@ -20,6 +20,11 @@ SHORT = WORDS.map(lambda n: n & 0xFFFFFFFF)
 STEPS = st.tuples(
     st.just(NR_INJECT), st.integers(0, 2**16 - 1), *[st.integers(0, 255)] * 2, SHORT, st.just(0), *[WORDS] * 6
 )
+
+
+def quickly(examples):
+    """So many examples, and no clock: a busy machine is slow with any of them, and with making them up."""
+    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def program(steps, relocs, data, header=None):
@@ -63,7 +68,7 @@ def accepted(blob, inputs=()):
     return True
 
 
-@settings(max_examples=400, deadline=None)
+@quickly(400)
 @given(st.lists(STEPS, max_size=3), st.lists(SHORT, max_size=8), st.binary(max_size=64))
 def test_programs_are_accepted_exactly_when_well_formed(steps, relocs, data):
     """Offsets of slots, addresses and relocations outside the data, or not aligned, are refused; all else
@@ -71,7 +76,7 @@ def test_programs_are_accepted_exactly_when_well_formed(steps, relocs, data):
     assert accepted(program(steps, relocs, data)) == well_formed(steps, relocs, data)
 
 
-@settings(max_examples=200, deadline=None)
+@quickly(200)
 @given(st.lists(STEPS, max_size=3), st.integers(0, 8), st.data())
 def test_sizes_must_add_up(steps, words, data):
     """A header that promises more or less than there is, is refused."""
@@ -84,6 +89,7 @@ def test_sizes_must_add_up(steps, words, data):
     assert not accepted(program(steps, [], payload, {field: said}))
 
 
+@quickly(100)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(blob):
     """Bytes that are no program are refused, whatever their length."""
@@ -91,7 +97,7 @@ def test_arbitrary_bytes_are_refused(blob):
         _core.spawn(blob, [], 0)
 
 
-@settings(max_examples=200, deadline=None)
+@quickly(200)
 @given(st.integers(0, 2**40), st.integers(-(2**31), 2**31 - 1))
 def test_inputs_outside_the_data_are_refused(offset, value):
     """An input's word must lie in the data, aligned."""

@@ -103,7 +103,7 @@ class Page:
     def __exit__(self, *_):
         self.python.stdin.close()
         self.python.stdout.close()
-        self.python.wait(20)
+        self.python.wait(50)
 
     def run(self):
         """Every block, in order; how many ran. Broken names the line of the first that is not as shown."""

@@ -23,6 +23,10 @@ def python(code, sandbox=None, **fields):
     return ramet.run([sys.executable, "-I", "-S", "-c", code], sandbox, text=True, **fields)
 
 
+#: For a shell: wait until init has its name, which it takes when the payload runs already. Before, it is called what the caller is.
+UNTIL_NAMED = "until grep -qx ramet-init /proc/1/comm; do sleep 0.01; done; "
+
+
 def said(result):
     """What it printed, where it went well."""
     assert result.ok, f"{result}: {result.stdout}{result.stderr}"

@@ -86,15 +86,17 @@ def test_pid_namespace():
 def test_socket_from_another_network():
     """With CLONE_FILES a socket made in a new network namespace is the caller's to use, and belongs there."""
 
-    def listen() -> socket.socket:
-        return socket.create_server(("127.0.0.1", 0), backlog=1)
+    def listen(port: int = 0) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port), backlog=1)
 
     # loopback is down in a new namespace, so the address can be bound and not be reached
-    here = listen()
-    there = call(listen, flags=NEWUSER | NEWNET | FILES)
-    with here, there:
-        socket.create_connection(here.getsockname(), timeout=1).close()
+    here, kept = listen(), socket.socket()
+    kept.bind(("127.0.0.1", 0))  # a port that nobody has here, where nobody listens
+    there = call(listen, kept.getsockname()[1], flags=NEWUSER | NEWNET | FILES)
+    with here, there, kept:
+        socket.create_connection(here.getsockname(), timeout=30).close()
         with socket.socket() as probe:
+            assert there.getsockname() == kept.getsockname()
             assert probe.connect_ex(there.getsockname()) == errno.ECONNREFUSED
 
 
@@ -183,15 +185,15 @@ def test_dumpable_waits_for_the_last_call():
     def drop() -> None:
         os.setuid(65000)
         ready.set()
-        go.wait(10)
+        go.wait(50)
 
     thread = threading.Thread(target=call, args=(drop,))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(50)
     call(int)
     during = prctl(PR_GET_DUMPABLE)
     go.set()
-    thread.join(10)
+    thread.join(50)
     assert during == 0
     assert prctl(PR_GET_DUMPABLE) == 1
 
@@ -203,7 +205,7 @@ def test_signals_in_a_pid_namespace():
     def start() -> int:
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         process.terminate()
-        return process.wait(10)
+        return process.wait(50)
 
     assert call(start, flags=NEWUSER | NEWPID) == -signal.SIGTERM
 
@@ -237,7 +239,7 @@ def test_connections_made_in_two_networks():
                     made.sendall(b"hello")
                     assert made.recv(100).decode() == f"{process.args[3]} got hello"
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", 4000), timeout=1)
+                socket.create_connection(("127.0.0.1", 4000), timeout=30)
         finally:
             one.kill()
             two.kill()

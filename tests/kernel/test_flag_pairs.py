@@ -24,7 +24,8 @@ import pytest
 from ramet import lowlevel, rules
 from ramet.flags import CLONE, OBSOLETE_CLONE, format_clone
 
-pytestmark = pytest.mark.vm
+#: Thousands of clones in one go, a third of them of namespaces: half a minute and more on a machine that is busy with other tests.
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 
 ORDINARY_UID = 65000
 SIGCHLD = 17

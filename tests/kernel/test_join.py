@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from inside import OUTSIDE_ID, Neighbour, as_root, as_user, python, said, shell
+from inside import OUTSIDE_ID, UNTIL_NAMED, Neighbour, as_root, as_user, python, said, shell
 
 import ramet
 from needs import since
@@ -17,8 +17,7 @@ LISTEN = """
 exec 3<&0
 {python} -I -S -c '
 import socket, os
-server = socket.create_server(("127.0.0.1", 0))
-print(server.getsockname()[1], flush=True)
+server = socket.create_server(("127.0.0.1", {port}))
 print("ready", flush=True)
 while True:
     peer, _ = server.accept()
@@ -27,7 +26,7 @@ while True:
 '
 """
 
-CONNECT = "import socket; s = socket.create_connection(('127.0.0.1', {port}), 5); print(s.recv(99).decode())"
+CONNECT = "import socket; s = socket.create_connection(('127.0.0.1', {port}), 30); print(s.recv(99).decode())"
 
 
 def joins(neighbour, kinds, by):
@@ -76,12 +75,16 @@ def test_listener_of_a_joined_net_namespace():
     """Whoever joins the net namespace reaches the listener in there; whoever doesn't, can't."""
     import sys
 
-    with Neighbour(LISTEN.format(python=sys.executable)) as neighbour:
-        connect = CONNECT.format(port=neighbour.lines[0])
-        joined = python(connect, namespaces=set(), join=joins(neighbour, (Namespace.USER, Namespace.NET), "pid"))
-        assert said(joined) == "from inside"
-        assert "ConnectionRefusedError" in python(connect).stderr
-        assert "ConnectionRefusedError" in python(connect, namespaces=set()).stderr
+    # A port that nobody else has here either, and where nobody listens.
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        connect = CONNECT.format(port=port)
+        with Neighbour(LISTEN.format(python=sys.executable, port=port)) as neighbour:
+            joined = python(connect, namespaces=set(), join=joins(neighbour, (Namespace.USER, Namespace.NET), "pid"))
+            assert said(joined) == "from inside"
+            assert "ConnectionRefusedError" in python(connect).stderr
+            assert "ConnectionRefusedError" in python(connect, namespaces=set()).stderr
 
 
 @pytest.mark.parametrize("by", ["pid", "pidfd", "path"])
@@ -89,7 +92,7 @@ def test_join_user_mount_and_pid(by):
     """Joined user, mount and pid namespaces of a running sandbox: its files, its processes, its ids."""
     with Neighbour("echo secret >/tmp/mine") as neighbour:
         kinds = (Namespace.USER, Namespace.MOUNT, Namespace.PID)
-        script = "cat /tmp/mine; cat /proc/1/comm; test -e /proc/2/cmdline && echo payload; id -u"
+        script = f"cat /tmp/mine; {UNTIL_NAMED}cat /proc/1/comm; test -e /proc/2/cmdline && echo payload; id -u"
         inside = shell(script, namespaces=set(), join=joins(neighbour, kinds, by), workdir="/")
         assert said(inside).split() == ["secret", "ramet-init", "payload", said(shell("id -u"))]
         assert neighbour.process.poll() is None
