@@ -82,10 +82,10 @@ def test_communicate_again_after_a_timeout():
 def test_run_timeout(as_pid1):
     """A run past its timeout is killed with all its processes: status "timed-out", and what it said so far is there."""
     start = time.monotonic()
-    result = ramet.run(["sh", "-c", "echo so far; sleep 600 & sleep 600"], timeout=0.2, as_pid1=as_pid1, text=True)
+    result = ramet.run(["sh", "-c", "echo so far; sleep 600 & sleep 600"], timeout=2, as_pid1=as_pid1, text=True)
     assert (result.status, result.exit_code, result.signal) == ("timed-out", None, 9)
     assert result.stdout == "so far\n"
-    assert 0.2 <= result.duration <= time.monotonic() - start < 10
+    assert 2 <= result.duration <= time.monotonic() - start < 50
     assert not result.ok
 
 
