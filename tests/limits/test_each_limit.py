@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -121,6 +122,14 @@ def test_cpu_time_of_the_whole_tree():
     assert (small.status, small.ended_by_limit) == ("cpu-time", True)
     assert (large.status, large.exit_code) == ("exited", 0)
     assert large.usage.cpu_user + large.usage.cpu_system >= 1.2
+
+
+def test_cpu_time_by_the_groups_clock():
+    """RLIMIT_CPU, whose ticks run ahead of the CPU time, leaves a payload twice as much where a group counts; none without a limit."""
+    may("cpu_time")
+    code = "import resource; print(*resource.getrlimit(resource.RLIMIT_CPU))"
+    assert python(code, cpu_time=8).stdout == "17 17\n"
+    assert python(code).stdout == f"{' '.join(map(str, resource.getrlimit(resource.RLIMIT_CPU)))}\n"
 
 
 def test_cpu_time_of_a_sleeper():

@@ -382,7 +382,7 @@ class Popen:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
             told = message or waited
             used = 0.0 if told is None else (told.user_usec + told.system_usec) / 1e6
-            used_up = limit is not None and used >= float(limit)
+            used_up = limit is not None and _used_up_alone(used, limit)
             self._guard.ended()
             evidence = Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up)
             return evidence, usage_of(told, None, wall) if told or not self._seen else self._seen.after(wall)
@@ -644,3 +644,9 @@ def finish(process: Popen, input: bytes | str | None) -> Result:
         process.wait()
         process._pump(None).drain()
     return process._result(process._pump(None))
+
+
+def _used_up_alone(used: float, cpu_time: float | str) -> bool:
+    from ramet.plan.limits import used_up_alone
+
+    return used_up_alone(used, cpu_time)
