@@ -40,7 +40,7 @@ def group():
         return made[-1]
 
     yield make
-    gone = [one.close() for one in made]
+    gone = [one.close(40) for one in made]
     assert all(gone)
 
 

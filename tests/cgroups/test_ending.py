@@ -39,7 +39,7 @@ def test_kill_ends_all_at_once(group, inside):
     assert until(lambda: len(one.pids()) >= 10)
     one.kill()
     assert until(lambda: one.pids() == [])
-    assert one.remove()
+    assert one.remove(40)
 
 
 @pytest.mark.parametrize("without", ["cgroup.kill", "cgroup.kill and freezer"])
@@ -110,10 +110,10 @@ def test_close_kills_and_removes(inside):
     assert one.remove(0.05) is False and running(sleeps.pid)
     paths = [f"{spot.path}/{one.name}" for spot in one._made]
     assert all(map(os.path.isdir, paths))
-    assert one.close() is True
+    assert one.close(40) is True
     assert not any(map(os.path.exists, paths))
     assert sleeps.wait() == -signal.SIGKILL
-    assert one.close() is True  # again: nothing to do
+    assert one.close(40) is True  # again: nothing to do
 
 
 def test_groups_within_go_first(inside):
@@ -127,7 +127,7 @@ def test_groups_within_go_first(inside):
     sleeps.read()
     files.put(spot.fd, f"{one.name}/a/b/cgroup.procs", str(sleeps.pid))
     assert sleeps.pid in one.pids()
-    assert one.close() is True
+    assert one.close(40) is True
     assert not os.path.exists(f"{spot.path}/{one.name}")
     assert sleeps.wait() == -signal.SIGKILL
 
@@ -281,7 +281,7 @@ def test_a_fork_leaves_its_parents_groups(inside):
         os._exit(5 if one.close() is False and os.path.isdir(path) else 6)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
     assert os.path.isdir(path)
-    assert one.close() is True and not os.path.exists(path)
+    assert one.close(40) is True and not os.path.exists(path)
 
 
 def test_a_fork_makes_groups_of_its_own_name():
@@ -313,4 +313,4 @@ def test_close_waits_no_longer_than_told(group):
         assert time.monotonic() - begin < 30
     finally:
         ending.remove = real
-    assert one.close() is True and not os.path.exists(within)
+    assert one.close(40) is True and not os.path.exists(within)
