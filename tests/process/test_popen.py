@@ -12,6 +12,7 @@ import pytest
 
 import ramet
 from ramet import PIPE, CommandError, ExitError, Popen, SpecError, StepError, TimeoutExpired
+from ramet.run.streams import Streams
 
 needs_exit_info = pytest.mark.skipif(
     tuple(int(n) for n in os.uname().release.split(".")[:2]) < (6, 15),
@@ -451,6 +452,34 @@ def test_sigint_interrupts_the_wait(call):
     assert caller.wait(timeout=20) == 0
     caller.stdout.close()
     assert rest == "children []\n" or ".Popen" in call
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_interrupt_in_the_last_lines_of_a_start(monkeypatch, interrupted):
+    """A Ctrl-C when the payload runs and Popen has not returned yet ends the sandbox at once, though the exception names the object in its
+    traceback; without it the payload goes on."""
+    reader, writer = os.pipe()
+    real = Streams.close_theirs
+
+    to_come = [KeyboardInterrupt] if interrupted else []
+
+    def close_theirs(self):
+        real(self)
+        if to_come:
+            raise to_come.pop()
+
+    monkeypatch.setattr(Streams, "close_theirs", close_theirs)
+    box = error = None
+    try:
+        box = Popen(["sleep", "600"], pass_fds=[writer])
+    except KeyboardInterrupt as caught:
+        error = caught
+    os.close(writer)
+    assert wait_readable(reader, 20 if interrupted else 0.1) is interrupted
+    assert (error is not None, box is None) == (interrupted, interrupted)
+    os.close(reader)
+    if box is not None:
+        box.close()
 
 
 def test_handlers_that_do_not_raise_do_not_end_the_wait():

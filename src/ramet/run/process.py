@@ -110,19 +110,25 @@ class Popen:
                 self._launched = self._launch(stdio, signals)
             if self._group is not None:
                 self._group.opened()
-        except BaseException:
-            if hasattr(self, "_streams"):
-                self._streams.close_all()
-            if self._launched is not None:
-                launched, self._launched = self._launched, None
-                launched.close()
-            self._preparing = None
-            self._close_group()
-            raise
-        finally:
+            self._streams.close_theirs()
+            self._guard = Guard(self.sandbox, self._group, self._killer(), began=self._started)
             signals.release()
-        self._streams.close_theirs()
-        self._guard = Guard(self.sandbox, self._group, self._killer(), began=self._started)
+        except BaseException:  # also a Ctrl-C in the last of these lines, when the payload runs already
+            try:
+                self._undo()
+            finally:
+                signals.release()
+            raise
+
+    def _undo(self) -> None:
+        """End what has been started of it."""
+        if hasattr(self, "_streams"):
+            self._streams.close_all()
+        if self._launched is not None:
+            launched, self._launched = self._launched, None
+            launched.close()
+        self._preparing = None
+        self._close_group()
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
@@ -276,8 +282,8 @@ class Popen:
         return self._captured(pump)[:2]
 
     def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> Pump:
-        pump = self._pump(input)
         try:
+            pump = self._pump(input)
             self._prepare()
             if self._preparing is not None:
                 pump.watch(self._preparing.ready, self._preparing.meet)
