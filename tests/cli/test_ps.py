@@ -108,7 +108,7 @@ def test_tree_shows_what_is_new_where_it_is(ramet, child):
     every = ramet("tree", "--all", us).stdout
     assert re.search(rf"─ {plain} ", every) and not re.search(rf"─ {plain} .* new", every)
     new = ramet("tree", "--new", us).stdout
-    assert str(made) in new and str(plain) not in new
+    assert re.search(rf"\b{made}\b", new) and not re.search(rf"\b{plain}\b", new)
 
 
 def test_tree_counts_what_has_nothing_new(ramet, child):

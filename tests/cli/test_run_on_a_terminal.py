@@ -30,7 +30,7 @@ class Screen:
     def type(self, keys):
         os.write(self.master, keys)
 
-    def until(self, text, seconds=20):
+    def until(self, text, seconds=50):
         """Everything seen until this text has appeared."""
         deadline = time.monotonic() + seconds
         while text not in self.seen:

@@ -31,6 +31,11 @@ def groups_of(pid):
     return found
 
 
+def swept(pid):
+    """Does a sweep leave no group of this dead caller? It gives what it kills a second to go, and takes up the rest the next time."""
+    return until(lambda: cgroups.sweep() is not None and not groups_of(pid))
+
+
 def processes_with(word):
     """The pids of all processes of the host that have this among their arguments."""
     found = set()
@@ -44,7 +49,7 @@ def processes_with(word):
     return found
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=40):
     """Wait for something that others bring about; its value."""
     end = time.monotonic() + seconds * PATIENCE
     while not (found := condition()) and time.monotonic() < end:

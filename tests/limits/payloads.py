@@ -5,7 +5,7 @@ import sys
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 #: In the arguments of each, so that a process left behind is found.
-MARK = f"ramet-hostile-{__import__('os').getpid()}"
+MARK = f"ramet-hostile-{__import__('os').getpid()}-"
 
 #: argv[1] is the number; the second line finds libc without subprocesses.
 HEAD = """

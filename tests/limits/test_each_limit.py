@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def outcome(memory):
         return str(error)
 
 
+@pytest.mark.timeout(600)
 def test_callers_survive_what_their_sandboxes_die_of():
     """The kernel kills everybody who has the victim's memory, and until its exec a child has its caller's: a hundred starts within a
     limit that they do not fit in leave the caller alive. It is another process, which would be killed."""
@@ -60,7 +62,7 @@ def test_callers_survive_what_their_sandboxes_die_of():
     code = "import ramet\nfor n in range({}):\n try: ramet.run(['true'], memory=4096 + n * 7919)\n except ramet.StepError: pass\nprint('alive')"
     rounds = 100 if PATIENCE == 1 else 10
     done = subprocess.run(
-        [sys.executable, "-c", code.format(rounds)], capture_output=True, text=True, timeout=100 * PATIENCE, check=False
+        [sys.executable, "-c", code.format(rounds)], capture_output=True, text=True, timeout=500, check=False
     )
     assert (done.stdout, done.returncode) == ("alive\n", 0), done.stderr
 
@@ -81,9 +83,9 @@ def test_memory_high():
     """Above memory_high it is made to wait and gives back what it can, and is not killed."""
     may("memory_high")
     code = "import time; b = time.monotonic(); x = b'x' * (40 << 20); print(time.monotonic() - b)"
-    slow, free = python(code, memory_high="24M"), python(code)
-    assert slow.status == free.status == "exited"
-    assert float(slow.stdout) > float(free.stdout)
+    slow, *free = python(code, memory_high="24M"), *(python(code) for _ in range(3))
+    assert {one.status for one in (slow, *free)} == {"exited"}
+    assert float(slow.stdout) > min(float(one.stdout) for one in free)  # a busy host holds up now this one, now that
 
 
 def test_processes():
@@ -113,13 +115,22 @@ def test_processes_count_threads():
 
 
 def test_cpu_time_of_the_whole_tree():
-    """Four children that use 0.3 s each have used up 0.6 s together; with 10 s they exit."""
+    """Twenty children that want 0.3 s each have used up 0.6 s together; four of them, with 10 s, exit."""
     may("cpu_time")
-    code = "import os, time\nfor _ in range(4):\n  if not os.fork():\n    while time.process_time() < 0.3: pass\n    os._exit(0)\nfor _ in range(4): os.wait()"
-    small, large = python(code, cpu_time=0.6), python(code, cpu_time=10)
+    code = "import os, time\nfor _ in range({0}):\n  if not os.fork():\n    while time.process_time() < 0.3: pass\n    os._exit(0)\nfor _ in range({0}): os.wait()"
+    # Twenty would go on for seconds: so late nobody looks.
+    small, large = python(code.format(20), cpu_time=0.6), python(code.format(4), cpu_time=10)
     assert (small.status, small.ended_by_limit) == ("cpu-time", True)
     assert (large.status, large.exit_code) == ("exited", 0)
     assert large.usage.cpu_user + large.usage.cpu_system >= 1.2
+
+
+def test_cpu_time_by_the_groups_clock():
+    """RLIMIT_CPU, whose ticks run ahead of the CPU time, leaves a payload twice as much where a group counts; none without a limit."""
+    may("cpu_time")
+    code = "import resource; print(*resource.getrlimit(resource.RLIMIT_CPU))"
+    assert python(code, cpu_time=8).stdout == "17 17\n"
+    assert python(code).stdout == f"{' '.join(map(str, resource.getrlimit(resource.RLIMIT_CPU)))}\n"
 
 
 def test_cpu_time_of_a_sleeper():
@@ -129,11 +140,16 @@ def test_cpu_time_of_a_sleeper():
 
 
 def test_cpus():
-    """With a tenth of a CPU, 0.1 s of work takes more than half a second; with two, a busy host aside, less than that."""
+    """With a twentieth of a CPU, 0.05 s of work takes more than half a second, since it is made to wait; with two it never is."""
     may("cpus")
-    code = "import time; b, c = time.monotonic(), time.process_time()\nwhile time.process_time() < c + 0.1: pass\nprint(time.monotonic() - b)"
-    assert float(python(code, cpus=0.1).stdout) > 0.5
-    assert min(float(python(code, cpus=2).stdout) for _ in range(5)) < 0.5 * PATIENCE
+    code = "import time; b, c = time.monotonic(), time.process_time()\nwhile time.process_time() < c + 0.05: pass\nprint(time.monotonic() - b, flush=True); input()"
+    found = []
+    for cpus in (0.05, 2):
+        with ramet.Popen([*PYTHON, code], stdin=ramet.PIPE, stdout=ramet.PIPE, cpus=cpus) as box:
+            took = float(box.stdout.readline())
+            found.append((took, box._group.events().throttled))  # how long it took is the host's business, too
+    assert found[0][0] > 0.5 and found[0][1] >= 1, found
+    assert found[1][1] == 0, found
 
 
 def test_cpuset():
@@ -156,11 +172,20 @@ def test_cpuset_can_not_be_undone():
 
 def test_nice_and_idle():
     """nice and idle are what getpriority(2) and sched_getscheduler(2) say inside; 0 and SCHED_OTHER without."""
-    code = "import os; print(os.getpriority(0, 0), os.sched_getscheduler(0))"
-    assert python(code, nice=19).stdout == "19 0\n"
-    assert python(code, idle=True).stdout.endswith(f" {os.SCHED_IDLE}\n")
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert python(code).stdout == f"{own} 0\n"
+
+    def seen(
+        **fields,
+    ):  # the fields nice and policy of proc_pid_stat(5), by a program that needs little of a CPU that it hardly gets
+        said = (
+            ramet.run(["cat", "/proc/self/stat"], text=True, timeout=60 * PATIENCE, **fields)
+            .stdout.rpartition(")")[2]
+            .split()
+        )
+        return int(said[16]), int(said[38])
+
+    assert seen(nice=19) == (19, 0)
+    assert seen(idle=True)[1] == os.SCHED_IDLE
+    assert seen() == (os.getpriority(os.PRIO_PROCESS, 0), 0)
 
 
 def test_open_files():
@@ -198,7 +223,7 @@ def test_timeout_is_wall_time():
     began = time.monotonic()
     result = python("import time; time.sleep(60)", timeout="300ms")
     assert result.status == "timed-out" and result.ended_by_limit
-    assert 0.3 <= time.monotonic() - began < 10 * PATIENCE
+    assert 0.3 <= time.monotonic() - began < 50 * PATIENCE
     assert python("import time; time.sleep(0.1)", timeout="60s").ok
 
 
@@ -251,10 +276,10 @@ def test_io(tmp_path):
         if not os.stat(parent).st_mode & 1 and os.geteuid() == 0:
             os.chmod(parent, os.stat(parent).st_mode | 0o011)
     slow = python(code, io=[IoLimit(str(tmp_path), write_bytes="2M")], **fields)
-    fast = python(code, io=[IoLimit(str(tmp_path), write_bytes="1G")], **fields)
-    assert slow.status == fast.status == "exited", (slow.stderr, fast.stderr)
+    fast = [python(code, io=[IoLimit(str(tmp_path), write_bytes="1G")], **fields) for _ in range(3)]
+    assert {one.status for one in (slow, *fast)} == {"exited"}, (slow.stderr, fast)
     assert float(slow.stdout) > 0.35
-    assert float(slow.stdout) > float(fast.stdout)
+    assert float(slow.stdout) > min(float(one.stdout) for one in fast)  # others use the disk as well
 
 
 def test_usage():
@@ -285,11 +310,13 @@ def test_bytes_read_and_written():
         groups = [{"memory": "64M"}] if cgroups.find().facts["memory"].ok else []
         for number, fields in enumerate([{}, *groups]):
             shown = [ramet.Bind(folder, folder, writable=True)]
+            control = ramet.run(
+                [*PYTHON, code, "/tmp/file"], text=True, **fields
+            )  # first, so that the interpreter need not be read
             there = ramet.run([*PYTHON, code, f"{folder}/{number}"], mounts=shown, text=True, **fields)
             assert there.stdout == f"{3 << 20}\n", there.stderr
             for counted in (there.usage.read_bytes, there.usage.written_bytes):
                 assert 3 << 20 <= counted < 8 << 20, (fields, there.usage)
-            control = ramet.run([*PYTHON, code, "/tmp/file"], text=True, **fields)
             assert control.stdout == there.stdout
             assert control.usage.written_bytes == 0
 

@@ -12,12 +12,12 @@ import time
 
 import payloads
 import pytest
-from limited import PATIENCE, groups_of, may, processes_with, until
+from limited import PATIENCE, groups_of, may, processes_with, swept, until
 from payloads import MARK, argv
 
 import ramet
 from needs import SLOW
-from ramet import aio, cgroups
+from ramet import aio
 
 pytestmark = pytest.mark.timeout(900 if SLOW or PATIENCE > 1 else 120)
 
@@ -161,8 +161,7 @@ def test_what_a_killed_caller_leaves_is_swept_and_only_that():
         victim.wait()
         assert until(lambda: len(processes_with(MARK)) == len(processes_of(other.pid)))
         assert {os.path.basename(path) for path in groups_of(victim.pid)} == {left}
-        cgroups.sweep()
-        assert not groups_of(victim.pid)
+        assert swept(victim.pid)
         assert {os.path.basename(path) for path in groups_of(other.pid)} == {kept}
         assert processes_of(other.pid)
     finally:
@@ -172,8 +171,7 @@ def test_what_a_killed_caller_leaves_is_swept_and_only_that():
             process.stdin.close()
             process.stdout.close()
         assert until(lambda: not processes_with(MARK))
-        cgroups.sweep()
-    assert not groups_of(other.pid)
+        assert swept(other.pid)
 
 
 def processes_of(caller):
@@ -198,5 +196,4 @@ def test_a_kill_at_any_moment_of_the_start():
         caller.wait()
         caller.stdout.close()
         assert until(lambda: not processes_with(MARK))
-        cgroups.sweep()
-        assert groups_of(caller.pid) == set(), turn
+        assert swept(caller.pid), turn

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ramet.plan.limits import used_up_alone
+
 CODE = """
 import json, os, sys, ramet
 fields = json.loads(sys.argv[1])
@@ -95,6 +97,22 @@ def test_cpu_time_of_one_process():
     found = without("while True: pass", cpu_time=1, allow_degraded=["cpu_time"])
     assert (found["status"], found["limits_hit"], found["ended_by_limit"]) == ("cpu-time", ["cpu-time"], True)
     assert 1 <= found["usage"]["cpu_user"] + found["usage"]["cpu_system"] < 5
+    assert (
+        without(
+            "import resource; print(resource.getrlimit(resource.RLIMIT_CPU))", cpu_time=1, allow_degraded=["cpu_time"]
+        )["stdout"]
+        == "(2, 2)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "up"),
+    [(4.75, 5, True), (7.2, 8, True), (1.0, 1, True), (0.9, 1, False), (2.9, 5, False), (0, 0.1, False)],
+)
+def test_ticks_run_ahead(used, limit, up):
+    """RLIMIT_CPU counts by ticks: who was killed after 4.75 s that were measured, beside busy neighbours, had 6 s of those. Who was after
+    less than half of them was killed for something else."""
+    assert used_up_alone(used, limit) is up
 
 
 def test_processes_by_the_user_namespace():

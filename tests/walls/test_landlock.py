@@ -292,11 +292,14 @@ def test_programs_run(alone, place):
     assert (place / "left").read_text() == "done\n"
 
 
+#: Nobody else's: others run these tests beside us, as another user.
+IN_TMP, IN_SHM = (f"{place}/walls-here-{os.getpid()}" for place in ("/tmp", "/dev/shm"))
+QUEUE = 0x77616C00 + os.getpid()
 OUTSIDE = {
     "reads a file of the host": "print(open('/etc/hostname').read())",
     "lists a directory of the host": "print(os.listdir('/var'))",
-    "writes to /tmp": "open('/tmp/walls-here', 'w')",
-    "writes to shared memory": "open('/dev/shm/walls-here', 'w')",
+    "writes to /tmp": f"open('{IN_TMP}', 'w')",
+    "writes to shared memory": f"open('{IN_SHM}', 'w')",
     "signals the caller": "os.kill(os.getppid(), 0)",
     "reads the caller's environment": "print(open(f'/proc/{os.getppid()}/environ').read())",
     "changes the mode of its own user's file": "os.chmod(sys.argv[1], 0o777)",
@@ -309,7 +312,7 @@ OUTSIDE = {
     "makes a unix socket": "socket.socket(socket.AF_UNIX)",
     "changes the caller's limits": "resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))",
     "changes the caller's priority": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
-    "makes a message queue": "assert ctypes.CDLL(None, use_errno=True).msgget(1, 0o1600) >= 0, os.strerror(ctypes.get_errno())",
+    "makes a message queue": f"assert ctypes.CDLL(None, use_errno=True).msgget({QUEUE}, 0o1600) >= 0, os.strerror(ctypes.get_errno())",
     "makes a user namespace": "assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0, os.strerror(ctypes.get_errno())",
 }
 
@@ -345,10 +348,10 @@ def test_nothing_outside(what, place):
                 extra_groups=[] if os.geteuid() == 0 else None, capture_output=True, text=True,
             )  # fmt: skip
         finally:
-            for path in ("/tmp/walls-here", "/dev/shm/walls-here"):
+            for path in (IN_TMP, IN_SHM):
                 Path(path).unlink(missing_ok=True)
             if what == "makes a message queue":
-                subprocess.run(["ipcrm", "-Q", "1"], capture_output=True)
+                subprocess.run(["ipcrm", "-Q", str(QUEUE)], capture_output=True)
         assert control.returncode == 0, control.stderr
 
 

@@ -110,19 +110,25 @@ class Popen:
                 self._launched = self._launch(stdio, signals)
             if self._group is not None:
                 self._group.opened()
-        except BaseException:
-            if hasattr(self, "_streams"):
-                self._streams.close_all()
-            if self._launched is not None:
-                launched, self._launched = self._launched, None
-                launched.close()
-            self._preparing = None
-            self._close_group()
-            raise
-        finally:
+            self._streams.close_theirs()
+            self._guard = Guard(self.sandbox, self._group, self._killer(), began=self._started)
             signals.release()
-        self._streams.close_theirs()
-        self._guard = Guard(self.sandbox, self._group, self._killer(), began=self._started)
+        except BaseException:  # also a Ctrl-C in the last of these lines, when the payload runs already
+            try:
+                self._undo()
+            finally:
+                signals.release()
+            raise
+
+    def _undo(self) -> None:
+        """End what has been started of it."""
+        if hasattr(self, "_streams"):
+            self._streams.close_all()
+        if self._launched is not None:
+            launched, self._launched = self._launched, None
+            launched.close()
+        self._preparing = None
+        self._close_group()
 
     def _compile(self, argv: Argv, pass_fds: Sequence[int]) -> Plan:
         return plan_for(argv, self.sandbox, pass_fds)
@@ -276,8 +282,8 @@ class Popen:
         return self._captured(pump)[:2]
 
     def _communicate(self, input: bytes | str | None, deadline: float | None, timeout: float | None) -> Pump:
-        pump = self._pump(input)
         try:
+            pump = self._pump(input)
             self._prepare()
             if self._preparing is not None:
                 pump.watch(self._preparing.ready, self._preparing.meet)
@@ -382,7 +388,7 @@ class Popen:
             # RLIMIT_CPU at most: of one process, but if one alone has used it up, all together have.
             told = message or waited
             used = 0.0 if told is None else (told.user_usec + told.system_usec) / 1e6
-            used_up = limit is not None and used >= float(limit)
+            used_up = limit is not None and _used_up_alone(used, limit)
             self._guard.ended()
             evidence = Evidence(self._guard.cause, disk_full=full, cpu_used_up=used_up)
             return evidence, usage_of(told, None, wall) if told or not self._seen else self._seen.after(wall)
@@ -644,3 +650,9 @@ def finish(process: Popen, input: bytes | str | None) -> Result:
         process.wait()
         process._pump(None).drain()
     return process._result(process._pump(None))
+
+
+def _used_up_alone(used: float, cpu_time: float | str) -> bool:
+    from ramet.plan.limits import used_up_alone
+
+    return used_up_alone(used, cpu_time)
