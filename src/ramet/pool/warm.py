@@ -200,6 +200,16 @@ class Zygote:
         return True
 
     @property
+    def hung_up(self) -> bool:
+        """Has its process let go of the socket that it takes orders from? That is known before its init has ended."""
+        poller = select.poll()
+        try:
+            poller.register(self.control, 0)  # no more than POLLHUP, which is always told
+        except ValueError:
+            return True  # closed by another thread
+        return bool(poller.poll(0))
+
+    @property
     def pid(self) -> int:
         """Of its init, here."""
         assert self._process is not None
