@@ -102,9 +102,10 @@ def test_a_module_that_speaks_in_the_zygotes_name():
 
 
 def test_a_start_that_takes_too_long():
-    """A zygote that is not ready in time is ended."""
-    with pytest.raises(ramet.ZygoteError, match="took more than"):
-        ramet.Pool(size=1, spare=0, prepare="import time; time.sleep(100)", start_timeout=0.5)
+    """A zygote that is not ready in time is ended, also one of which nothing more can be heard."""
+    for code in ("import time; time.sleep(100)", "import os, time; os.closerange(3, 200); time.sleep(100)"):
+        with pytest.raises(ramet.ZygoteError, match="took more than"):
+            ramet.Pool(size=1, spare=0, prepare=code, start_timeout=0.5)
 
 
 def kill_zygote(pool):
