@@ -16,7 +16,7 @@ ANSWERS = {
 
 
 def main() -> None:
-    with ramet.Pool(size=2, timeout=2, rlimits={"AS": (2 << 30, 2 << 30)}) as pool:
+    with ramet.Pool(size=2, timeout=5, rlimits={"AS": (2 << 30, 2 << 30)}) as pool:
         for name, code in ANSWERS.items():
             found = pool.exec(f"{code}\nanswer(numbers)", {"numbers": [3, 1, 2]})
             verdict = "right" if found.value == [1, 2, 3] else found.error if found.error is not None else found.text

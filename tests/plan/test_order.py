@@ -17,7 +17,9 @@ from ramet.spec import Command, Namespace, Sandbox
 
 TRUE = Command(("/bin/true",))
 hosts = st.sampled_from(list(HOSTS.values()))
-quickly = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quickly = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 def plan_or_refusal(spec, host, command):

@@ -1,5 +1,8 @@
 """A pool for the tests of a file, and the look at what a test leaves, where it has not this pool."""
 
+import gc
+import time
+
 import pytest
 
 import ramet
@@ -21,15 +24,26 @@ def pool():
 
 
 class Gate:
-    """What a call waits at until a test opens it: a file in a directory that both see."""
+    """What a call waits at until a test opens it: a file in a directory that both see. And what code tells by that it has come so far."""
+
+    #: Code that tells it.
+    REACH = "open('/gate/reached', 'w').close()"
 
     def __init__(self, directory):
         directory.chmod(0o777)
-        self._file = directory / "open"
+        self._file, self._reached = directory / "open", directory / "reached"
         self.mount = ramet.Bind(str(directory), "/gate", writable=True)
 
     def open(self):
         self._file.touch()
+
+    @property
+    def is_reached(self):
+        return self._reached.exists()
+
+    def await_reached(self):
+        while not self.is_reached:
+            time.sleep(0.001)
 
     @staticmethod
     def wait():
@@ -50,4 +64,5 @@ def gate(tmp_path):
 def host_unchanged(request):
     """As everywhere; but a pool has other copies ready after a call than before."""
     if "pool" not in request.fixturenames:
+        gc.collect()  # what the tests of a pool have left, mapped values among it, goes before it is counted
         request.getfixturevalue("host_unchanged")

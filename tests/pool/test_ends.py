@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ramet
+from ramet.pool.warm import Zygote
 
 
 def double(value):
@@ -64,6 +66,48 @@ def test_close_ends_calls_in_flight():
     pool.close()
     assert isinstance(futures[0].exception(60), ramet.ExitError)
     assert isinstance(futures[1].exception(60), ramet.PoolError)
+
+
+def test_shutdown_waits_for_another_close(monkeypatch):
+    """Of two that end a pool at once each returns when nothing is left of it, not when the other has begun."""
+    began, go_on = threading.Event(), threading.Event()
+    close = Zygote.close
+    monkeypatch.setattr(Zygote, "close", lambda self: (began.set(), go_on.wait(), close(self)))
+    pool = ramet.Pool(size=1, spare=1)
+    zygote = pool._engine.zygote
+    first, second = threading.Thread(target=pool.close), threading.Thread(target=pool.shutdown)
+    first.start()
+    assert began.wait(60)
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    go_on.set()
+    second.join(60)
+    assert not second.is_alive()
+    assert not zygote.alive
+    first.join()
+
+
+def test_a_call_that_ends_after_its_pool():
+    """Who has no part in the close of a pool, as a call that returns then, writes into no descriptor that was the pool's and is another's now."""
+    pool = ramet.Pool(size=1, spare=0)
+    engine, number = pool._engine, pool._engine._waker
+    pool.close()
+    pair = os.pipe2(os.O_NONBLOCK)
+    read, write = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number + 1) for fd in pair)
+    for fd in pair:
+        os.close(fd)
+    os.dup2(write, number, inheritable=False)
+    try:
+        with engine._changed:
+            engine._wake()
+        with pytest.raises(BlockingIOError):
+            os.read(read, 1)
+        os.write(number, b"w")  # the control: it would have been seen
+        assert os.read(read, 1) == b"w"
+    finally:
+        for fd in (read, write, number):
+            os.close(fd)
 
 
 def test_a_block_that_raises():

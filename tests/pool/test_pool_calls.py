@@ -41,18 +41,18 @@ def test_values_and_arguments(pool):
 
 
 def test_it_is_another_process_in_a_sandbox(pool):
-    """The function has another pid, user and network, and none of the host's files; called directly it has the caller's."""
+    """The function has another pid namespace, user and network, and none of the host's files; called directly it has the caller's."""
 
     def look():
         return (
-            os.getpid(),
+            os.readlink("/proc/self/ns/pid"),
             os.getuid(),
             sorted(os.listdir("/sys/class/net")) if os.path.exists("/sys") else [],
             os.path.exists(__file__),
         )
 
-    pid, uid, _, sees_us = pool.run(look)
-    assert pid != os.getpid()
+    pids, uid, _, sees_us = pool.run(look)
+    assert pids != os.readlink("/proc/self/ns/pid") == look()[0]
     assert (uid, sees_us) == (1000, False)
     assert look()[3]
 
@@ -242,6 +242,8 @@ def test_awaited(pool):
     async def main():
         many = await asyncio.gather(*(pool.arun(double, n) for n in range(5)))
         shown = (await pool.aexec("6 * 7")).value
+        while pool.counts["running"]:  # a place is free a moment after its call has told
+            await asyncio.sleep(0.01)
         task = asyncio.ensure_future(pool.arun(time.sleep, 1000))
         while pool.counts["running"] == 0:
             await asyncio.sleep(0.01)
@@ -253,6 +255,22 @@ def test_awaited(pool):
         return many, shown
 
     assert asyncio.run(asyncio.wait_for(main(), 50)) == ([0, 2, 4, 6, 8], 42)
+
+
+def test_cancelled_before_there_is_a_copy():
+    """A call that is cancelled while a copy for it is still to be made never begins; the next does."""
+
+    async def main():
+        with ramet.Pool(size=1, spare=0) as pool:
+            task = asyncio.ensure_future(pool.arun(time.sleep, 1000))
+            while pool.counts["running"] == 0:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await pool.arun(double, 1)
+
+    assert asyncio.run(asyncio.wait_for(main(), 50)) == 2
 
 
 # Fresh each time

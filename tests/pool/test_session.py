@@ -11,6 +11,7 @@ import warnings
 import pytest
 
 import ramet
+import ramet.pool.session as module
 from needs import need
 
 
@@ -20,17 +21,12 @@ def session():
         yield made
 
 
-def when_running(session, act):
-    """Do it as soon as the session's code runs."""
-
-    def wait():
-        while not session._talking:
-            time.sleep(0.001)
-        act()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
+@pytest.fixture
+def late(gate, monkeypatch):
+    """A session whose clock runs ahead by an hour as soon as its code has reached the gate: so far it comes in time, however slow the machine is."""
+    monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + 3600 * gate.is_reached)
+    with ramet.Session(timeout=1800, mounts=[gate.mount]) as made:
+        yield made
 
 
 def test_state_stays(session):
@@ -74,38 +70,47 @@ def test_an_error_keeps_the_state(session):
     assert session.exec("a").value == 1
 
 
-def test_interrupt(session):
+def test_interrupt(gate):
     """interrupt raises KeyboardInterrupt in the code that runs; the state stays. Without any code it does nothing."""
-    session.interrupt()
-    thread = when_running(session, lambda: (time.sleep(0.2), session.interrupt()))
-    found = session.exec("import time\nbefore = 1\ntime.sleep(1000)\nafter = 1")
-    thread.join()
-    assert isinstance(found.error, KeyboardInterrupt)
-    session.interrupt()
-    assert session.exec("before, 'after' in globals()").value == (1, False)
+    with ramet.Session(timeout=30, mounts=[gate.mount]) as session:
+        session.interrupt()
+        thread = threading.Thread(target=lambda: (gate.await_reached(), session.interrupt()))
+        thread.start()
+        found = session.exec(f"import time\nbefore = 1\n{gate.REACH}\ntime.sleep(1000)\nafter = 1")
+        thread.join()
+        assert isinstance(found.error, KeyboardInterrupt)
+        session.interrupt()
+        assert session.exec("before, 'after' in globals()").value == (1, False)
 
 
-def test_time(session):
+def test_time(late, gate, monkeypatch):
     """Code that is out of time is interrupted, and says so; the state stays."""
-    found = session.exec("import time\nbefore = 1\nprint('printed', flush=True)\ntime.sleep(1000)", timeout=0.5)
+    monkeypatch.setattr(module, "GRACE", 60)
+    assert late.exec("1", timeout=1800).value == 1
+    found = late.exec(f"import time\nbefore = 1\nprint('printed', flush=True)\n{gate.REACH}\ntime.sleep(1000)")
     assert isinstance(found.error, ramet.TimeLimitError)
-    assert (found.status, found.stdout, session.alive) == ("timed-out", "printed\n", True)
-    assert session.exec("before").value == 1
+    assert (found.status, found.stdout, late.alive) == ("timed-out", "printed\n", True)
+    assert late.exec("before").value == 1
 
 
-def test_code_that_does_not_end(session, monkeypatch):
+def test_code_that_does_not_end(late, gate, monkeypatch):
     """Code that takes no interrupt is killed when its time is over, and the session with it."""
-    import ramet.pool.session as module
-
     monkeypatch.setattr(module, "GRACE", 0.2)
-    code = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
-    session.exec("import time; time.sleep(0.5)")
-    found = session.exec(code, timeout=0.3)
+    code = f"import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{gate.REACH}\nwhile True: pass"
+    late.exec("import time; time.sleep(0.5)")
+    found = late.exec(code)
     assert isinstance(found.error, ramet.TimeLimitError)
     assert str(found.error) == f"'exec' ran out of time after {found.duration:.3g} s"
-    assert (found.status, session.alive) == ("timed-out", False)
+    assert (found.status, late.alive) == ("timed-out", False)
     with pytest.raises(ramet.PoolError, match="has ended"):
-        session.exec("1")
+        late.exec("1")
+
+
+def test_a_time_that_is_over_at_once(session):
+    """By the clock on the wall, too, code that does not end is over: interrupted, or killed where it had not even begun."""
+    found = session.exec("import time; time.sleep(1000)", timeout=0.2)
+    assert isinstance(found.error, ramet.TimeLimitError)
+    assert found.status == "timed-out"
 
 
 def test_a_process_that_ends(session):

@@ -102,9 +102,10 @@ def test_a_module_that_speaks_in_the_zygotes_name():
 
 
 def test_a_start_that_takes_too_long():
-    """A zygote that is not ready in time is ended."""
-    with pytest.raises(ramet.ZygoteError, match="took more than"):
-        ramet.Pool(size=1, spare=0, prepare="import time; time.sleep(100)", start_timeout=0.5)
+    """A zygote that is not ready in time is ended, also one of which nothing more can be heard."""
+    for code in ("import time; time.sleep(100)", "import os, time; os.closerange(3, 200); time.sleep(100)"):
+        with pytest.raises(ramet.ZygoteError, match="took more than"):
+            ramet.Pool(size=1, spare=0, prepare=code, start_timeout=0.5)
 
 
 def kill_zygote(pool):
@@ -129,6 +130,23 @@ def test_another_zygote_takes_the_place_of_a_dead_one():
         assert any("zygote has died" in note or "given up" in note for note in error.__notes__)
         assert pool.run(int) == 0
         assert pool.counts["restarts"] == 2
+
+
+def test_a_zygote_whose_init_takes_its_time():
+    """That the zygote has died is told with the end of a call, however long the zygote's own init takes to end."""
+    with ramet.Pool(size=1, spare=0) as pool:
+        future = pool.submit(time.sleep, 1000)
+        while not pool._engine._in_flight:
+            time.sleep(0.001)
+        init, zygote = pool._engine.zygote.pid, _zygote_of(pool)
+        os.kill(init, signal.SIGSTOP)
+        try:
+            os.kill(zygote, signal.SIGKILL)
+            error = future.exception(60)
+        finally:
+            os.kill(init, signal.SIGCONT)
+        assert any("zygote has died" in note for note in error.__notes__)
+        assert pool.run(int) == 0
 
 
 def test_a_call_cannot_end_the_zygote():

@@ -165,14 +165,18 @@ static void thirty_two(void)
 static void thirty_two(void) { }
 #endif
 
+static int forked;
+
 static void *forks(void *nothing)
 {
     for (;;) {
         pid_t pid = fork();
         if (pid == 0)
             _exit(0);
-        if (pid > 0)
+        if (pid > 0) {
+            __atomic_add_fetch(&forked, 1, __ATOMIC_SEQ_CST);
             waitpid(pid, NULL, 0);
+        }
     }
     return nothing;
 }
@@ -183,6 +187,8 @@ static void storm(int exec)
     pthread_t thread;
     for (int i = 0; i < 8; i++)
         pthread_create(&thread, NULL, forks, NULL);
+    while (__atomic_load_n(&forked, __ATOMIC_SEQ_CST) < 8)
+        usleep(1000);
     usleep(30000);
     if (exec)
         thread_exec();

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,8 @@ RAMET = [sys.executable, "-m", "ramet", "trace"]
 UTF8 = {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
-def read_until(fd, text, seconds=20):
+def read_until(fd, text, seconds=50):
     """What a terminal shows until this text is there, or it is closed."""
-    import select
-
     seen, deadline = b"", time.monotonic() + seconds
     while text.encode() not in seen:
         assert select.select([fd], [], [], max(0, deadline - time.monotonic()))[0], f"{text!r} never came: {seen!r}"
@@ -206,7 +205,7 @@ def test_a_signal_to_ramet_is_handed_on_and_the_tree_printed(running, number):
     """Who ends ramet ends the command, by the same signal, and has the tree."""
     process, tree = running("echo runs; exec sleep 100", start_new_session=True)
     process.send_signal(number)
-    assert process.wait(20) == 128 + number
+    assert process.wait(50) == 128 + number
     assert f"killed by {number.name}" in tree.read_text()
 
 
@@ -214,17 +213,29 @@ def test_a_command_that_handles_the_signal_goes_on(running):
     """The signal is the command's to answer."""
     process, tree = running("trap 'exit 9' TERM; echo runs; while :; do sleep 0.05; done")
     process.terminate()
-    assert process.wait(20) == 9 and "exited with 9" in tree.read_text()
+    assert process.wait(50) == 9 and "exited with 9" in tree.read_text()
 
 
 def test_a_second_signal_ends_what_the_command_left(running):
     """The command has ended, something of it runs on: a signal ends that, and the exit code is still the command's."""
-    process, tree = running("sleep 100 & echo runs; exit 5", start_new_session=True)
-    time.sleep(0.3)  # until the command has ended; if it had not, the test would see another exit code
+    process, tree = running("sleep 100 & echo runs; echo $$; exit 5", start_new_session=True)
+    await_end(int(process.stdout.readline()))
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 5
+    assert process.wait(50) == 5
     assert "killed by SIGKILL" in tree.read_text() and "exited with 5" in tree.read_text()
+
+
+def await_end(pid):
+    """Until this process, nobody else's than the one that traces it, has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return  # it has, and was waited for
+    try:
+        assert select.select([fd], [], [], 50)[0]
+    finally:
+        os.close(fd)
 
 
 def in_a_terminal(argv):
@@ -255,14 +266,14 @@ def test_the_interrupt_key(tmp_path):
 def test_the_stop_key(tmp_path):
     """Ctrl-Z stops ramet and the command, as the shell expects; both go on after fg."""
     pid, fd = in_a_terminal(["bash", "--norc", "-i"])
-    line = (
-        f"{sys.executable} -m ramet trace -o {tmp_path}/tree -- sh -c 'echo ru''ns; sleep 0.3; echo do''ne; exit 3'\n"
-    )
+    script = f"echo ru''ns; until test -e {tmp_path}/go; do sleep 0.05; done; echo do''ne; exit 3"
+    line = f"{sys.executable} -m ramet trace -o {tmp_path}/tree -- sh -c '{script}'\n"
     try:
         os.write(fd, line.encode())
         read_until(fd, "runs")
         os.write(fd, b"\x1a")
         read_until(fd, "Stopped")
+        (tmp_path / "go").touch()  # it can't go on before it is told to
         os.write(fd, b"fg\n")
         read_until(fd, "done")
         os.write(fd, b"echo code $?; exit\n")
@@ -280,13 +291,12 @@ def test_set_user_id_programs_have_no_privilege(ramet_trace, options):
     """Traced by an ordinary user, a set-user-ID program runs as that user; untraced, as its owner."""
     program = shutil.which("passwd") or shutil.which("su")
     need(program and os.stat(program).st_mode & 0o4000 and os.stat(program).st_uid == 0, "a set-user-ID program")
-    # Without a terminal it asks on stdin, and its ids are looked at while it waits for the answer.
+    # Without a terminal it asks on stdin, and its ids are looked at while it waits for the answer, or nobody has waited for its end.
     code = f"""
-import os, subprocess, time
+import os, subprocess
 reads, writes = os.pipe()
-process = subprocess.Popen([{program!r}], stdin=reads, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-while "{os.path.basename(program)}" not in open(f"/proc/{{process.pid}}/stat").read():
-    time.sleep(0.001)
+process = subprocess.Popen([{program!r}], stdin=reads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+os.read(process.stdout.fileno(), 1)  # it asks, or has ended: before that, the kernel may not be done with the exec
 print(open(f"/proc/{{process.pid}}/status").read().split("Uid:")[1].split()[1])
 process.kill()
 process.wait()

@@ -113,8 +113,8 @@ class Clone(FunctionProcess):
         return self._ending is not None and self._ending.reported
 
     def zygote_ends(self, seconds: float) -> bool:
-        """Is its zygote gone, within so many seconds?"""
-        return self._zygote.ends(seconds)
+        """Is its zygote gone, or its init within so many seconds?"""
+        return self._zygote.hung_up or self._zygote.ends(seconds)
 
     @property
     def has_ended(self) -> bool:

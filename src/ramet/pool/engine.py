@@ -84,6 +84,8 @@ class Engine:
         self._idle = self._running = self._accepted = self._takers = 0
         self._in_flight: set[Ticket] = set()
         self._closing = self._closed = False
+        self._closer: threading.Thread | None = None
+        self._over = threading.Event()
         self.restarts = 0
         self._zygote: Zygote | None = Zygote(recipe, seconds)
         self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -208,9 +210,8 @@ class Engine:
             kept = not self._closed
             if kept:
                 self._dying.append(clone)
-        if kept:
-            self._wake()
-        else:
+                self._wake()
+        if not kept:
             clone.close()
 
     def _explain(self, result: FunctionResult[Any], ticket: Ticket, clone: Clone) -> None:
@@ -230,6 +231,7 @@ class Engine:
             ticket.stopped = True
             if ticket.clone is not None:
                 ticket.clone.kill()
+            self._changed.notify_all()  # it may be waiting for a copy
 
     # Workers
 
@@ -277,6 +279,8 @@ class Engine:
                 while True:
                     if self._closed:
                         raise PoolError("this pool was closed")
+                    if ticket.stopped:
+                        raise PoolError("this call was given up before it began")
                     if self._ready:
                         clone = self._ready.popleft()
                         if not clone.has_ended:
@@ -296,6 +300,9 @@ class Engine:
             return clone
 
     def _wake(self) -> None:
+        """Have the keeper look again. With the lock: once the pool is closed the descriptor may be anybody's."""
+        if self._closed:
+            return
         try:
             os.write(self._waker, b"w")
         except BlockingIOError:
@@ -475,13 +482,26 @@ class Engine:
         threading.Thread(target=self.close, name="ramet-pool-end", daemon=True).start()
 
     def close(self) -> None:
-        """End everything now: calls in flight too."""
+        """End everything now: calls in flight too. Whoever comes while another thread does it waits for that."""
         if self._owner != os.getpid():
             return
+        current = threading.current_thread()
         with self._changed:
-            if self._closed:
-                return
-            self._closing = self._closed = True
+            first = not self._closed
+            if first:
+                self._wake()
+                self._closing = self._closed = True
+                self._closer = current
+        if first:
+            try:
+                self._close()
+            finally:
+                self._over.set()
+        elif current not in (self._closer, self._keeper, *self._workers):  # it waits for these
+            self._over.wait()
+
+    def _close(self) -> None:
+        with self._changed:
             for queue in self._queues.values():
                 for ticket in queue:
                     if ticket.future is not None and ticket.future.set_running_or_notify_cancel():
@@ -492,7 +512,6 @@ class Engine:
                 if ticket.clone is not None:
                     ticket.clone.kill()
             self._changed.notify_all()
-            self._wake()
         current = threading.current_thread()
         if current is not self._keeper:
             self._keeper.join()

@@ -9,7 +9,7 @@ import site
 import sys
 from time import monotonic
 
-from ramet.errors import SpecError, ZygoteError
+from ramet.errors import SpecError, TimeoutExpired, ZygoteError
 from ramet.host.facts import facts_for
 from ramet.plan.branch import check_spec, compile_branch, of_zygote, places
 from ramet.plan.compile import compile
@@ -151,11 +151,13 @@ class Zygote:
         """Until it has imported everything."""
         poller = select.poll()
         poller.register(self.control, select.POLLIN)
+        late = f"its preload took more than {seconds:g} s"
         if not poller.poll(milliseconds(deadline)):
-            raise ZygoteError(f"its preload took more than {seconds:g} s", module=None)
+            raise ZygoteError(late, module=None)
         said = self.control.recv(TOLD_MOST)
         if not said:
-            raise ZygoteError(f"its process has ended: {self._how_it_ended()}", module=None)
+            how = self._how_it_ended(max(0.0, deadline - monotonic()))
+            raise ZygoteError(late if how is None else f"its process has ended: {how}", module=None)
         try:
             found = json.loads(said)
         except ValueError:
@@ -168,9 +170,13 @@ class Zygote:
         module = found.get("failed")
         raise ZygoteError(why, module=None if module is None else str(module), traceback=trace)
 
-    def _how_it_ended(self) -> str:
+    def _how_it_ended(self, seconds: float) -> str | None:
+        """None: it has not, though it has let go of the socket."""
         assert self._process is not None
-        code = self._process.wait(5)
+        try:
+            code = self._process.wait(seconds)
+        except TimeoutExpired:
+            return None
         return f"killed by signal {-code}" if code < 0 else f"it exited with {code}"
 
     @property
@@ -198,6 +204,16 @@ class Zygote:
             if left <= 0:
                 return self._process is None
         return True
+
+    @property
+    def hung_up(self) -> bool:
+        """Has its process let go of the socket that it takes orders from? That is known before its init has ended."""
+        poller = select.poll()
+        try:
+            poller.register(self.control, 0)  # no more than POLLHUP, which is always told
+        except ValueError:
+            return True  # closed by another thread
+        return bool(poller.poll(0))
 
     @property
     def pid(self) -> int:

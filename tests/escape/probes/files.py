@@ -174,7 +174,10 @@ def hard_link_into_a_writable_place(world):
 @probe()
 def set_uid_program(world):
     """A set-uid program of the host becomes root."""
+    import signal
+
     program = next(p for p in ("/usr/bin/su", "/bin/su", "/usr/bin/passwd") if os.path.exists(p))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # one that has ended is still there to be looked at
 
     def ordinary():
         if os.geteuid() == 0 and "init" in world:  # outside
@@ -182,9 +185,11 @@ def set_uid_program(world):
             os.setuid(65000)
 
     child = subprocess.Popen(
-        [program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=ordinary
+        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=ordinary
     )
     try:
+        # It asks for a password, or ends: then it is that program. When Popen returns the kernel may not be done with the exec.
+        os.read(child.stdout.fileno(), 1)
         with open(f"/proc/{child.pid}/status") as file:
             real, effective = next(line.split()[1:3] for line in file if line.startswith("Uid:"))
         return real != effective and f"uid {real} became {effective}"
@@ -192,6 +197,7 @@ def set_uid_program(world):
         child.stdin.close()
         child.kill()
         child.wait()
+        child.stdout.close()
 
 
 @probe(RIGHTS, absent=("ENOSYS",))
@@ -218,7 +224,7 @@ def flock_on_shared_files(world):
     import fcntl
 
     with open("/usr/bin/find", "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who try it at once both can
     return "locked /usr/bin/find"
 
 

@@ -103,7 +103,7 @@ def fifo(world):
 @probe()
 def host_loopback(world):
     """A service on the host's 127.0.0.1."""
-    with socket.create_connection(("127.0.0.1", world["port"]), timeout=2):
+    with socket.create_connection(("127.0.0.1", world["port"]), timeout=20):
         return "connected"
 
 
@@ -113,7 +113,7 @@ def host_loopback_by_other_names(world):
 
     def connected(family, address):
         with socket.socket(family) as s:
-            s.settimeout(2)
+            s.settimeout(20)
             s.connect((address, world["port"]))
             return f"connected to {address}"
 
@@ -125,8 +125,9 @@ def host_loopback_by_other_names(world):
 def host_udp(world):
     """A datagram to a service on the host's loopback, and its answer."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.settimeout(1)
-        s.sendto(b"ping", ("127.0.0.1", world["udp"]))
+        s.settimeout(20)
+        s.connect(("127.0.0.1", world["udp"]))  # so that it is told at once where there is nobody
+        s.send(b"ping")
         return s.recv(16) == b"pong" and "answered"
 
 
