@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -52,7 +53,9 @@ class Service:
 
     def request(self, method="POST", path="/run", body=b"", headers=()):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(method, path, body, dict(headers))
+        # Refused by its head alone, it may be hung up on before all of it is sent: the answer is there all the same.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, body, dict(headers))
         return connection, connection.getresponse()
 
     def body_of(self, code):
@@ -166,19 +169,19 @@ def test_output_comes_while_it_runs(serve):
 
 def test_verdicts(serve):
     """Each way to end has its verdict, and what was printed until then is there."""
-    service = serve("--timeout", "2")
+    service = serve("--timeout", "60")
     out, err, verdict = service.post("import sys; print(6 * 7); print('é', file=sys.stderr); sys.exit(3)").all()
     assert (out, err, verdict["status"], verdict["exit_code"]) == ("42\n", "é\n", "exited", 3)
     out, err, verdict = service.post("1/0").all()
     assert (out, verdict["exit_code"]) == ("", 1)
     assert err.endswith("ZeroDivisionError: division by zero\n")
-    out, _, verdict = service.post("print('on'); x = 1\nwhile x: pass").all()
-    assert (out, verdict["status"]) == ("on\n", "timed-out")
     assert service.post("x = b'x' * (1 << 30)").all()[2]["status"] == "out-of-memory"
     out, _, verdict = service.post("while 1: print('x' * 1000)").all()
     assert verdict["status"] == "output-limit"
     assert 0 < len(out) <= 1 << 20
     assert service.post("import os; os.kill(os.getpid(), 11)").all()[2]["signal"] == 11
+    out, _, verdict = serve("--timeout", "4").post("print('on'); x = 1\nwhile x: pass").all()
+    assert (out, verdict["status"]) == ("on\n", "timed-out")
 
 
 def test_it_is_a_sandbox(serve):
