@@ -175,7 +175,7 @@ def wait_for(reader):
 
     poller = select.poll()
     poller.register(reader, select.POLLIN)
-    assert poller.poll(5000)
+    assert poller.poll(50_000)
     return os.read(reader, 100)
 
 

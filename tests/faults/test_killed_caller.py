@@ -27,9 +27,7 @@ def killed(count, mode, **env):
 
 @pytest.mark.parametrize("mode", SHARES)
 def test_killed_at_random_moments_leaves_nothing(mode):
-    """A caller killed while it starts sandboxes leaves no process, within five seconds, whatever the
-    moment; and the moments
-    were such that there was something to leave."""
+    """A caller killed while it starts sandboxes leaves no process, whatever the moment; and the moments were such that there was something to leave."""
     found = killed(int(KILLS * SHARES[mode]), mode)
     assert found["survivors"] == []
     assert found["descendants"] > found["killed"] / 10
