@@ -78,7 +78,7 @@ def host_unchanged(warm):
     """No test leaves a process, zombie, descriptor, mount or temporary file behind."""
     before = _host()
     yield
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while (after := _host()) != before and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.01)  # what was killed may still be on its way out
