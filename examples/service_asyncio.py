@@ -286,7 +286,7 @@ async def main(host: str, port: int, runner: Runner) -> None:
     server.close()
     await runner.close()
     if service.answering:
-        await asyncio.wait(service.answering, timeout=2)
+        await asyncio.wait(service.answering, timeout=5)
 
 
 def arguments() -> argparse.Namespace:
