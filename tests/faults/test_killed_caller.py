@@ -9,6 +9,8 @@ import sys
 import pytest
 from hosts import Caller, alive, processes, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 HERE = os.path.dirname(__file__)
 #: All of 1,000 with RAMET_SLOW=1, as CI has it; otherwise enough to notice a window of one in fifty.
 KILLS = 1000 if os.environ.get("RAMET_SLOW") else 150
@@ -19,7 +21,7 @@ def killed(count, mode, **env):
     seed = str(random.randrange(2**32))
     argv = [sys.executable, "killer.py", str(count), mode, seed]
     done = subprocess.run(
-        argv, cwd=HERE, capture_output=True, text=True, timeout=120, env={**os.environ, **env}, check=False
+        argv, cwd=HERE, capture_output=True, text=True, timeout=280, env={**os.environ, **env}, check=False
     )
     assert done.returncode == 0, f"seed {seed}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return json.loads(done.stdout)

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)
+
 HERE = os.path.dirname(__file__)
 
 
 def python(code, *args):
     done = subprocess.run(
-        [sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *args], cwd=HERE, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
