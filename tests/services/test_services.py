@@ -222,6 +222,30 @@ def _refused(service):
     return response if response.status == 503 else None
 
 
+def test_the_bound_holds_for_all_that_come_at_once(serve):
+    """Of twenty requests that the service finds there at one moment, one runs, one waits, and eighteen are told to come again."""
+    service = serve("--at-once", "1", "--waiting", "1", "--timeout", "600")
+    body, headers = service.body_of("import time; time.sleep(600)")
+    head = [("Host", "here"), ("Content-Length", str(len(body))), *headers]
+    request = b"POST /run HTTP/1.1\r\n" + b"".join(f"{n}: {v}\r\n".encode() for n, v in head) + b"\r\n" + body
+    with contextlib.ExitStack() as stack:
+        service.process.send_signal(signal.SIGSTOP)
+        os.waitpid(service.process.pid, os.WUNTRACED)
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 60)) for _ in range(20)]
+        for client in clients:
+            client.sendall(request)
+        service.process.send_signal(signal.SIGCONT)
+        statuses = [client.recv(100).split()[1] for client in clients]
+    assert sorted(statuses) == [b"200"] * 2 + [b"503"] * 18
+    assert wait_for(lambda: _let_in(service)).all()[0] == "4\n", "and there is room again when they have gone"
+
+
+def _let_in(service):
+    """An answer that is no refusal."""
+    answer = service.post("print(4)")
+    return answer if answer.status == 200 else answer.close()
+
+
 def test_many_at_once(serve):
     """Twenty clients at once each get what is theirs."""
     service, found = serve("--waiting", "50", "--timeout", "60"), {}
