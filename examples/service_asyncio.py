@@ -54,15 +54,18 @@ class Runner:
         self._closed = False
         self._running: set[asyncio.Task[ramet.Result]] = set()
 
-    def enter(self, code: str) -> AsyncIterator[Event]:
+    async def enter(self, code: str) -> AsyncIterator[Event]:
         """What happens: ("started", {}), ("stdout" or "stderr", text)..., ("verdict", {...}). Close it, and the run ends. Raises Busy."""
         if self._known >= self._room:
             raise Busy
-        return self._events(code)
+        events = self._events(code)
+        await anext(events)  # no pause is in it: who comes at the same moment finds this one counted
+        return events
 
     async def _events(self, code: str) -> AsyncIterator[Event]:
         self._known += 1
         try:
+            yield "waiting", {}  # `enter` takes it; begun, this learns of it when it is dropped
             await self._turns.acquire()
         except BaseException:
             self._known -= 1
@@ -229,7 +232,7 @@ class Service:
         try:
             async with asyncio.timeout(30):
                 code = await code_of(reader)
-            events = self.runner.enter(code)
+            events = await self.runner.enter(code)
         except Refused as error:
             await answer(writer, str(error))
         except Busy:
@@ -286,7 +289,7 @@ async def main(host: str, port: int, runner: Runner) -> None:
     server.close()
     await runner.close()
     if service.answering:
-        await asyncio.wait(service.answering, timeout=2)
+        await asyncio.wait(service.answering, timeout=5)
 
 
 def arguments() -> argparse.Namespace:

@@ -68,7 +68,7 @@ def application(runner: Runner) -> FastAPI:
     @app.post("/run")
     async def run(job: Annotated[Job, Depends(job_of)]) -> StreamingResponse:
         try:
-            events = runner.enter(job.code)
+            events = await runner.enter(job.code)
         except Busy:
             raise HTTPException(503, "as many run, and wait, as may", {"Retry-After": "1"}) from None
         return StreamingResponse(stream(events), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

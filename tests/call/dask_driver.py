@@ -12,6 +12,8 @@ from pathlib import Path
 
 import shipped
 
+import ramet
+
 
 def start(directory, name, *arguments):
     """A part of the cluster, as its command line starts it."""
@@ -66,7 +68,9 @@ def drive(client, parts, count, directory, as_completed):
     done, killed = 0, None
     for future, result in as_completed(list(futures), with_results=True, raise_errors=False):
         n, wanted = futures[future]
-        got = shipped.verdict(result) if future.status == "finished" else (future.status, repr(result), None)
+        # By what has come: a future whose worker is killed a moment later is no longer "finished".
+        told = isinstance(result, ramet.FunctionResult)
+        got = shipped.verdict(result) if told else (future.status, repr(result), None)
         if tuple(got) != tuple(wanted):
             wrong.append([n, list(got), list(wanted)])
         done += 1
@@ -76,10 +80,18 @@ def drive(client, parts, count, directory, as_completed):
             parts["one"].wait()
         if done == count // 2:
             parts["three"] = start_worker(directory, "three")
-    found.update(
-        done=done, wrong=wrong[:10], killed=killed is not None, workers=len(client.scheduler_info()["workers"])
-    )
+    found.update(done=done, wrong=wrong[:10], killed=killed is not None, workers=workers(client, {"two", "three"}))
     return found
+
+
+def workers(client, wanted):
+    """The names of those that are there, as soon as they are the wanted: the third may be on its way still."""
+    deadline = time.monotonic() + 120
+    while (found := {worker["name"] for worker in client.scheduler_info()["workers"].values()}) != wanted:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return sorted(found)
 
 
 def doctor():
@@ -102,8 +114,6 @@ def direct(client):
 
 def ramet_isolated_here():
     """One that no worker can import: a lambda of this program."""
-    import ramet
-
     factor = 10
     return ramet.isolated(lambda n: n * factor, timeout=shipped.GENEROUS)
 

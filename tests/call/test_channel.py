@@ -327,13 +327,17 @@ def test_a_function_that_still_speaks(heard):
     """A thread of the function's that logs, and uses memory, while the value is on its way disturbs neither frames nor buffers: they are
     kept until the process has ended."""
 
+    spoken = threading.Event()
+
     def speak():
         while True:
             logging.getLogger("ramet.test.heard").error("late")
+            spoken.set()
             bytearray(range(256)) * 400  # of a size that malloc uses again at once
 
     def give():
         threading.Thread(target=speak, daemon=True).start()
+        spoken.wait()
         return [numpy.full(100_000, 7, numpy.uint8) for _ in range(100)]
 
     for _ in range(3):

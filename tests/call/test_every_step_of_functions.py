@@ -17,6 +17,8 @@ from ramet.run.launch import launch
 from ramet.run.streams import readable
 from ramet.spec import Command
 
+pytestmark = pytest.mark.timeout(300)  # hundreds of launches: 43 s were seen beside other work
+
 BOX = ramet.Sandbox()
 PLAN = plan_for_function("called", BOX)
 #: Root writes the maps of its child; this one needs nobody else. An ordinary user's child writes its own.

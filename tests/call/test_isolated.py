@@ -357,13 +357,11 @@ def test_a_function_that_is_killed():
 
 def test_timeout():
     """A function that takes too long is a TimeLimitError, which is a TimeoutError, and has usage; a fast one is not."""
-    started = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
-        isolated(time.sleep, timeout=0.3)(60)
+        isolated(time.sleep, timeout=0.3)(600)
     assert isinstance(caught.value, ramet.TimeLimitError)
-    assert time.monotonic() - started < 20
     assert caught.value.result.status == "timed-out"
-    assert caught.value.result.usage.wall >= 0.3
+    assert 0.3 <= caught.value.result.usage.wall < 600
     assert isolated(time.sleep, timeout=30)(0) is None
 
 
@@ -583,20 +581,27 @@ def _sleeping(pids):
 
 def _below(pid):
     found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            for child in file.read().split():
-                found += [int(child), *_below(int(child))]
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                for child in file.read().split():
+                    found += [int(child), *_below(int(child))]
+    except OSError:
+        return found  # it has ended: on the way to a sandbox some do
     return found
+
+
+def interrupted_sleep():
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    isolated(time.sleep)(600)
 
 
 def test_ctrl_c_ends_it():
     """KeyboardInterrupt in the caller ends the function and leaves nothing."""
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            isolated(time.sleep)(60)
+            interrupted_sleep()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -51,7 +51,7 @@ def alive(pid):
         return False
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=40.0):
     """Poll a condition that nothing signals: that processes which are not our children are gone. The last
     value."""
     deadline = monotonic() + seconds

@@ -23,7 +23,8 @@ from ramet.plan.calls import numbers
 NUMBERS = numbers(os.uname().machine)
 PR_SET_CHILD_SUBREAPER = 36
 WALL = 0x40000000
-PATIENCE = float(os.environ.get("PATIENCE", "5"))
+LONG = 40.0  # seconds: what was killed is gone after some thousandths, unless the machine stands still
+PATIENCE = float(os.environ.get("PATIENCE", LONG))
 SHORTEST_SPAN = 0.012  # a start takes 1 to 4 ms; the caller starts one after the other
 
 
@@ -51,9 +52,9 @@ def start_for_ever(mode):
     loop()
 
 
-def everything_ended():
-    """Wait until this process has no descendant; what is still there after a while."""
-    deadline = monotonic() + PATIENCE
+def everything_ended(patience):
+    """Wait until this process has no descendant; what is still there after so many seconds."""
+    deadline = monotonic() + patience
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG | WALL)
@@ -112,11 +113,11 @@ def main():
         os.kill(caller, signal.SIGKILL)
         os.close(reader)
         os.close(writer)
-        left = everything_ended()
+        left = everything_ended(PATIENCE)
         survivors += [describe(pid) for pid in left]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-        everything_ended()
+        assert everything_ended(LONG) == []  # or they would be counted a second time
     print(
         json.dumps(
             {

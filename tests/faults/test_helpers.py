@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -85,10 +84,8 @@ def vanishing(function, folder):
 def test_slow_helper_has_a_limit(tmp_path, nothing_left, monkeypatch):
     """A newuidmap that does not answer is given up, with a HelperError that says so, and the child is gone."""
     monkeypatch.setattr(sys.modules["ramet.run.sync"], "HELPER_SECONDS", 0.3)
-    begin = time.monotonic()
     with pytest.raises(ramet.HelperError, match=r"no answer in 0\.3 s"):
         start(tmp_path, "exec sleep 1000")
-    assert time.monotonic() - begin < 10
     assert not (tmp_path / "ran").exists()
 
 

@@ -9,6 +9,8 @@ import sys
 import pytest
 from hosts import Caller, alive, processes, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 HERE = os.path.dirname(__file__)
 #: All of 1,000 with RAMET_SLOW=1, as CI has it; otherwise enough to notice a window of one in fifty.
 KILLS = 1000 if os.environ.get("RAMET_SLOW") else 150
@@ -19,7 +21,7 @@ def killed(count, mode, **env):
     seed = str(random.randrange(2**32))
     argv = [sys.executable, "killer.py", str(count), mode, seed]
     done = subprocess.run(
-        argv, cwd=HERE, capture_output=True, text=True, timeout=120, env={**os.environ, **env}, check=False
+        argv, cwd=HERE, capture_output=True, text=True, timeout=280, env={**os.environ, **env}, check=False
     )
     assert done.returncode == 0, f"seed {seed}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return json.loads(done.stdout)
@@ -27,9 +29,7 @@ def killed(count, mode, **env):
 
 @pytest.mark.parametrize("mode", SHARES)
 def test_killed_at_random_moments_leaves_nothing(mode):
-    """A caller killed while it starts sandboxes leaves no process, within five seconds, whatever the
-    moment; and the moments
-    were such that there was something to leave."""
+    """A caller killed while it starts sandboxes leaves no process, whatever the moment; and the moments were such that there was something to leave."""
     found = killed(int(KILLS * SHARES[mode]), mode)
     assert found["survivors"] == []
     assert found["descendants"] > found["killed"] / 10
@@ -124,7 +124,7 @@ def test_interpreter_that_exits_with_sandboxes_alive_leaves_nothing(how):
     """Sandboxes that still run when the interpreter ends, in whichever way, end with it."""
     mark = f"ramet-exits-{os.getpid()}-{how}"
     done = subprocess.run(
-        [sys.executable, "-c", EXITS, mark, how], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", EXITS, mark, how], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.stdout == "ready\n"
     assert ("on purpose" in done.stderr) == (how == "raise")

@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from left import when, workers
 
 import ramet
 from needs import KERNEL, as_root, as_user, need
@@ -174,20 +175,13 @@ def test_from_a_program_with_threads():
 
 def test_too_slow_an_experiment():
     """One that does not end in time is ended, with all it started, and TimeoutExpired names it."""
-    before = set(os.listdir("/proc"))
+    during = []
+    lab.run_all(["memory", "directory"], progress=lambda *_: during.append(workers()))
+    assert any(during), "the control: while it runs, its process is seen"
+    assert when(workers, set()) == set()
     with pytest.raises(TimeoutExpired, match="experiment vfork still runs after"):
         lab.run("vfork", timeout=0.02)
-    left = [
-        pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and b"ramet.lab.worker" in command_of(pid)
-    ]
-    assert left == []
-
-
-def command_of(pid):
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    assert when(workers, set()) == set()
 
 
 @pytest.mark.parametrize(

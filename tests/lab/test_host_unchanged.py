@@ -2,12 +2,16 @@
 
 import os
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from left import cgroups, parent_of, semaphores, when, workers
 
+from needs import only
 from ramet import lab
+from ramet.lab.cgroups import own_cgroup
 
 SIGNALS = ("SigBlk", "SigIgn", "SigCgt")
 
@@ -32,41 +36,13 @@ def host():
     }
 
 
-def cgroups():
-    found = []
-    for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        found += [f"{directory}/{name}" for name in names if name.startswith("ramet-lab")]
-    return sorted(found)
-
-
 def ours(path, *keys):
     return sorted(line for line in Path(path).read_text().splitlines() if any(key in line.split() for key in keys))
 
 
-def semaphores():
-    """The sets that this user owns: uid is the fifth column."""
-    rows = [line.split() for line in Path("/proc/sysvipc/sem").read_text().splitlines()[1:]]
-    return sorted(row[1] for row in rows if row[4] == str(os.geteuid()))
-
-
 def processes():
     """Those whose parent is this process or, orphaned, 1; and whose command is the lab's."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue  # it has ended
-        if b"ramet.lab.worker" in command and parent_of(pid) in (1, os.getpid()):
-            found.append(pid)
-    return sorted(found)
-
-
-def parent_of(pid):
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0  # it has ended
+    return sorted(pid for pid in workers() if parent_of(pid) in (1, os.getpid()))
 
 
 @pytest.mark.parametrize("name", lab.NAMES)
@@ -74,7 +50,7 @@ def test_host_unchanged_by_one(name):
     """Mounts, propagation, directory, umask, names, interfaces, cgroups, processes, files: as before."""
     before = host()
     lab.run(name)
-    after = host()
+    after = when(host, before)
     assert [] == [(what, before[what], after[what]) for what in before if before[what] != after[what]]
 
 
@@ -93,6 +69,20 @@ def test_a_change_would_be_seen(tmp_path, monkeypatch):
         os.unlink(path)
 
 
+def test_a_cgroup_left_would_be_seen():
+    """The control: a cgroup named as the lab names its own, where the lab makes them."""
+    parent, _ = own_cgroup()
+    only(parent and os.access(parent, os.W_OK), "where this user may make cgroups")
+    ended = subprocess.Popen(["true"], process_group=0)
+    ended.wait()
+    before, path = cgroups(), f"{parent}/ramet-lab-{ended.pid}"
+    os.mkdir(path)
+    try:
+        assert set(cgroups()) - set(before) == {path}
+    finally:
+        os.rmdir(path)
+
+
 def test_leaks_of_mounts_and_names_would_be_seen():
     """The control in namespaces of our own: a mount, another propagation and another name are seen."""
     import ramet
@@ -102,7 +92,7 @@ def test_leaks_of_mounts_and_names_would_be_seen():
     def changes():
         before = host()
         mount(None, "/", None, MS.REC | MS.PRIVATE)
-        mount("tmpfs", "/tmp", "tmpfs")
+        mount("tmpfs", "/mnt", "tmpfs")  # not where TMPDIR may lie
         socket.sethostname("changed")
         after = host()
         return {what for what in before if before[what] != after[what]}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from left import cgroups, semaphores, when
 
 from needs import since
 from ramet.cli.lab_matrix import main
@@ -248,14 +249,14 @@ def host():
         "cwd": os.getcwd(),
         "root": os.stat("/").st_ino,
         "hostname": os.uname().nodename,
-        "semaphores": Path("/proc/sysvipc/sem").read_text(),
+        "semaphores": semaphores(),
         "handler": signal.getsignal(signal.SIGUSR1),
         "limit": resource.getrlimit(resource.RLIMIT_CORE),
         "namespaces": [os.readlink(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))],
         "devices": subprocess.run(["ip", "link"], capture_output=True, text=True).stdout
         if Path("/sbin/ip").exists()
         else Path("/proc/net/dev").read_text().count(":"),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/ramet-lab-*")),
+        "cgroups": cgroups(),
     }
 
 
@@ -263,7 +264,7 @@ def test_the_host_stays_as_it_was():
     """A measurement changes nothing of the caller or the host. (conftest compares processes, mounts, descriptors.)"""
     before = host()
     matrix.matrix()
-    assert host() == before
+    assert when(host, before) == before
     assert before["cgroups"] == []
 
 

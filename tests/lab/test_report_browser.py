@@ -8,6 +8,8 @@ from webdriver import Browser, missing
 
 from needs import need
 
+pytestmark = pytest.mark.timeout(200)  # the first of them waits for all measurements, and for a browser to start
+
 #: For each text that is shown: what it says, its contrast with the ground it is on, and how large it is.
 CONTRASTS = """
 const part = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -264,6 +266,7 @@ def test_find(page):
     page.expect(shown, [])
     page.run("document.getElementById('find').value = ''")
     page.type("#find", "NSpid")
+    page.expect("return document.getElementById('find').value", "NSpid")  # the first letter alone leaves it, too
     page.expect(f"return (() => {{ {shown} }})().includes('experiment-pid')", True)
     assert f"{len(page.run(shown))} of {len(every)}" == page.run("return document.getElementById('found').textContent")
     page.type("#find", "\ue003" * 5)

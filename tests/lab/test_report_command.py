@@ -57,6 +57,18 @@ def test_a_longer_page_is_replaced(ramet, tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+STARTED = "it has started a process\n"
+
+
+@pytest.fixture
+def telling(tmp_path_factory):
+    """An environment in which Python says when it starts a process."""
+    folder = tmp_path_factory.mktemp("telling")
+    hook = f'lambda event, _: event == "subprocess.Popen" and sys.stderr.write({STARTED!r})'
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.addaudithook({hook})\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -74,15 +86,20 @@ def test_a_longer_page_is_replaced(ramet, tmp_path):
         (["--sizes", "1M"], "goes with --html"),
     ],
 )
-def test_refused(ramet, tmp_path, args, said):
-    """What can't work is refused at once, before anything is measured, with 125, and leaves no file."""
-    start = time.monotonic()
-    done = ramet(*args, cwd=tmp_path)
-    assert time.monotonic() - start < 5
+def test_refused(ramet, tmp_path, telling, args, said):
+    """What can't work is refused before anything is measured, with 125, and leaves no file."""
+    done = ramet(*args, cwd=tmp_path, env=telling)
     assert (done.returncode, done.stdout) == (125, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert STARTED not in done.stderr
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_measurement_would_be_told(ramet, tmp_path, telling):
+    """The control: what measures starts a process, and that is told."""
+    done = ramet("--html", "x.html", "memory", cwd=tmp_path, env=telling)
+    assert (done.returncode, done.stderr) == (0, STARTED)
 
 
 @as_user
@@ -105,7 +122,7 @@ def test_interrupted(tmp_path, before):
     if before is not None:
         file.write_text(before)
     process = subprocess.Popen([*RAMET, "--html", str(file), "all"], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline and not _children(process.pid):
         time.sleep(0.01)
     assert file.exists()

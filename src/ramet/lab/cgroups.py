@@ -79,7 +79,7 @@ def remove_tree(path: str) -> None:
     """A cgroup with those in it. The last process of it may still be on its way out. Raises OSError."""
     parent = os.open(os.path.dirname(path), CLOEXEC_DIRECTORY)
     try:
-        for _ in ending.waits(1.0):
+        for _ in ending.waits(10.0):
             if ending.remove_tree(parent, os.path.basename(path)):
                 return
     finally:

@@ -108,20 +108,24 @@ def _pidfd(flags: int) -> bool:
 
 
 def _vfork(flags: int) -> bool:
-    """The child waits for the caller, or a while: a caller that finds the wait over has slept until then."""
+    """The child waits for a word of the caller's: one that hears nothing for a while has a caller that sleeps.
+
+    Without the flag it may wait long, since it will be told.
+    """
     from struct import pack
 
+    patience = (0, 150_000_000) if flags & _C.VFORK else (10, 0)
     read, write = os.pipe()
     try:
-        wait = Call(NR["ppoll"], pack("ihh", read, 1, 0), 1, pack("qq", 0, 150_000_000), 0, 8)
-        made = lowlevel.clone3(flags, child=[wait])
-        slept = len(made.results) == 1
+        made = lowlevel.clone3(
+            flags, child=[Call(NR["ppoll"], pack("ihh", read, 1, 0), 1, pack("qq", *patience), 0, 8)]
+        )
         os.write(write, b".")
         made.wait()
     finally:
         os.close(read)
         os.close(write)
-    return slept
+    return made.results[0] == 0
 
 
 class _Word:
@@ -244,7 +248,7 @@ def _ends(pidfd: int) -> bool:
 
     poller = poll()
     poller.register(pidfd, POLLIN)
-    return bool(poller.poll(200))
+    return bool(poller.poll(2000))
 
 
 EFFECTS = (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OUR_NAME, THEIR_NAME = "veth-caller", "veth-child"
 OUR_ADDRESS, THEIR_ADDRESS, PREFIX = "10.11.12.1", "10.11.12.2", 24
 GREETING = b"hello from the child's network namespace"
-PATIENCE = 5
+PATIENCE = 10
 
 
 def become_root_of_a_user_namespace() -> None:
