@@ -17,7 +17,8 @@ FREE_THREADED = """
     {gil}
     import ramet
     ran = []
-    for way in (ramet.call, lambda fn: ramet.isolated(fn)()):
+    pool, session = lambda fn: ramet.Pool(size=1).shutdown(), lambda fn: ramet.Session().close()
+    for way in (ramet.call, lambda fn: ramet.isolated(fn)(), pool, session):
         try:
             way(lambda: ran.append(1))
         except ramet.UnsupportedError as error:
@@ -35,15 +36,15 @@ def said(code):
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_free_threaded_build_is_refused(enabled):
-    """On a free-threaded build both ways to run a function are refused before anything runs, and the error says what it is
+    """On a free-threaded build all ways to run a function are refused before anything runs, and the error says what it is
     and whether its GIL is on; programs run."""
     fact = f"it is a free-threaded build, its GIL {'enabled' if enabled else 'disabled'}"
     found = said(FREE_THREADED.format(gil=f"sys._is_gil_enabled = lambda: {enabled}"))
-    assert found == f"{fact}\n{fact}\n[] b'still\\n'\n"
+    assert found == f"{fact}\n" * 4 + "[] b'still\\n'\n"
 
 
 def test_this_build_is_not():
-    """The control: with the flags that this build has, both run."""
+    """The control: with the flags that this build has, all run."""
     assert said(FREE_THREADED.format(gil='sys.abiflags = ""')) == "[1] b'still\\n'\n"
 
 

@@ -8,6 +8,7 @@ import weakref
 from concurrent.futures import Executor, Future
 
 from ramet.call import channel
+from ramet.call.build import refuse_free_threaded
 from ramet.call.isolated import RESULTS_MAX, FunctionResult, check_function, name_of
 from ramet.call.wire import need_msgspec
 from ramet.errors import SpecError, SpecTypeError
@@ -190,6 +191,7 @@ class Pool(_Caller):
         start_timeout: float | str = START_SECONDS,
         **fields: Any,
     ) -> None:
+        refuse_free_threaded()
         need_msgspec()
         names = check_preload(preload)
         places = len(os.sched_getaffinity(0)) if size is None else values.integer(size, "size", least=1, most=SIZE_MOST)

@@ -11,6 +11,7 @@ from threading import Lock, RLock
 from time import monotonic
 
 from ramet.call import channel
+from ramet.call.build import refuse_free_threaded
 from ramet.call.inbox import Inbox
 from ramet.call.isolated import RESULTS_MAX
 from ramet.call.wire import need_msgspec
@@ -93,6 +94,7 @@ class Session:
         start_timeout: float | str = START_SECONDS,
         **fields: Any,
     ) -> None:
+        refuse_free_threaded()
         need_msgspec()
         names = check_preload(preload)
         if not isinstance(prepare, str):
