@@ -10,7 +10,7 @@ from ramet.plan.steps import Block, Ptr, Slot, Stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Set
 
     from ramet.plan.steps import Arg, Plan, Step
 
@@ -26,12 +26,13 @@ MASK64 = 2**64 - 1
 
 
 class Encoded:
-    """A program, and at which offsets of its data the caller stores its inputs."""
+    """A program, and at which offsets of its data its slots are. inputs: those that no step of it fills, and the caller may."""
 
-    __slots__ = ("blob", "offsets")
+    __slots__ = ("blob", "inputs", "offsets")
 
-    def __init__(self, blob: bytes, offsets: Mapping[Slot, int]) -> None:
+    def __init__(self, blob: bytes, offsets: Mapping[Slot, int], results: Set[Slot]) -> None:
         self.blob, self.offsets = blob, offsets
+        self.inputs = tuple((slot, offset) for slot, offset in offsets.items() if slot not in results)
 
 
 class _Data:
@@ -109,7 +110,7 @@ def encode(stage: Stage, machine: str, *, fail: Mapping[int, int] | None = None)
             data.bytes,
         )
     )
-    return Encoded(blob, data.slots)
+    return Encoded(blob, data.slots, {step.result for step in stage.steps if step.result is not None})
 
 
 def _step(

@@ -235,8 +235,8 @@ def pid_of(pidfd: int) -> int:
 
 
 def values_of(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
-    offsets = encoded.offsets
-    return [(offsets[slot], value) for slot, value in inputs.items() if slot in offsets]
+    """Where the caller puts what, in this program's data."""
+    return [(offset, inputs[slot]) for slot, offset in encoded.inputs if slot in inputs]
 
 
 def _program(encoded: Encoded | None, inputs: Mapping[Slot, int]) -> tuple[bytes, list[tuple[int, int]]] | None:
