@@ -62,7 +62,7 @@ static void finish(struct begun *self)
     self->open = 0;
     Py_BEGIN_ALLOW_THREADS
     wait_left_memory(child);
-    child_reap(child->pidfd);
+    child_reap(child);
     Py_END_ALLOW_THREADS
     self->whole = child->whole != 0;
     arena_end(&self->arena);

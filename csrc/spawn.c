@@ -42,6 +42,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -236,13 +237,21 @@ void wait_left_memory(struct child *child)
     wait_cleared(&child->payload_running);
 }
 
-void child_reap(int pidfd)
+#ifndef CLONE_AUTOREAP
+#define CLONE_AUTOREAP 0x400000000ULL /* since Linux 7.1 */
+#endif
+
+/* A child with CLONE_AUTOREAP leaves nothing to reap, and waitid says so, ECHILD, as soon as it is dead. That it is
+ * gone from the list of our children, poll says (POLLHUP, since Linux 6.9). */
+void child_reap(const struct child *child)
 {
     siginfo_t info;
-    /* ECHILD: a CLONE_AUTOREAP child (Linux 7.1) leaves nothing to reap */
-    while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL) && errno == EINTR)
+    struct pollfd gone = {.fd = child->pidfd};
+    while (waitid(P_PIDFD, (id_t)child->pidfd, &info, WEXITED | __WALL) && errno == EINTR)
         ;
-    close(pidfd);
+    while (child->clone.flags & CLONE_AUTOREAP && poll(&gone, 1, -1) < 0 && errno == EINTR)
+        ;
+    close(child->pidfd);
 }
 
 static void fail_clone(struct child *child, long error)
@@ -292,7 +301,7 @@ static void join_end(struct child *child, long pid)
     /* Somebody has killed it. The child may be there all the same, and in our memory. */
     if (child->pidfd >= 0) {
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
-        child_reap(child->pidfd);
+        child_reap(child);
     }
     fail_clone(child, -EINTR);
 }
@@ -324,7 +333,7 @@ static PyObject *started_as(struct child *child, PyObject *into)
 {
     if (into && (set_int(into, "pid", child->pid) < 0 || set_int(into, "pidfd", child->pidfd) < 0)) {
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
-        child_reap(child->pidfd);
+        child_reap(child);
         return NULL;
     }
     return Py_BuildValue("Liiii", (long long)child->pid, (int)child->pidfd, 0, 0, 0);
@@ -362,7 +371,7 @@ static PyObject *spawn_in(struct arena *arena, PyObject *sync, int meanwhile, Py
         /* a payload's process that failed leaves an init behind */
         sys4(__NR_pidfd_send_signal, child->pidfd, SIGKILL, 0, 0);
         Py_BEGIN_ALLOW_THREADS
-        child_reap(child->pidfd);
+        child_reap(child);
         Py_END_ALLOW_THREADS
     }
     /* A sync that failed because the child had: the step is the cause. But Ctrl-C stays Ctrl-C. */

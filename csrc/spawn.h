@@ -45,7 +45,7 @@ void arena_end(struct arena *arena);
 
 /* Clone the child; its pid in *child, or why not. */
 void child_start(struct child *child);
-void child_reap(int pidfd);
+void child_reap(const struct child *child);
 void wait_left_memory(struct child *child);
 
 /* The caller's side of the sync steps, with its own signal mask; 0, or -1 with an exception, and the child is killed. */

@@ -42,6 +42,17 @@ def test_the_kernel_is_not_asked_otherwise():
     assert flags(no_new_privs=False) & NEW == 0
 
 
+@newest
+def test_a_failed_start_is_gone():
+    """Nobody has to reap what the kernel reaps; when a start has failed the child is no longer on the list of children all the same."""
+    for _ in range(100):
+        with pytest.raises(ramet.StepError):
+            ramet.run(["true"], workdir="/nowhere")
+        assert Path("/proc/thread-self/children").read_text() == ""
+    with ramet.Popen(["sleep", "50"]) as box:  # the control: who lives is on it
+        assert str(box.pid) in Path("/proc/thread-self/children").read_text().split()
+
+
 @pytest.mark.parametrize(
     ("script", "ending"),
     [
