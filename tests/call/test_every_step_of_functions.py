@@ -55,7 +55,8 @@ def attempt(plan, stage, number, error):
 @BOTH
 @pytest.mark.parametrize("stage", ["child", "init", "payload"])
 def test_every_step_that_fails_is_told(plan, stage):
-    """Whichever step of a stage fails, the error is its own, by stage, number and errno, and the function is not called."""
+    """Whichever step of a stage fails, the error is its own, by stage, number and errno, and the function is not called,
+    or, where it is init that fails, ended with it."""
     steps = plan.stages[stage].steps
     known = len(steps)
     if stage == "init" and plan.sync:
@@ -63,7 +64,8 @@ def test_every_step_that_fails_is_told(plan, stage):
         known = next(n for n, step in enumerate(steps) if step.call == "dup3")
     for number in range(known):
         error, said = attempt(plan, stage, number, errno.EDOM)
-        assert said == b""
+        # The function's process does not wait for init, which seldom comes second: then the function has begun, and is killed.
+        assert said == b"" or (stage == "init" and said == b"called")
         assert (error.stage, error.index, error.errno) == (stage, number, errno.EDOM)
 
 
