@@ -93,7 +93,9 @@ static void branch_child(void *arg)
     }
     child_write_number(branch->pid_text, pid);
     error = run_steps(&branch->init, &at);
-    note(branch, STAGE_INIT, at, error); /* our end is that of the pid namespace, and so the copy's */
+    note(branch, STAGE_INIT, at, error);
+    /* Our end is the copy's too, but a moment after it has closed what the copy may be waiting for (ramet/run/fork.py). */
+    sys2(__NR_kill, pid, SIGKILL);
     sys_exit_group(EXIT_STEP_FAILED);
 }
 

@@ -27,7 +27,7 @@ from ramet.plan.finish import PAYLOAD_PID
 from ramet.plan.steps import STAGE_CLONE, STAGE_PAYLOAD_CLONE
 from ramet.run.failure import step_failed
 from ramet.run.hold import Signals
-from ramet.run.launch import kill
+from ramet.run.launch import SIGKILL, kill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _go_between(
             if syncs:
                 _become_the_child(encoded, values, flags, into, tell)
                 if pid := _clone(0, SIGCHLD, None, STAGE_PAYLOAD_CLONE):
-                    _make(INIT, encoded.init, values, pid)
+                    _become_init(encoded, values, pid)
             else:
                 _branch(encoded, values, flags, into, tell, go)
             # Until init's own steps have closed the pipe: if one of them fails, that is told before we are ready.
@@ -217,6 +217,15 @@ def _become_the_child(
         os.write(tell, NEWS.pack(CLONED, pid, 0, 0))
         os._exit(0)
     _make(CHILD, encoded.child, values)
+
+
+def _become_init(encoded: Encodings, values: Callable[[Encoded], list[tuple[int, int]]], payload: int) -> None:
+    """Where it fails our end would kill the payload's process, but a moment after it has closed what that waits for."""
+    try:
+        _make(INIT, encoded.init, values, payload)
+    except _Failed:
+        os.kill(payload, SIGKILL)
+        raise
 
 
 def _branch(
