@@ -236,6 +236,16 @@ def test_it_is_an_executor(pool):
     assert isinstance(pool.submit(int, "x").exception(60), ValueError)
 
 
+async def cancelled(pool, pause):
+    """A call that is cancelled when it was seen to run, by looks so many seconds apart."""
+    task = asyncio.ensure_future(pool.arun(time.sleep, 1000))
+    while pool.counts["running"] == 0:
+        await asyncio.sleep(pause)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 def test_awaited(pool):
     """arun and aexec are awaited; many at once; and a cancelled call is killed."""
 
@@ -244,12 +254,7 @@ def test_awaited(pool):
         shown = (await pool.aexec("6 * 7")).value
         while pool.counts["running"]:  # a place is free a moment after its call has told
             await asyncio.sleep(0.01)
-        task = asyncio.ensure_future(pool.arun(time.sleep, 1000))
-        while pool.counts["running"] == 0:
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(pool, 0.01)
         while pool.counts["running"]:
             await asyncio.sleep(0.01)
         return many, shown
@@ -262,12 +267,7 @@ def test_cancelled_before_there_is_a_copy():
 
     async def main():
         with ramet.Pool(size=1, spare=0) as pool:
-            task = asyncio.ensure_future(pool.arun(time.sleep, 1000))
-            while pool.counts["running"] == 0:
-                await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancelled(pool, 0)
             return await pool.arun(double, 1)
 
     assert asyncio.run(asyncio.wait_for(main(), 50)) == 2
