@@ -474,36 +474,22 @@ def wait_pidfd(pidfd: int, timeout: float | None = None) -> int:
     try:
         return _status(os.waitid(os.P_PIDFD, pidfd, os.WEXITED | WALL))
     except ChildProcessError:
-        _poll(pidfd, None)
-        status = _exit_code(pidfd)
-        if status is None:
-            _poll(pidfd, _REAPED_WITHIN, reaped=True)
-            status = _exit_code(pidfd)
+        from ramet.left_status import left_status
+
+        status = left_status(pidfd)
         if status is None:
             raise
         return status
 
 
-_REAPED_WITHIN = 1.0
-"""The kernel keeps the exit status when it reaps, which is a moment after the pidfd has become readable."""
-
-
-def _poll(pidfd: int, timeout: float | None, *, reaped: bool = False) -> None:
-    """Wait until the process has ended: its pidfd is readable from then on. Reaped, it also has hung up."""
+def _poll(pidfd: int, timeout: float) -> None:
+    """Wait until the process has ended: its pidfd is readable from then on."""
     from select import POLLIN, poll
 
     poller = poll()
-    poller.register(pidfd, 0 if reaped else POLLIN)
-    milliseconds = None if timeout is None else max(0, int(timeout * 1000 + 0.999))
-    if not poller.poll(milliseconds) and not reaped:
-        raise TimeoutExpired("the process still runs", seconds=timeout or 0)
-
-
-def _exit_code(pidfd: int) -> int | None:
-    try:
-        return pidfd_info(pidfd).exit_code
-    except OSError:
-        return None
+    poller.register(pidfd, POLLIN)
+    if not poller.poll(max(0, int(timeout * 1000 + 0.999))):
+        raise TimeoutExpired("the process still runs", seconds=timeout)
 
 
 def _status(info: os.waitid_result | None) -> int:

@@ -10,12 +10,13 @@ import ramet
 #: host sees spec's values (it looks up what a spec names), and plan gets facts as a value: for its annotations only.
 #: lab's experiments are written as a reader would write them: with `import ramet`, which is "" here.
 #: lowlevel, single system calls, is above flags and below whoever asks or changes the machine.
-LOW = {"descriptors", "errors", "flags", "flag_facts", "text"}
+LOW = {"descriptors", "errors", "flags", "flag_facts", "left_status", "text"}
 ALLOWED = {
     "descriptors": set(),
     "errors": set(),
     "flags": {"errors", "flag_facts"},  # its table, loaded when first asked for
     "flag_facts": {"errors", "flags"},
+    "left_status": set(),
     "text": set(),
     "proc": set(),
     "bpf": set(),

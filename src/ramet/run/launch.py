@@ -354,32 +354,15 @@ def kill(pidfd: int) -> None:
         return
 
 
-PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
 CLD_EXITED, CLD_KILLED = 1, 2
-REAPED_WITHIN = 1000  # ms; somebody else's child may be reaped much later
 
 
 def _left_word(pidfd: int) -> tuple[int, int] | None:
-    """The wait status of a process that was reaped, from struct pidfd_info (linux/pidfd.h)."""
-    import fcntl
-    import select
-    import struct
+    """The same of a process that somebody else, or the kernel, has reaped."""
+    from ramet.left_status import left_status
 
-    poller = select.poll()
-    # ECHILD may come before the end, where the kernel reaps for a caller that ignores SIGCHLD; and where it reaps by itself
-    # (CLONE_AUTOREAP), between the end and the moment when the word is left, which is told by POLLHUP (since Linux 6.9).
-    for event, most in ((select.POLLIN, None), (0, REAPED_WITHIN)):
-        poller.register(pidfd, event)
-        poller.poll(most)
-        info = bytearray(struct.pack("<Q", PIDFD_INFO_EXIT).ljust(64, b"\0"))
-        try:
-            fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
-        except OSError:  # before Linux 6.13
-            return None
-        mask, status = struct.unpack_from("<Q", info)[0], struct.unpack_from("<i", info, 60)[0]
-        if mask & PIDFD_INFO_EXIT:
-            break
-    else:
+    status = left_status(pidfd)
+    if status is None:
         return None
     return (CLD_KILLED, status & 0x7F) if status & 0x7F else (CLD_EXITED, status >> 8 & 0xFF)
 
