@@ -369,6 +369,11 @@ class Popen:
                 return
             launched = self._alive()
             message = control.receive(launched.control) if launched.control is not None else None
+            if message is not None and self._group is None and self._is_waited_for:
+                # All is told, and the kernel takes a while to end the namespaces with init: `close` waits for that.
+                self._evidence = self._take_evidence(message)
+                self._ending = Ending.from_init(message)
+                return
             # Of an init that was killed it would say nothing: those below it are gone without having been waited for.
             rusage = bytearray(RUSAGE_SIZE) if message is None and not self.plan.init else None
             found = reap(launched.pidfd, rusage)
