@@ -86,7 +86,7 @@ def isolated(report: Report, rounds: int, pages: Callable[[str], float]) -> None
         "C: memcpy, large pages": "fresh",
         "C: memcpy, small pages": "small",
         "C: memcpy into used memory": "warm",
-        "C: by a pipe, the floor": "pipe",
+        "C: by a pipe": "pipe",
         "C: process_vm_readv": "readv",
         "C: into a memfd": "memfd",
     }
@@ -111,13 +111,13 @@ def isolated(report: Report, rounds: int, pages: Callable[[str], float]) -> None
         max(5, rounds // 10),
     )
     report.add("100 MB out of a sandbox", *(Figure(name, value) for name, value in found.items()))
-    beyond = found["100 MB array"] - found["nothing, of this caller"]
+    returning = found["100 MB array"] - found["nothing, of this caller"]
     report.add(
         "",
-        ratio("array / copy", found["100 MB array"], found["copy of it"], at_most=1.3),
-        ratio("array beyond nothing / copy", beyond, found["copy of it"]),
-        ratio("array beyond nothing / floor", beyond, found["C: by a pipe, the floor"]),
-        ratio("floor / memcpy, large pages", found["C: by a pipe, the floor"], found["C: memcpy, large pages"]),
+        ratio("returning it / copy", returning, found["copy of it"], at_most=1.3),
+        ratio("with the sandbox around it / copy", found["100 MB array"], found["copy of it"]),
+        ratio("by a pipe, in C / copy", found["C: by a pipe"], found["copy of it"]),
+        ratio("into a memfd, in C / copy", found["C: into a memfd"], found["copy of it"]),
     )
 
 

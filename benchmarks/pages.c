@@ -6,7 +6,7 @@
  *     warm   memcpy into memory that was used before
  *     fresh  memcpy into memory as mmap(2) gives it, with large pages where there are any (what numpy's copy does)
  *     small  the same with pages of 4 KiB
- *     pipe   another process puts its pages into a pipe (vmsplice), this one reads them into fresh memory with large pages: the floor
+ *     pipe   another process puts its pages into a pipe (vmsplice), this one reads them into fresh memory with large pages
  *     readv  process_vm_readv(2) into the same
  *     memfd  another process's way to have it in a memfd: write(2), and nothing of reading it */
 #define _GNU_SOURCE

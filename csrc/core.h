@@ -37,6 +37,11 @@ extern const char core_fork_doc[];
 PyObject *core_vmsplice(PyObject *module, PyObject *args);
 extern const char core_vmsplice_doc[];
 
+PyObject *core_map_shared(PyObject *module, PyObject *args);
+extern const char core_map_shared_doc[];
+PyObject *core_lay(PyObject *module, PyObject *args);
+extern const char core_lay_doc[];
+
 PyObject *core_branch(PyObject *module, PyObject *args);
 extern const char core_branch_doc[];
 

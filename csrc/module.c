@@ -23,6 +23,8 @@ static PyMethodDef core_methods[] = {
     {"msgpack_check", core_msgpack_check, METH_O, core_msgpack_check_doc},
     {"fork", core_fork, METH_NOARGS, core_fork_doc},
     {"vmsplice", core_vmsplice, METH_VARARGS, core_vmsplice_doc},
+    {"map_shared", core_map_shared, METH_VARARGS, core_map_shared_doc},
+    {"lay", core_lay, METH_VARARGS, core_lay_doc},
     {"run", core_run, METH_VARARGS, core_run_doc},
     {"branch", core_branch, METH_VARARGS, core_branch_doc},
     {"watch_arenas", core_watch_arenas, METH_NOARGS, core_watch_arenas_doc},

@@ -18,6 +18,7 @@ from needs import MUST_WORK, SLOW
 from observed import children, descriptors
 from ramet import lowlevel
 from ramet.cgroups import place
+from ramet.run import trays
 from watch import Watched
 
 READ = 63 if os.uname().machine == "aarch64" else 0
@@ -69,8 +70,9 @@ def waiting():
 
 @pytest.fixture(scope="session")
 def warm():
-    """What ramet opens once and keeps (init's sealed memory, the caller's pidfd) is open from here on."""
+    """What ramet opens once and keeps (init's sealed memory, the caller's pidfd, the ground of trays) is open from here on."""
     ramet.run(["true"])
+    trays.tray_for(ramet.Sandbox(), trays.LEAST)
 
 
 @pytest.fixture(autouse=True)

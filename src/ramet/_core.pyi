@@ -91,6 +91,12 @@ def branch(
 ) -> tuple[int, int, int, int, int] | None:
     """A copy of this process in a sandbox; None in the copy, else (pid or -1, pidfd or -1, stage, step, errno)."""
 
+def map_shared(fd: int, size: int, /) -> memoryview:
+    """The first bytes of a file, to be written to, for as long as this process lives; no descriptor of it is kept."""
+
+def lay(tray: memoryview, at: int, data: _ReadBuffer, /) -> None:
+    """Copy data to a place, a multiple of 64 KiB, of what map_shared gave; OSError where there is no memory for it."""
+
 def watch_arenas() -> None:
     """From now on note where Python's allocator has its memory."""
 

@@ -20,6 +20,7 @@ from needs import need
 from ramet import cgroups, isolated
 from ramet.call import channel
 from ramet.call.channel import Broken, Reader, mapped, sealed, send
+from ramet.run import trays
 
 
 @pytest.fixture
@@ -255,6 +256,12 @@ def test_a_middling_array_is_mapped():
 # Large buffers, by the pipe
 
 
+@pytest.fixture
+def no_trays(monkeypatch):
+    """By the pipe also what would lie in a tray."""
+    monkeypatch.setattr(trays, "_ground_kept", lambda: None)
+
+
 def several():
     """More than a pipe holds, of all sizes: less than a page, no whole number of pages, none at all."""
     rng = numpy.random.default_rng(1)
@@ -274,12 +281,12 @@ def check_several(**fields):
     assert (found[3] == 7).all()
 
 
-def test_large_buffers():
+def test_large_buffers(no_trays):
     """From a mebibyte on together, buffers come by the pipe, each whole and each as it was; they are the caller's own memory then."""
     check_several()
 
 
-def test_a_pipe_that_may_not_be_larger(monkeypatch):
+def test_a_pipe_that_may_not_be_larger(monkeypatch, no_trays):
     """Where a user's pipes may hold no more, a small one will do."""
     monkeypatch.setattr(channel, "PIPE_SIZE", 4096)
     check_several()
@@ -287,7 +294,7 @@ def test_a_pipe_that_may_not_be_larger(monkeypatch):
     check_several()
 
 
-def test_without_vmsplice():
+def test_without_vmsplice(no_trays):
     """A policy that denies vmsplice(2) gets the bytes written instead."""
     check_several(seccomp=ramet.Seccomp.default().deny("vmsplice"))
     check_several(seccomp=ramet.Seccomp.default().deny("vmsplice", errno="ENOSYS"))
@@ -323,7 +330,7 @@ def heard():
     logger.propagate = True
 
 
-def test_a_function_that_still_speaks(heard):
+def test_a_function_that_still_speaks(heard, no_trays):
     """A thread of the function's that logs, and uses memory, while the value is on its way disturbs neither frames nor buffers: they are
     kept until the process has ended."""
 
@@ -395,7 +402,7 @@ def test_words_of_more_with_nothing_there(ends):
         os.close(write)
 
 
-def test_hanging_up_on_a_full_pipe(heard):
+def test_hanging_up_on_a_full_pipe(heard, no_trays):
     """A function that has more to send than may come, and waits for room in the pipe, learns that nobody takes it: it ends."""
 
     def many():

@@ -5,14 +5,12 @@ import signal
 import pytest
 from group_payloads import PYTHON, Inside, ours, somebody_elses, until
 
-import ramet
 from ramet import cgroups
 
 
 @pytest.fixture(scope="session")
-def warm():
+def warm(warm):
     """Besides what every test has open from the start: the place, where groups are made."""
-    ramet.run(["true"])
     cgroups.find()
 
 

@@ -17,11 +17,8 @@ SPIN = "while True: pass"
 
 
 @pytest.fixture(scope="session")
-def warm():
+def warm(warm):
     """The place, where groups are made, is open from here on, too."""
-    import ramet
-
-    ramet.run(["true"])
     cgroups.find()
 
 

@@ -5,14 +5,12 @@ import os
 import pytest
 from limited import groups_of
 
-import ramet
 from ramet import cgroups
 
 
 @pytest.fixture(scope="session")
-def warm():
+def warm(warm):
     """Besides what every test has open from the start: the place, where groups are made."""
-    ramet.run(["true"])
     cgroups.find()
 
 

@@ -4,7 +4,10 @@ A frame is its kind, how many descriptors belong to it, and a length, then so ma
 nobody can change or shorten it any more. The reader trusts nothing of it: lengths are checked before anything is kept,
 and once it has seen a frame that can't be it takes no more from there.
 
-Buffers of a mebibyte and more together come by a pipe that the reader has made: their pages are put into it as they are, so they
+Buffers of four mebibytes and more together lie in a tray of the reader's, where there is one (`ramet.run.trays`): a LAID frame says how long
+each of them is, and then comes the frame they belong to. They are not looked at before the sender is gone.
+
+Else buffers of a mebibyte and more together come by a pipe that the reader has made: their pages are put into it as they are, so they
 are copied once, into memory that is the reader's own, and count once for a sandbox's memory limit. A POUR frame says how long each
 of them is; every time that something has been put in, a MORE frame says so, and the reader takes what is there and waits for no
 more; then comes the frame they belong to. The read end is the reader's alone: nobody else can make it block.
@@ -20,6 +23,7 @@ import struct
 
 from ramet import _core
 from ramet.call.wire import LARGE_MOST
+from ramet.run import trays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +32,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.call.wire import Buffer
+    from ramet.run.trays import Tray
 
 HEADER = struct.Struct("<4sIQ")
 VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED = b"VALU", b"RAIS", b"CANT", b"LOG ", b"WARN", b"PICK"
-POUR, MORE = b"POUR", b"MORE"
-KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE})
-#: A task, which the caller sends: what kind of it, and how many bytes may come back; a pickle follows.
+POUR, MORE, LAID = b"POUR", b"MORE", b"LAID"
+KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE, LAID})
+#: A task, which the caller sends: what kind of it, and how many bytes may come back; a pickle follows. The descriptor behind those of its
+#: buffers is that of a tray.
 TASK_KIND = b"TASK"
 TASK = struct.Struct("<4sQ")
 FUNCTION, CODE, SESSION = b"FUNC", b"CODE", b"SESS"
@@ -49,13 +55,26 @@ class Broken(Exception):
     """What came is no frame, or more than is taken."""
 
 
-def send(to: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = (), pages: int | None = None) -> None:
+def send(
+    to: socket.socket,
+    kind: bytes,
+    data: bytes,
+    buffers: Sequence[Buffer] = (),
+    *,
+    pages: int | None = None,
+    tray: memoryview | None = None,
+    beside: Sequence[int] = (),
+) -> None:
     """Blocks until the other side has taken it. Raises OSError when that has hung up.
 
-    pages: the write end of the reader's pipe, if it has one; then buffers must stay as they are until this process ends.
+    pages: the write end of the reader's pipe, if it has one; then buffers must stay as they are until this process ends. tray: the
+    reader's, mapped. beside: descriptors that belong to no buffer.
     """
     fds: list[int] = []
-    if pages is not None and sum(memoryview(one).nbytes for one in buffers) >= POUR_LEAST:
+    size = sum(memoryview(one).nbytes for one in buffers)
+    if tray is not None and size >= trays.LEAST and laid(to, tray, buffers):
+        buffers = ()
+    elif pages is not None and size >= POUR_LEAST:
         pour(to, pages, buffers)
         buffers = ()
     try:
@@ -64,12 +83,27 @@ def send(to: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] 
         import socket
 
         head = HEADER.pack(kind, len(fds), len(data))
-        sent = socket.send_fds(to, [head], fds) if fds else to.send(head)
+        sent = socket.send_fds(to, [head], [*fds, *beside]) if fds or beside else to.send(head)
         to.sendall(head[sent:])
         to.sendall(data)
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def laid(to: socket.socket, tray: memoryview, buffers: Sequence[Buffer]) -> bool:
+    """Lay them into the tray, and say so. False where it has no room, or the machine no memory for them."""
+    views = [memoryview(one).cast("B") for one in buffers]
+    total, places = trays.layout([view.nbytes for view in views])
+    if total > tray.nbytes:
+        return False
+    try:
+        for view, at in zip(views, places, strict=True):
+            _core.lay(tray, at, view)
+    except OSError:
+        return False
+    to.sendall(HEADER.pack(LAID, 0, 8 * len(views)) + struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views]))
+    return True
 
 
 def pour(to: socket.socket, pages: int, buffers: Sequence[Buffer]) -> None:
@@ -140,9 +174,9 @@ def mapped(fd: int, most: int) -> memoryview:
     return memoryview(mmap.mmap(fd, found.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
 
 
-def receive(end: socket.socket, raw: bytes = b"") -> tuple[bytes, bytearray, list[Any]] | None:
-    """What the caller sends: its kind, bytes, and buffers, or of the kind `raw` descriptors; None if it hangs up instead. Blocks.
-    For the side that trusts the other."""
+def receive(end: socket.socket, raw: bytes = b"") -> tuple[bytes, bytearray, list[Any], list[int]] | None:
+    """What the caller sends: its kind, bytes, buffers, and the descriptors beside them; None if it hangs up instead. Of the kind `raw` all
+    descriptors are beside. Blocks. For the side that trusts the other."""
     import socket
 
     head, fds, _, _ = socket.recv_fds(end, HEADER.size, LARGE_MOST)
@@ -159,20 +193,20 @@ def receive(end: socket.socket, raw: bytes = b"") -> tuple[bytes, bytearray, lis
             return None
         view = view[got:]
     if kind == raw:
-        return kind, data, fds
+        return kind, data, [], fds
     buffers = [mapped(fd, 1 << 62) for fd in fds[:count]]
-    for fd in fds:
+    for fd in fds[:count]:
         os.close(fd)
-    return kind, data, buffers
+    return kind, data, buffers, fds[count:]
 
 
 class Frame:
-    """What was sent at once."""
+    """What was sent at once. laid: how long its buffers are that lie in the tray, or None."""
 
-    __slots__ = ("buffers", "data", "kind")
+    __slots__ = ("buffers", "data", "kind", "laid")
 
-    def __init__(self, kind: bytes, data: bytearray, buffers: list[memoryview]) -> None:
-        self.kind, self.data, self.buffers = kind, data, buffers
+    def __init__(self, kind: bytes, data: bytearray, buffers: list[memoryview], laid: tuple[int, ...] | None) -> None:
+        self.kind, self.data, self.buffers, self.laid = kind, data, buffers, laid
 
 
 class Poured:
@@ -217,11 +251,12 @@ def _fresh(size: int) -> mmap.mmap | bytearray:
 
 class Reader:
     """The caller's end. most: bytes that all frames together may have, buffers included; pages: the read end of a pipe for large buffers,
-    which nobody else has and which does not block; it is closed with the reader."""
+    which nobody else has and which does not block; it is closed with the reader, and so is the tray."""
 
-    def __init__(self, end: socket.socket, most: int, pages: int | None = None) -> None:
-        self._end, self._left, self._pages = end, most, pages
+    def __init__(self, end: socket.socket, most: int, pages: int | None = None, tray: Tray | None = None) -> None:
+        self._end, self._left, self._pages, self._tray = end, most, pages, tray
         self._poured: Poured | None = None
+        self._laid: tuple[int, ...] | None = None
         self._bytes = bytearray()
         self._head: tuple[bytes, int, int] | None = None
         self._fds: list[int] = []
@@ -257,12 +292,17 @@ class Reader:
             if kind in (POUR, MORE):
                 self._pour(kind, data, count)
                 continue
-            buffers = self._buffers(count)
+            if kind == LAID:
+                self._lie(data, count)
+                continue
+            buffers, laid = self._buffers(count), None
             if kind in (VALUE, PICKLED) and self._poured is not None:
                 if not self._poured.complete:
                     raise Broken("a value before its buffers")
                 buffers, self._poured = self._poured.buffers + buffers, None
-            return Frame(kind, data, buffers)
+            if kind == VALUE:
+                laid, self._laid = self._laid, None
+            return Frame(kind, data, buffers, laid)
         return None
 
     def _whole(self) -> tuple[bytes, bytearray, int] | None:
@@ -289,15 +329,37 @@ class Reader:
         if self._pages is None or count:
             raise Broken("a buffer by a pipe that is not there")
         if kind == POUR:
-            if self._poured is not None or not data or len(data) % 8 or len(data) // 8 > LARGE_MOST:
-                raise Broken("buffers that can't be")
-            sizes = struct.unpack(f"<{len(data) // 8}Q", data)
-            if sum(sizes) > self._left:
-                raise Broken(f"buffers of {sum(sizes)} bytes, where {self._left} may come")
-            self._left -= sum(sizes)
-            self._poured = Poured(sizes)
+            self._poured = Poured(self._sizes(data))
         elif self._poured is not None:
             self._poured.take(self._pages)
+
+    def _lie(self, data: bytearray, count: int) -> None:
+        if self._tray is None or count:
+            raise Broken("a buffer in a tray that is not there")
+        self._laid = self._sizes(data)
+        if trays.layout(self._laid)[0] > self._tray.size:
+            raise Broken("buffers that have no room in the tray")
+
+    def _sizes(self, data: bytearray) -> tuple[int, ...]:
+        """Of buffers that do not come with their frame."""
+        another = self._poured is not None or self._laid is not None
+        if another or not data or len(data) % 8 or len(data) // 8 > LARGE_MOST:
+            raise Broken("buffers that can't be")
+        sizes = struct.unpack(f"<{len(data) // 8}Q", data)
+        if sum(sizes) > self._left:
+            raise Broken(f"buffers of {sum(sizes)} bytes, where {self._left} may come")
+        self._left -= sum(sizes)
+        return sizes
+
+    def in_tray(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Buffers of a frame that were laid there: when nobody of the sandbox is left."""
+        tray, self._tray = self._tray, None
+        if tray is None:
+            raise Broken("a buffer in a tray that was closed")
+        try:
+            return tray.taken(sizes)
+        except OSError as error:
+            raise Broken(f"a tray that can't be mapped: {error.strerror or error}") from None
 
     def _buffers(self, count: int) -> list[memoryview]:
         if len(self._fds) < count:
@@ -309,11 +371,18 @@ class Reader:
             os.close(self._fds.pop(0))
         return taken
 
-    def close(self) -> None:
-        """Hang up; who still sends, or waits for room in the pipe, learns it."""
+    def hang_up(self) -> None:
+        """Whoever still sends, or waits for room in the pipe, learns it. What lies in the tray is still to be had."""
         self._end.close()
         pages, self._pages = self._pages, None
         if pages is not None:
             os.close(pages)
         while self._fds:
             os.close(self._fds.pop())
+
+    def close(self) -> None:
+        """Hang up, and let go of the tray."""
+        self.hang_up()
+        tray, self._tray = self._tray, None
+        if tray is not None:
+            tray.close()

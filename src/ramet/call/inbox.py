@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ramet.call.channel import Frame
+    from ramet.run.trays import Tray
 
 WARNINGS_MAX = 1000
 #: What a record of a logger may be made of.
@@ -36,6 +37,8 @@ RECORD: dict[str, Any] = {
 class Inbox:
     """Of one run. value: what came, if has_value; exception: what was raised, or what is wrong with the value.
 
+    A value of which a part lies in the tray is there when `settle` has been called: then has_told is true, and has_value not yet.
+
     parts: the value may have `wire.Part`s; forked: it comes from a copy of the caller, whose loggers have had their say there: a zygote's have not.
     """
 
@@ -47,10 +50,12 @@ class Inbox:
         pickled: bool,
         mine: tuple[type[BaseException], ...],
         pages: int | None = None,
+        tray: Tray | None = None,
         parts: bool = False,
         forked: bool = True,
     ) -> None:
-        self._reader = channel.Reader(end, most, pages)
+        self._reader = channel.Reader(end, most, pages, tray)
+        self._later: Frame | None = None
         self._most, self._pickled, self._mine, self._parts, self._forked = most, pickled, mine, parts, forked
         self.value: Any = None
         self.has_value = False
@@ -64,11 +69,10 @@ class Inbox:
             for frame in frames:
                 self._took(frame)
         except (channel.Broken, Malformed) as error:
-            self.has_value, self.value = False, None
-            self.exception = ResultError(f"the sandbox sent what is no result: {error}")
+            self._is_no_result(error)
             ended = True
         if ended:
-            self._reader.close()
+            self._reader.hang_up()
         return ended
 
     def take_open(self) -> bool:
@@ -78,16 +82,40 @@ class Inbox:
             for frame in frames:
                 self._took(frame)
         except (channel.Broken, Malformed) as error:
-            self.has_value, self.value = False, None
-            self.exception = ResultError(f"the sandbox sent what is no result: {error}")
+            self._is_no_result(error)
             return False
         return ended
+
+    def _is_no_result(self, error: Exception) -> None:
+        self.has_value, self.value, self._later = False, None, None
+        self.exception = ResultError(f"the sandbox sent what is no result: {error}")
+
+    @property
+    def has_told(self) -> bool:
+        """Is it known how it went?"""
+        return self.has_value or self.exception is not None or self._later is not None
+
+    @property
+    def awaits_end(self) -> bool:
+        """Has a value come that can't be looked at before the sandbox is gone?"""
+        return self._later is not None
+
+    def settle(self) -> None:
+        """All of the sandbox is gone: take what lies in the tray."""
+        frame, self._later = self._later, None
+        if frame is None or frame.laid is None:
+            return
+        try:
+            frame.buffers = self._reader.in_tray(frame.laid) + frame.buffers
+            self.value, self.has_value = self._unpacked(frame), True
+        except (channel.Broken, Malformed) as error:
+            self._is_no_result(error)
 
     def _took(self, frame: Frame) -> None:
         if frame.kind in (channel.LOG, channel.WARNING):
             self._heard(frame)
             return
-        if self.has_value or self.exception is not None:
+        if self.has_told:
             raise channel.Broken("a second result")
         if frame.kind == channel.PICKLED:
             if not self._pickled:
@@ -95,6 +123,8 @@ class Inbox:
             import pickle
 
             self.value, self.has_value = pickle.loads(frame.data), True
+        elif frame.laid is not None:
+            self._later = frame
         elif frame.kind == channel.VALUE:
             self.value, self.has_value = self._unpacked(frame), True
         elif frame.kind == channel.RAISED:

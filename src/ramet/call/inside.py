@@ -6,6 +6,7 @@ import _thread
 import os
 import sys
 
+from ramet import _core
 from ramet.call import channel
 from ramet.call.remote import shown, told
 from ramet.call.wire import Packer, Unsendable
@@ -40,6 +41,7 @@ class Job:
         self.fn, self.args, self.kwargs = fn, args, kwargs
         self.most, self.pickled = most, pickled
         self.pages: int | None = None
+        self.tray: memoryview | None = None
         self.sent: Sequence[Buffer] = ()
         if packer is None:
             preload(fn)
@@ -52,7 +54,7 @@ class Job:
         code = 1
         try:
             end = socket.socket(fileno=numbers[0])
-            self.pages = numbers[1] if len(numbers) > 1 else None
+            self.pages, self.tray = numbers[1], mapped_tray(numbers[2])
             code = self.run(end)
         except BaseException:
             import traceback
@@ -101,7 +103,7 @@ class Job:
             if size > self.most:
                 raise Unsendable(f"takes {size} bytes, and results_max is {self.most}")
             self.sent = list(buffers)  # until this process ends: the caller may not have read their pages yet
-            _send(end, kind, data, self.sent, self.pages)
+            _send(end, kind, data, self.sent, pages=self.pages, tray=None if self.pickled else self.tray)
         except (Unsendable, RecursionError) as error:
             _send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
             return 1
@@ -119,11 +121,21 @@ class Job:
 _turn = _thread.RLock()
 
 
-def _send(
-    end: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = (), pages: int | None = None
-) -> None:
+def _send(end: socket.socket, kind: bytes, data: bytes, buffers: Sequence[Buffer] = (), **by: Any) -> None:
     with _turn:
-        channel.send(end, kind, data, buffers, pages)
+        channel.send(end, kind, data, buffers, **by)
+
+
+def mapped_tray(fd: int) -> memoryview | None:
+    """The caller's tray, if that is what it is. Its descriptor is closed before anything of the function's runs: nobody in here shall have
+    more of it than this mapping, which ends with the process."""
+    try:
+        size = os.fstat(fd).st_size
+        return _core.map_shared(fd, size) if size else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def preload(fn: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ from ramet.run.planning import plan_for, sandbox_with
 from ramet.run.process import Popen, finish
 from ramet.run.result import Result
 from ramet.run.streams import DEVNULL, PIPE, Capture, Pump
+from ramet.run.trays import tray_for
 from ramet.spec import values
 
 TYPE_CHECKING = False
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
 
 RESULTS = ("plain", "pickle")
 RESULTS_MAX = 1 << 30
-#: Descriptors that a function's process gets: the channel, and the pipe for large buffers.
-HANDED = 2
+#: Descriptors that a function's process gets: the channel, the pipe for large buffers, and a tray, or /dev/null in its place.
+HANDED = 3
 CO_GENERATOR, CO_ASYNC_GENERATOR = 0x20, 0x200
 
 
@@ -313,7 +314,8 @@ class FunctionProcess(Popen):
         pages, self._pages_theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(pages, False)
         self._ours, self._job, self._relay = ours, job, relay
-        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=pages)
+        self._tray = None if job.pickled else tray_for(sandbox, job.most)
+        self.inbox = Inbox(ours, job.most, pickled=job.pickled, mine=exceptions, pages=pages, tray=self._tray)
         try:
             _flush_own()
             super().__init__((name_of(job.fn),), sandbox, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
@@ -333,7 +335,8 @@ class FunctionProcess(Popen):
         from ramet.run.fork import Function
         from ramet.run.launch import launch
 
-        function = Function(self._job, (self._theirs.fileno(), self._pages_theirs))
+        tray = self._tray.fd if self._tray is not None else None
+        function = Function(self._job, (self._theirs.fileno(), self._pages_theirs, tray))
         try:
             return launch(self.plan, stdio, given=given, into=into, signals=signals, function=function)
         finally:
@@ -350,6 +353,7 @@ class FunctionProcess(Popen):
     def _result_with(self, out: bytes | str | None, err: bytes | str | None, truncated: tuple[str, ...]) -> Result:
         result = self._result_of(FunctionResult, out, err, truncated)
         inbox = self.inbox
+        inbox.settle()  # all of the sandbox is gone
         result.exception = None if inbox.has_value and result.exit_code == 0 else _failure(result, inbox.exception)
         result.value = inbox.value if result.exception is None else None
         return result

@@ -167,6 +167,12 @@ def caller_writes(maps: Maps) -> tuple[CallerStep, ...]:
     )
 
 
+def as_they_are(facts: Facts) -> tuple[CallerStep, ...]:
+    """An ordinary caller's own ids, as it writes the maps of a namespace in which they are to mean the same."""
+    uids, gids = (IdMapping(facts.uid, facts.uid),), (IdMapping(facts.gid, facts.gid),)
+    return caller_writes(Maps(facts.uid, facts.gid, uids, gids, True, True, False))
+
+
 def become(b: Builder, uid: int, gid: int, groups: tuple[int, ...] | None, capabilities: int) -> None:
     """Take the payload's ids, and keep the capabilities that the set-up still needs: those the child has now.
 

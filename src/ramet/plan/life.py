@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 
-from ramet.plan.steps import Block, Builder, Slot
+from ramet.plan.steps import Block, Builder, Ptr, Slot
 
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 POLLIN = 1
 LAST_FD = 2**32 - 1
 CLOSE_RANGE_UNSHARE = 2
+SOL_SOCKET, SCM_RIGHTS, MSG_NOSIGNAL = 1, 1, 0x4000
 
 #: Input: a pidfd of the caller. Readable when the caller is dead.
 CALLER = Slot("caller")
@@ -58,3 +59,18 @@ def wait_for_caller(b: Builder, control: int, doing: str) -> None:
     b.about("caller", doing)
     b.call("write", control, b"R", 1, expect=1)
     b.call("read", control, Block(bytes(8), text='""'), 1, expect=1)
+
+
+def hand_over(b: Builder, control: int | Slot, descriptor: Slot, name: str) -> None:
+    """Send a descriptor to the caller: `ramet.run.control.receive_descriptor`. See unix(7). name: what the plan calls it."""
+    rights = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), descriptor, bytes(4))
+    vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
+    header = Block(
+        bytes(16),
+        Ptr(vector),
+        struct.pack("<Q", 1),
+        Ptr(rights),
+        struct.pack("<QQ", 24, 0),
+        text=f"{{SCM_RIGHTS, [{name}]}}",
+    )
+    b.call("sendmsg", control, header, MSG_NOSIGNAL)

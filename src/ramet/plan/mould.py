@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ramet.plan.idmap import CONTROL, Maps, become, caller_writes, owner_outside
+from ramet.plan.idmap import CONTROL, Maps, as_they_are, become, owner_outside
 from ramet.plan.life import die_with_caller, keep_only, own_descriptors, wait_for_caller
 from ramet.plan.mounts import (
     calm_pressure,
@@ -36,7 +36,7 @@ from ramet.plan.tree import (
     OPEN_TREE_CLONE,
     Tree,
 )
-from ramet.spec import Command, Directory, File, IdMapping, Namespace, Sandbox, Symlink
+from ramet.spec import Command, Directory, File, Namespace, Sandbox, Symlink
 from ramet.spec.sandbox import HOME
 
 TYPE_CHECKING = False
@@ -83,10 +83,7 @@ class Mould:
     @property
     def sync(self) -> tuple[CallerStep, ...]:
         """How the caller maps its ids: as they are. The sandboxes' own user namespaces, below it, map them further."""
-        if not self.own_user:
-            return ()
-        uids, gids = (IdMapping(self.facts.uid, self.facts.uid),), (IdMapping(self.facts.gid, self.facts.gid),)
-        return caller_writes(Maps(self.facts.uid, self.facts.gid, uids, gids, True, True, False))
+        return as_they_are(self.facts) if self.own_user else ()
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ import struct
 
 from ramet.errors import SpecError
 from ramet.plan.idmap import CONTROL
-from ramet.plan.steps import Block, Ptr
+from ramet.plan.life import hand_over
+from ramet.plan.steps import Block
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 O_RDWR, O_NOCTTY = 0o2, 0o400
 TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414
-SOL_SOCKET, SCM_RIGHTS = 1, 1
 
 
 def open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
@@ -38,14 +38,4 @@ def open_terminal(b: Builder, spec: Sandbox, shape: Shape) -> None:
         b.about("Sandbox.terminal_size", "set the terminal's size")
         b.call("ioctl", master, TIOCSWINSZ, Block(struct.pack("<4H", rows, columns, 0, 0), text=text))
         b.about("Sandbox.tty", "hand the terminal to the caller")
-    rights_message = Block(struct.pack("<Qii", 20, SOL_SOCKET, SCM_RIGHTS), master, bytes(4))
-    vector = Block(Ptr(b"T"), struct.pack("<Q", 1))
-    header = Block(
-        bytes(16),
-        Ptr(vector),
-        struct.pack("<Q", 1),
-        Ptr(rights_message),
-        struct.pack("<QQ", 24, 0),
-        text="{SCM_RIGHTS, [master]}",
-    )
-    b.call("sendmsg", CONTROL, header, 0x4000)
+    hand_over(b, CONTROL, master, "master")

@@ -22,6 +22,7 @@ from ramet.run.launch import Launched, kill, pid_of
 from ramet.run.process import finish
 from ramet.run.result import Ending
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
+from ramet.run.trays import tray_for
 from ramet.run.verdict import Evidence
 
 TYPE_CHECKING = False
@@ -54,7 +55,6 @@ class Clone(FunctionProcess):
         import socket
 
         self._zygote = zygote
-        self._pages = -1  # buffers come in memfds: there is no telling which of many copies will need a pipe
         self.plan, self.sandbox, self.args = plan, plan.spec, plan.command.argv
         self._begin_empty()
         self._relay = self._stop_when_told = False
@@ -222,13 +222,14 @@ class Clone(FunctionProcess):
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
     ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
-        self.inbox = Inbox(
-            self._ours, most, pickled=False, mine=exceptions, parts=task.kind == channel.CODE, forked=False
-        )
+        tray = tray_for(sandbox, most)
+        parts = task.kind == channel.CODE
+        self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions, tray=tray, parts=parts, forked=False)
         self._started = monotonic()
         self._guard = Guard(sandbox, self._group, self._killer())
         try:
-            channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers)
+            beside = (tray.fd,) if tray is not None else ()
+            channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers, beside=beside)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it is gone; what became of it is found out by waiting for it
 
@@ -244,7 +245,10 @@ class Clone(FunctionProcess):
         try:
             return self._result_of_clone(finish(self, None))
         except _Told:
-            return None if self._drained() else self._result_of_clone(finish(self, None))
+            if not self._drained():
+                return self._result_of_clone(finish(self, None))
+            self._settle_inbox()
+            return None
 
     def _drained(self) -> bool:
         """All that it had written when it told is taken. Was it not ended meanwhile for a limit?"""
@@ -261,9 +265,16 @@ class Clone(FunctionProcess):
 
     def _take_word(self) -> bool:
         ended = self.inbox.take()
-        if self.inbox.has_value or self.inbox.exception is not None:
+        if self.inbox.has_told:
             raise _Told
         return ended
+
+    def _settle_inbox(self) -> None:
+        """Take what lies in the tray, which has to wait until nobody of the sandbox can write there any more."""
+        if self.inbox.awaits_end:
+            self.end()
+            readable(self._alive().pidfd, None)
+            self.inbox.settle()
 
     def call(
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, at_once: bool
@@ -281,6 +292,7 @@ class Clone(FunctionProcess):
     def _result_so_far(self) -> Result:
         """It has told, and only has to end: what happens to it from now on is no part of the call."""
         usage = self.usage()
+        self._settle_inbox()
         self._ending = Ending(0 if self.inbox.has_value else 1, None, reported=True)
         self._evidence = Evidence(), usage
         return self._result(self._pump(None))

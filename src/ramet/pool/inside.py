@@ -7,7 +7,7 @@ import sys
 
 from ramet import _core
 from ramet.call import channel
-from ramet.call.inside import Job, flush
+from ramet.call.inside import Job, flush, mapped_tray
 from ramet.call.wire import Packer
 from ramet.run.fork import NEWS, READY
 from ramet.run.streams import readable
@@ -67,12 +67,12 @@ def serve(number: int, warm: Warm) -> NoReturn:
         task = channel.receive(end)
         if task is None:
             os._exit(0)  # the caller does not need this copy
-        _, data, buffers = task
+        _, data, buffers, beside = task
         if channel.TASK.unpack_from(data)[0] == channel.SESSION:
             from ramet.pool.kernel import Kernel
 
             Kernel(end, warm).serve()
-        code = _do(end, data, buffers)
+        code = _do(end, data, buffers, mapped_tray(beside[0]) if beside else None)
     except BaseException:
         import traceback
 
@@ -109,7 +109,7 @@ def _rehearse() -> None:
     channel.TASK.unpack_from(channel.TASK.pack(channel.FUNCTION, 0))
 
 
-def _do(end: socket.socket, data: bytearray, buffers: list[memoryview]) -> int:
+def _do(end: socket.socket, data: bytearray, buffers: list[memoryview], tray: memoryview | None) -> int:
     import pickle
 
     kind, most = channel.TASK.unpack_from(data)
@@ -125,4 +125,6 @@ def _do(end: socket.socket, data: bytearray, buffers: list[memoryview]) -> int:
         from ramet.pool.cell import run
 
         fn, args = run, (packer, *args)
-    return Job(fn, args, kwargs, most=most, pickled=False, packer=packer).run(end)
+    job = Job(fn, args, kwargs, most=most, pickled=False, packer=packer)
+    job.tray = tray
+    return job.run(end)

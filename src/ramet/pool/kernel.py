@@ -51,11 +51,11 @@ class Kernel:
             task = channel.receive(self._end, raw=FORK)
             if task is None:
                 os._exit(0)
-            kind, data, found = task
+            kind, data, buffers, fds = task
             if kind == FORK:
-                self._fork(found)
+                self._fork(fds)
                 continue
-            answer = self._do(data, found)
+            answer = self._do(data, buffers)
             if os.getpid() != own:
                 flush()
                 os._exit(0)  # a copy that the code has forked comes out of it too

@@ -63,8 +63,8 @@ def receive(control: int) -> Message | None:
     return Message(*MESSAGE.unpack(data)) if len(data) == MESSAGE.size else None
 
 
-def receive_terminal(control: int) -> int | None:
-    """The master of the pseudo-terminal that the child opened, sent before anything else; None if it never came."""
+def receive_descriptor(control: int) -> int | None:
+    """What a plan hands over (`ramet.plan.life.hand_over`), before it says anything else; None if it never came."""
     import _socket
 
     wrapped = _socket.socket(fileno=os.dup(control))

@@ -54,17 +54,17 @@ class Function:
     """What runs in place of a program.
 
     call: called in the payload's process, with the numbers at which the descriptors of `handed` are there; never returns.
-    handed: descriptors of the caller that go along. Owns a pipe, by which the copies tell how far they have come, and /dev/null.
+    handed: descriptors of the caller that go along; None: /dev/null. Owns a pipe, by which the copies tell how far they have come, and /dev/null.
     """
 
-    def __init__(self, call: Callable[[tuple[int, ...]], NoReturn], handed: tuple[int, ...]) -> None:
+    def __init__(self, call: Callable[[tuple[int, ...]], NoReturn], handed: tuple[int | None, ...]) -> None:
         self.call = call
         self.opened: list[int] = []
         self.hear, tell = os.pipe2(os.O_CLOEXEC)
         self.opened += [self.hear, tell]
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.opened.append(null)
-        self.handed = (*handed, tell, null)
+        self.handed = (*(null if fd is None else fd for fd in handed), tell, null)
 
     @property
     def pass_fds(self) -> dict[int, int]:

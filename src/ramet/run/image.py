@@ -63,7 +63,7 @@ def above_standard(fd: int) -> int:
         os.close(fd)
 
 
-def _keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:
+def keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:
     """Keep a descriptor that was made for a key, unless another thread was faster; the one that is kept."""
     mine = fd, identity(fd)
     found = kept.setdefault(key, mine)
@@ -91,7 +91,7 @@ def init_image() -> int:
         kept = above(fd, LOWEST)
     finally:
         os.close(fd)
-    return _keep(_init, "init", kept)
+    return keep(_init, "init", kept)
 
 
 def memfd(name: str, *, executable: bool) -> int:
@@ -128,4 +128,4 @@ def own_pidfd() -> int:
         kept = above(fd, LOWEST)
     finally:
         os.close(fd)
-    return _keep(_self, pid, kept)
+    return keep(_self, pid, kept)

@@ -334,7 +334,7 @@ def _settle(plan: Plan, launched: Launched) -> None:
     if ours is None:
         return
     if plan.tty:
-        launched.terminal = control.receive_terminal(ours)
+        launched.terminal = control.receive_descriptor(ours)
     if not plan.init:
         launched.control = None
         os.close(ours)
