@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -18,6 +19,8 @@ from needs import SLOW, only
 from ramet.bpf import ALLOW
 from ramet.plan.encode import failing
 from ramet.pool import warm
+from ramet.pool.clone import Clone
+from ramet.run.fork import FAILED, NEWS
 from ramet.run.image import SEALS
 from ramet.seccomp import filters, library, profile
 from ramet.seccomp.simulate import answer
@@ -251,6 +254,28 @@ def test_what_is_loaded_lies_in_a_file():
             place = next(one for one in os.listdir(folder) if "ramet-zygote" in os.readlink(f"{folder}/{one}"))
             with open(f"{folder}/{place}", "rb") as file:
                 assert fcntl.fcntl(file, fcntl.F_GET_SEALS) == SEALS
+
+
+def test_a_copy_that_ends_before_its_zygote_tells_why():
+    """The copy's end of the channel may close before the zygote has told which step has failed: that is waited for."""
+    with ramet.Pool(size=1, spare=0) as pool:
+        clone = Clone(pool.plan(), None)
+    try:
+        clone._theirs.close()
+
+        def tell():
+            time.sleep(0.2)
+            os.write(clone._their_control, NEWS.pack(FAILED, 3, 1, errno.EIO))
+
+        zygote = threading.Thread(target=tell)
+        zygote.start()
+        with pytest.raises(ramet.StepError) as caught:
+            clone.hear()
+        zygote.join()
+        assert (caught.value.stage, caught.value.index, caught.value.errno) == ("child", 1, errno.EIO)
+    finally:
+        os.close(clone._their_control)
+        clone.close()
 
 
 def test_every_step_of_a_copy_that_fails_is_told(monkeypatch):

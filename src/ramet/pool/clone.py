@@ -42,6 +42,8 @@ ARRIVED = 4
 CREDENTIALS = struct.Struct("<3i")
 #: What a copy may be made to wait for at most, by a machine that has much else to do.
 SECONDS_MOST = 60.0
+#: ms from a copy's end to what its zygote has to say of it.
+TOLD_WITHIN = 2000
 
 
 class _Told(Exception):
@@ -189,6 +191,10 @@ class Clone(FunctionProcess):
 
         data, ancillary, _, _ = self._ours.recvmsg(NEWS.size, socket.CMSG_SPACE(CREDENTIALS.size))
         if len(data) != NEWS.size:
+            launched = self._alive()
+            assert launched.control is not None
+            if not self._known and readable(launched.control, TOLD_WITHIN):
+                self._hear_of_child(launched)  # it was faster than the zygote, which knows what has failed
             raise ConnectionResetError(f"the copy has ended{self._last_words()}")
         kind, first, second, third = NEWS.unpack(data)
         if kind == FAILED:
