@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import signal
+import termios
 import threading
 import time
 import warnings
@@ -81,6 +84,55 @@ def test_interrupt(gate):
         assert isinstance(found.error, KeyboardInterrupt)
         session.interrupt()
         assert session.exec("before, 'after' in globals()").value == (1, False)
+
+
+def _payload_of(session):
+    """The pid of the process that runs the session's code."""
+    init = session._clone.launched.pid
+    with open(f"/proc/{init}/task/{init}/children", encoding="ascii") as file:
+        [pid] = map(int, file.read().split())
+    return pid
+
+
+def _status(pid, name):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return next(line.split()[1] for line in file if line.startswith(f"{name}:"))
+
+
+def _interrupt_pends(pid):
+    return int(_status(pid, "ShdPnd"), 16) >> (signal.SIGINT - 1) & 1
+
+
+def _unread(session):
+    """How much the session's process has not read yet of what it was sent (SIOCOUTQ, unix(7))."""
+    return fcntl.ioctl(session._clone.channel_end, termios.TIOCOUTQ, bytes(4))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_interrupt_of_code_that_is_on_its_way(session, first):
+    """An interrupt that comes when code was sent, and does not run yet, interrupts that code, also where it is the session's first; one that
+    comes before is for none."""
+    if not first:
+        session.exec("1")
+    pid, found = _payload_of(session), []
+    os.kill(pid, signal.SIGSTOP)
+    while _status(pid, "State") != "T":
+        time.sleep(0.001)
+    caller, before = threading.Thread(target=lambda: found.append(session.exec("after = 1"))), _unread(session)
+    caller.start()
+    while _unread(session) == before:
+        time.sleep(0.001)
+    session.interrupt()
+    while not _interrupt_pends(pid):
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGCONT)
+    caller.join()
+    assert isinstance(found[0].error, KeyboardInterrupt)
+    session.interrupt()
+    os.kill(pid, signal.SIGINT)
+    while _interrupt_pends(pid) or _status(pid, "State") != "S":
+        time.sleep(0.001)
+    assert session.exec("'after' in globals()").value is False
 
 
 def test_time(late, gate, monkeypatch):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _NOTHING: list[bytes] = []
 #: ms. A copy that has been waiting for so long was made ahead of need.
 IDLE = 2
+SIGINT = (2,)
 #: The state of a Mersenne Twister.
 MT_BYTES = 2496
 
@@ -53,6 +54,7 @@ def load() -> None:
 
 def serve(number: int, warm: Warm) -> NoReturn:
     """Say that the walls stand, take the task, do it. Never returns."""
+    import signal
     import socket
 
     code = 1
@@ -61,6 +63,9 @@ def serve(number: int, warm: Warm) -> NoReturn:
         reseed()
         _rehearse()
         end = socket.socket(fileno=number)
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, SIGINT
+        )  # who knows of us may interrupt us, even before we know as what we are here
         ready(end)
         if not readable(number, IDLE):
             _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
@@ -72,6 +77,7 @@ def serve(number: int, warm: Warm) -> NoReturn:
             from ramet.pool.kernel import Kernel
 
             Kernel(end, warm).serve()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGINT)
         code = _do(end, data, buffers, mapped_tray(beside[0]) if beside else None)
     except BaseException:
         import traceback

@@ -10,6 +10,7 @@ from ramet.call import channel
 from ramet.call.inside import flush, forward_logs
 from ramet.call.wire import Packer, Part, Unsendable
 from ramet.pool import cell
+from ramet.run.streams import readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Kernel:
         self._end, self._warm = end, warm
         self._module: ModuleType = types.ModuleType("__main__")
         self._count = 0
-        self._working = False
+        self._working = False  # code runs, and may be interrupted
+        self._busy = self._asked = False  # a task is here, and its code was to be interrupted before it ran
         self._copies: list[int] = []
 
     def serve(self) -> NoReturn:
@@ -48,24 +50,29 @@ class Kernel:
         own = os.getpid()
         while True:
             signal.signal(signal.SIGINT, self._interrupted)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # code may have blocked it
+            readable(self._end.fileno(), None)
+            self._busy = True
             task = channel.receive(self._end, raw=FORK)
             if task is None:
                 os._exit(0)
             kind, data, buffers, fds = task
+            answer = self._do(data, buffers) if kind != FORK else {}
+            self._busy = self._asked = False  # now: when the answer is told, an interrupt may be for what comes next
             if kind == FORK:
                 self._fork(fds)
                 continue
-            answer = self._do(data, buffers)
             if os.getpid() != own:
                 flush()
                 os._exit(0)  # a copy that the code has forked comes out of it too
             self._tell(answer, channel.TASK.unpack_from(data)[1])
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        """SIGINT interrupts code, and nothing else."""
+        """SIGINT interrupts code, and nothing else. Of code that is on its way it is remembered."""
         if self._working:
             self._working = False
             raise KeyboardInterrupt
+        self._asked = self._asked or self._busy or readable(self._end.fileno(), 0)
 
     def _do(self, data: bytearray, buffers: list[memoryview]) -> dict[str, Any]:
         import pickle
@@ -89,6 +96,8 @@ class Kernel:
         name = f"<exec {self._count}>"
         self._working = True
         try:
+            if self._asked:
+                raise KeyboardInterrupt
             return cell.run_in(self._module, packer, code, inputs, wanted, name)
         finally:
             self._working = False
