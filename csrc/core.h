@@ -69,4 +69,10 @@ extern const char core_syscall_doc[];
 PyObject *core_shares_memory(PyObject *module, PyObject *args);
 extern const char core_shares_memory_doc[];
 
+PyObject *core_identity(PyObject *module, PyObject *file);
+extern const char core_identity_doc[];
+
+PyObject *core_unchanged(PyObject *module, PyObject *known);
+extern const char core_unchanged_doc[];
+
 #endif

@@ -31,6 +31,8 @@ static PyMethodDef core_methods[] = {
     {"shelve", core_shelve, METH_VARARGS, core_shelve_doc},
     {"fetch_shelved", core_fetch_shelved, METH_NOARGS, core_fetch_shelved_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
+    {"identity", core_identity, METH_O, core_identity_doc},
+    {"unchanged", core_unchanged, METH_O, core_unchanged_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -112,5 +112,11 @@ def msgpack_check(data: _ReadBuffer, /) -> bool:
 def syscall(call: str, number: int, /, *arguments: int | _ReadBuffer) -> int:
     """Make one system call; raises OSError with its name."""
 
+def identity(file: int | bytes, /) -> bytes:
+    """What tells a file from every other one: of a descriptor, or of a path, with the mount that it is on."""
+
+def unchanged(known: Iterable[tuple[int | bytes, bytes]], /) -> bool:
+    """Has every file of these, (file, identity) each, this identity?"""
+
 def shares_memory(pid: int, /) -> bool:
     """Has this process our memory? Raises OSError where that can't be asked."""

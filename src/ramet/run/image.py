@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 
+from ramet import _core
 from ramet.errors import UnsupportedError, errno_name
 
 TYPE_CHECKING = False
@@ -18,25 +19,15 @@ SEALS = 0xF  # SEAL | SHRINK | GROW | WRITE: nobody can change it any more
 #: Above every number that a plan hands out by number, so that a dup never hits it.
 LOWEST = 64
 
-_Identity = tuple[int, int]
 #: Kept without a lock, which a fork or an exception from a signal handler could leave locked: setdefault and pop are
 #: atomic, and whoever comes second closes what it made.
-_init: dict[str, tuple[int, _Identity]] = {}
-_self: dict[int, tuple[int, _Identity]] = {}
+_init: dict[str, tuple[int, bytes]] = {}
+_self: dict[int, tuple[int, bytes]] = {}
 
 
-def identity(fd: int) -> _Identity:
-    """Which file it is."""
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino
-
-
-def still(fd: int, expected: _Identity) -> bool:
-    """Is it what we opened? A caller that becomes a daemon closes descriptors it does not know, and reuses the numbers."""
-    try:
-        return identity(fd) == expected
-    except OSError:
-        return False
+def still(*known: tuple[int, bytes]) -> bool:
+    """Are they what we opened? A caller that becomes a daemon closes descriptors it does not know, and reuses the numbers."""
+    return _core.unchanged(known)
 
 
 def above(fd: int, lowest: int) -> int:
@@ -63,9 +54,9 @@ def above_standard(fd: int) -> int:
         os.close(fd)
 
 
-def keep(kept: dict[Any, tuple[int, _Identity]], key: object, fd: int) -> int:
+def keep(kept: dict[Any, tuple[int, bytes]], key: object, fd: int) -> int:
     """Keep a descriptor that was made for a key, unless another thread was faster; the one that is kept."""
-    mine = fd, identity(fd)
+    mine = fd, _core.identity(fd)
     found = kept.setdefault(key, mine)
     if found is not mine:
         os.close(fd)
@@ -76,7 +67,7 @@ def init_image() -> int:
     """A memfd that holds the init program and can't be written: a payload that reaches it through
     /proc/PID/exe changes nothing (CVE-2019-5736)."""
     found = _init.get("init")
-    if found is not None and still(*found):
+    if found is not None and still(found):
         return found[0]
     if found is not None:
         _init.pop("init", None)
@@ -117,11 +108,11 @@ def own_pidfd() -> int:
     """A pidfd of this process; another one after a fork."""
     pid = os.getpid()
     found = _self.get(pid)
-    if found is not None and still(*found):
+    if found is not None and still(found):
         return found[0]
     for other in list(_self):
         stale = _self.pop(other, None)
-        if stale is not None and other != pid and still(*stale):
+        if stale is not None and other != pid and still(stale):
             os.close(stale[0])  # the parent's, inherited by fork
     fd = os.pidfd_open(pid)
     try:

@@ -34,18 +34,18 @@ class Closed:
     __slots__ = ("by_slot",)
 
     def __init__(self) -> None:
-        self.by_slot: dict[Slot, tuple[int, tuple[int, int]]] = {}
+        self.by_slot: dict[Slot, tuple[int, bytes]] = {}
 
     def hold(self, slot: Slot, fd: int) -> None:
         """Own this one too."""
-        self.by_slot[slot] = fd, image.identity(fd)
+        self.by_slot[slot] = fd, _core.identity(fd)
 
     def close(self, *, sure: bool = False) -> None:
         """Close them. What has got one of the numbers meanwhile is not ours to close. sure: there was no meanwhile."""
         while self.by_slot:
-            _, (fd, identity) = self.by_slot.popitem()
-            if sure or image.still(fd, identity):
-                os.close(fd)
+            _, held = self.by_slot.popitem()
+            if sure or image.still(held):
+                os.close(held[0])
         self.__class__ = Closed
 
 
@@ -82,7 +82,7 @@ class Made:
 
     def is_whole(self) -> bool:
         """Are the descriptors still ours? A caller that becomes a daemon closes those it does not know."""
-        return all(image.still(*held) for held in self._held.by_slot.values())
+        return image.still(*self._held.by_slot.values())
 
     def close(self, *, sure: bool = False) -> None:
         """Let go of the namespaces. sure: it was seen a moment ago that the descriptors are still ours."""

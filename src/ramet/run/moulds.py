@@ -7,6 +7,7 @@ import select
 from _thread import RLock
 from functools import lru_cache
 
+from ramet import _core
 from ramet.plan.encode import encode
 from ramet.plan.mould import MOULD_MOUNT, MOULD_USER
 from ramet.plan.steps import Slot
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from ramet.plan.encode import Encoded
     from ramet.plan.mould import Mould
 
-#: Whose mounts are shown: another namespace, or another root, is another host.
-VIEW = ("/proc/thread-self/ns/mnt", "/")
+#: Whose mounts are shown: another root is another host, and in another mount namespace it is on another mount.
+VIEW = "/"
 MOUNTS = Slot("mounts")
 
 
@@ -30,35 +31,31 @@ class Cast(Made):
     mounted or unmounted anywhere changes the list of mounts, which can be polled for that (proc_pid_mountinfo(5)).
     """
 
-    __slots__ = ("_changed", "_lock", "_sources")
+    __slots__ = ("_changed", "_lock", "_mounts", "_sources")
 
     def __init__(self, mould: Mould) -> None:
         super().__init__()
         self._lock = RLock()
         self._changed = False
-        self.hold(MOUNTS, os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
-        self._sources = {path: _identity(path) for path in (*VIEW, *mould.sources)}
+        mounts = os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self.hold(MOUNTS, mounts)
+        self._mounts = select.poll()
+        self._mounts.register(mounts, select.POLLPRI)
+        paths = map(os.fsencode, (VIEW, *mould.sources))
+        self._sources = tuple((path, _core.identity(path)) for path in paths)
 
     def is_current(self) -> bool:
         """Does the host show the same?"""
         with self._lock:  # a change is told once, to whoever asks first
-            self._changed = self._changed or self._mounts_changed()
+            self._changed = self._changed or not self._looks_the_same()
             return not self._changed
 
-    def _mounts_changed(self) -> bool:
-        if not self.is_whole():
-            return True
-        poller = select.poll()
-        poller.register(self.inputs[MOUNTS], select.POLLPRI)
+    def _looks_the_same(self) -> bool:
+        """While its descriptors are ours, that of the mounts among them."""
         try:
-            return bool(poller.poll(0)) or any(_identity(path) != was for path, was in self._sources.items())
+            return self.is_whole() and not self._mounts.poll(0) and _core.unchanged(self._sources)
         except OSError:
-            return True
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+            return False
 
 
 @lru_cache(maxsize=8)

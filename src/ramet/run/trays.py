@@ -129,7 +129,7 @@ def tray_for(sandbox: Sandbox, most: int) -> Tray | None:
 
 def _ground_kept() -> int | None:
     found = _ground.get("ground")
-    if found is not None and image.still(*found):
+    if found is not None and image.still(found):
         return found[0]
     if found is not None:
         _ground.pop("ground", None)
