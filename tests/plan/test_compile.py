@@ -224,22 +224,23 @@ def test_payload_waits_for_init_where_they_share_memory(host, fields, gated):
 
 @pytest.mark.parametrize("host", [USER, ROOT, OLD_ROOT, ARM_USER])
 def test_namespaces_made_ahead_are_entered_and_not_made(host):
-    """With a pair ready the clone makes neither of the two, nobody maps ids or brings up lo, and the rest of the plan is
-    the same."""
+    """With user, network and IPC namespaces ready the clone makes none of the three, nobody maps ids or brings up lo, and the
+    rest of the plan is the same."""
     own = compile(Sandbox(), host, TRUE)
     entering = compile(Sandbox(), host, TRUE, ahead=own.kit.plain)
-    assert (own.clone_flags ^ entering.clone_flags) & ~CLONE_FILES == 0x10000000 | 0x40000000
+    assert (own.clone_flags ^ entering.clone_flags) & ~CLONE_FILES == 0x10000000 | 0x40000000 | 0x8000000
     assert entering.clone_flags & CLONE_FILES  # nobody maps ids while it waits
     assert [(step.call, str(step.args[0])) for step in steps(entering, "join")] == [
         ("setns", "ahead_user"),
         ("setns", "ahead_net"),
+        ("setns", "ahead_ipc"),
     ]
     assert entering.sync == () and "uid_map" not in str(entering)
     assert calls(own, "ioctl") and not calls(entering, "ioctl")
     left_out = {step.doing for step in own} - {step.doing for step in entering}
     assert all(doing in ("bring lo up", "forbid user namespaces inside") or " ids" in doing for doing in left_out)
     order = [step.doing for step in own if step.doing not in left_out]
-    assert [step.doing for step in entering if step.origin == "Sandbox.namespaces" or step.doing in order][2:] == order
+    assert [step.doing for step in entering if step.origin == "Sandbox.namespaces" or step.doing in order][3:] == order
     assert check(own) == check(entering) == []
 
 
@@ -249,8 +250,13 @@ def test_root_from_a_mould_is_entered_and_not_built(host):
     plan is the same; only /proc, /dev/pts and what may be written to are the run's own."""
     own = compile(Sandbox(), host, TRUE)
     entering = compile(Sandbox(), host, TRUE, ahead=own.kit)
-    assert (own.clone_flags ^ entering.clone_flags) & ~CLONE_FILES == 0x10000000 | 0x40000000 | 0x20000
-    assert [str(step.args[0]) for step in steps(entering, "join")] == ["ahead_user", "ahead_net", "ahead_mnt"]
+    assert (own.clone_flags ^ entering.clone_flags) & ~CLONE_FILES == 0x10000000 | 0x40000000 | 0x8000000 | 0x20000
+    assert [str(step.args[0]) for step in steps(entering, "join")] == [
+        "ahead_user",
+        "ahead_net",
+        "ahead_ipc",
+        "ahead_mnt",
+    ]
     building = {"pivot_root", "umount2", "mknodat", "symlinkat"}
     assert building <= {step.call for step in own} and not building & {step.call for step in entering}
     covered = [step.args[3] for step in calls(entering, "move_mount")]

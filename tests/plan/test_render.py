@@ -90,8 +90,8 @@ def test_plan_says_whether_the_caller_is_stopped():
     assert "CLONE_VFORK" in alone and alone.endswith("no sync: vfork-style")
     assert user.endswith("the caller goes on when it has left our memory")
     assert root.endswith("the caller maps ids while the child waits")
-    assert ahead.endswith("in namespaces that were made ahead of need: user and net")
-    assert copied.endswith("in namespaces that were made ahead of need: user, net and mnt")
+    assert ahead.endswith("in namespaces that were made ahead of need: user, net and ipc")
+    assert copied.endswith("in namespaces that were made ahead of need: user, net, ipc and mnt")
     for text in (user, root, ahead, copied):
         assert "CLONE_VFORK" not in text and "CLONE_CHILD_CLEARTID" in text
 

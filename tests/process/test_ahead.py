@@ -174,6 +174,67 @@ def test_nothing_of_a_run_is_left_for_the_next():
         assert ramet.run(["sh", "-c", script], text=True).stdout == "1\n"
 
 
+def test_message_queues_are_a_runs_own(held):
+    """A System V segment that one run leaves is not there for the next, which is in another IPC namespace made ahead; without one of
+    its own a run has the caller's."""
+    leave = (
+        "import ctypes; print(ctypes.CDLL(None).shmget(4711, 4096, 0o1600))"  # IPC_CREAT: there is none, or one of ours
+    )
+    show = "print(len(open('/proc/sysvipc/shm').readlines()), end=''); import os; print('', os.readlink('/proc/self/ns/ipc'))"
+
+    def look(**fields):
+        with ramet.Popen(
+            [sys.executable, "-I", "-c", f"{show}; {leave}"], stdout=ramet.PIPE, text=True, **fields
+        ) as box:
+            held.append(os.open(f"/proc/{box.pid}/ns/ipc", os.O_RDONLY))
+            out, _ = box.communicate()
+            return *out.split()[:2], int(out.split()[2]) >= 0, box.plan.ahead is not None
+
+    own = os.readlink("/proc/self/ns/ipc")
+    found = [look() for _ in range(5)]
+    assert [(lines, left, was_ahead) for lines, _, left, was_ahead in found] == [("1", True, n > 1) for n in range(5)]
+    assert len({name for _, name, _, _ in found} | {own}) == 6
+    shared = ramet.Sandbox().namespaces - {Namespace.IPC}
+    for n in range(3):
+        with ramet.Popen(["readlink", "/proc/self/ns/ipc"], stdout=ramet.PIPE, text=True, namespaces=shared) as box:
+            assert box.communicate()[0] == f"{own}\n"
+            assert (box.plan.ahead is not None) == (n == 2)
+
+
+def test_next_namespaces_are_made_beside_the_payload(monkeypatch):
+    """What makes the next namespaces during a run is kept off the CPU on which the payload's process has begun; nobody can say which
+    that is once the payload works, or before its process runs."""
+    from ramet import _core
+
+    kept_off = []
+    monkeypatch.setattr(made, "_core", Spied(_core, kept_off))
+    for _ in range(1000):
+        assert ramet.run(["true"]).ok
+        if set(kept_off) & os.sched_getaffinity(0):
+            break
+    else:
+        pytest.fail(f"only {set(kept_off)}")
+    assert set(kept_off) <= os.sched_getaffinity(0) | {-1}
+    kept_off.clear()
+    ahead.forget()
+    network()
+    assert kept_off == [-1, -1]  # a mould, and a copy of it
+
+
+class Spied:
+    """The core, telling which CPU each child of `begin` is to keep off."""
+
+    def __init__(self, core, kept_off):
+        self._core, self._kept_off = core, kept_off
+
+    def __getattr__(self, name):
+        return getattr(self._core, name)
+
+    def begin(self, program, inputs, flags, not_on=-1):
+        self._kept_off.append(not_on)
+        return self._core.begin(program, inputs, flags, not_on)
+
+
 def test_kits_do_not_stand_for_each_other():
     """A run of another kit makes its own namespaces while a pair of the first is kept, and leaves that alone."""
     network()

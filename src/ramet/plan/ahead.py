@@ -2,8 +2,8 @@
 
 A network namespace takes the kernel 0.3 to 0.6 ms, as long as the whole rest of a sandbox, and the user namespace that
 owns it must come before it. So the caller has a fresh pair made while it waits for one payload (`ramet.run.ahead`), and the next
-sandbox of the same kit enters that instead of making its own; with them, where it can be, a copy of the root's mould
-(`ramet.plan.mould`). Each is used once.
+sandbox of the same kit enters that instead of making its own; with them an IPC namespace, whose file system of message queues takes
+0.05 ms to make, and, where it can be, a copy of the root's mould (`ramet.plan.mould`). Each is used once.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from ramet.spec import Sandbox
 
 #: Inputs: the descriptors of the namespaces.
-NAMESPACES = {kind: Slot(f"ahead_{kind.value}") for kind in (Namespace.USER, Namespace.NET, Namespace.MOUNT)}
+NAMESPACES = {
+    kind: Slot(f"ahead_{kind.value}") for kind in (Namespace.USER, Namespace.NET, Namespace.IPC, Namespace.MOUNT)
+}
 
 
-class Kit(namedtuple("Kit", "sync loopback nested machine mould")):
+class Kit(namedtuple("Kit", "sync loopback ipc nested machine mould")):
     """What namespaces made ahead are like. Equal kits can stand for each other.
 
-    sync: how the caller maps the ids. loopback: lo is up. nested: user namespaces inside are allowed. mould: what the mount
-    namespace is a copy of, or None: then there is none.
+    sync: how the caller maps the ids. loopback: lo is up. ipc: is there an IPC namespace? nested: user namespaces inside are
+    allowed. mould: what the mount namespace is a copy of, or None: then there is none.
     """
 
     __slots__ = ()
@@ -43,7 +45,8 @@ class Kit(namedtuple("Kit", "sync loopback nested machine mould")):
     @property
     def kinds(self) -> tuple[Namespace, ...]:
         """Which namespaces, in the order in which they can be entered: the first gives the right to the others."""
-        return tuple(kind for kind in NAMESPACES if kind != Namespace.MOUNT or self.mould is not None)
+        left_out = {Namespace.IPC: not self.ipc, Namespace.MOUNT: self.mould is None}
+        return tuple(kind for kind in NAMESPACES if not left_out.get(kind))
 
     @property
     def flags(self) -> int:
@@ -72,7 +75,8 @@ def kit_for(spec: Sandbox, facts: Facts, shape: Shape) -> Kit | None:
     if not both or spec.join or maps is None or maps.helper or facts.autokill:
         return None
     mould = mould_for(spec, facts, shape, maps)
-    return Kit(caller_writes(maps), spec.loopback, bool(spec.nested_namespaces), facts.machine, mould)
+    ipc = Namespace.IPC in spec.namespaces
+    return Kit(caller_writes(maps), spec.loopback, ipc, bool(spec.nested_namespaces), facts.machine, mould)
 
 
 def making(kit: Kit) -> Stage:
@@ -98,6 +102,9 @@ def making(kit: Kit) -> Stage:
     b.call("unshare", Namespace.NET.clone_flag)
     if kit.loopback:
         bring_up_loopback(b)
+    if kit.ipc:
+        b.about("Sandbox.namespaces", "make an IPC namespace")
+        b.call("unshare", Namespace.IPC.clone_flag)
     if not kit.nested:
         forbid_user_namespaces(b)
     if kit.mould is not None:

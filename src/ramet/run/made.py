@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CLEAR_SIGHAND = 1 << 32
 #: PIDFD_GET_*_NAMESPACE, since Linux 6.11 (linux/pidfd.h): a fifth of the time of a file of a process that nobody has looked at yet.
-GET = {Namespace.USER: 0xFF09, Namespace.NET: 0xFF04, Namespace.MOUNT: 0xFF03}
+GET = {Namespace.USER: 0xFF09, Namespace.NET: 0xFF04, Namespace.IPC: 0xFF02, Namespace.MOUNT: 0xFF03}
 
 
 class Closed:
