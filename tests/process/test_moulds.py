@@ -262,9 +262,10 @@ def test_every_step_of_making_it_may_fail(monkeypatch):
     kit = plan_for(["true"], ramet.Sandbox()).kit
     need(kit, "a kernel on which namespaces are made ahead: before 7.1")
     fds = len(os.listdir("/proc/self/fd"))
+    made_of = ahead._making
     for stage, patch in (
         (kit.mould.making(), lambda program: patched.setattr(moulds, "_program", lambda _mould: program)),
-        (making(kit), lambda program: patched.setattr(ahead, "_program", lambda _kit: program)),
+        (making(kit), lambda program: patched.setattr(ahead, "_making", lambda kit: (program, made_of(kit)[1]))),
     ):
         for number in range(0, len(stage.steps), 3):
             with monkeypatch.context() as patched:

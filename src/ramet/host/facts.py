@@ -29,7 +29,7 @@ CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = 6, 7, 21
 OLDEST_KERNEL = (5, 14)
 #: Who a root caller's payload is outside: ramet.plan.idmap says why.
 UNPRIVILEGED_ID = 65533
-CAPGET = {"x86_64": 125, "aarch64": 90}
+_CAPGET = {"x86_64": 125, "aarch64": 90}.get(os.uname().machine, -1)
 _CAPGET_HEADER = bytearray((0x20080522).to_bytes(4, "little") + bytes(4))
 
 
@@ -230,7 +230,7 @@ def _landlock() -> int:
 def _effective_capabilities() -> int:
     """By capget(2), version 3 of its structures: 1 us, where /proc/self/status takes 50."""
     data = bytearray(24)
-    _core.syscall("capget", CAPGET[os.uname().machine], _CAPGET_HEADER, data)
+    _core.syscall("capget", _CAPGET, _CAPGET_HEADER, data)
     return int.from_bytes(data[0:4], "little") | int.from_bytes(data[12:16], "little") << 32
 
 

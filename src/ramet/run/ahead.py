@@ -1,7 +1,7 @@
 """Namespaces made ahead of need: see `ramet.plan.ahead`.
 
-A caller that waits for its child has nothing to do; it makes a user and a network namespace then, and a copy of the root's
-mould, which its next sandbox of the same kit enters. Not for the first of a kind: there may be no second. What is kept is
+A caller that waits for its child has nothing to do; it makes user, network and IPC namespaces then, and a copy of the
+root's mould, which its next sandbox of the same kit enters. Not for the first of a kind: there may be no second. What is kept is
 a few descriptors, no process; it goes with the caller. Each set is used once, and only by the process that made it: a
 fork forgets them.
 """
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ramet.plan.ahead import Kit
     from ramet.plan.encode import Encoded
     from ramet.plan.mould import Mould
+    from ramet.plan.steps import Slot
+    from ramet.spec import Namespace
 
 MOST = 8
 
@@ -158,13 +160,13 @@ def _begin(kit: Kit) -> Preparing | None:
             _refused.add(kit)  # its plain form will do
             return None
     made = Ahead(kit, mould)
-    wanted = {NAMESPACES[kind]: kind for kind in kit.kinds}
+    program, wanted = _making(kit)
     given = mould.inputs if mould is not None else {}
     lent, steps = {}, kit.sync
     if kit.maps_itself:
         lent[PROC] = image.above_standard(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         steps = ()
-    return Preparing(made, Making(made, wanted, _program(kit), 0, steps, given=given, lent=lent))
+    return Preparing(made, Making(made, wanted, program, 0, steps, given=given, lent=lent))
 
 
 def _mould(mould: Mould) -> Cast | None:
@@ -187,5 +189,6 @@ def _keep(kept: dict[Any, Any], key: object, value: object) -> None:
 
 
 @lru_cache(maxsize=MOST)
-def _program(kit: Kit) -> Encoded:
-    return encode(making(kit), kit.machine)
+def _making(kit: Kit) -> tuple[Encoded, dict[Slot, Namespace]]:
+    """What makes them, and which is to be opened under which name."""
+    return encode(making(kit), kit.machine), {NAMESPACES[kind]: kind for kind in kit.kinds}

@@ -14,6 +14,7 @@ from ramet.plan.calls import numbers
 
 SIG_BLOCK, SIG_SETMASK = 0, 2
 ALL, NONE = b"\xff" * 8, bytes(8)
+_NUMBER = numbers(os.uname().machine)["rt_sigprocmask"]
 
 
 class Signals:
@@ -33,23 +34,12 @@ class Signals:
     def hold(self) -> None:
         if self._held or self._thread != get_ident():
             return
-        number = _number()
         # Asked first: should a handler raise after either call, release knows what to go back to.
-        _core.syscall("rt_sigprocmask", number, SIG_BLOCK, NONE, self._before, 8)
+        _core.syscall("rt_sigprocmask", _NUMBER, SIG_BLOCK, NONE, self._before, 8)
         self._held = True
-        _core.syscall("rt_sigprocmask", number, SIG_BLOCK, ALL, 0, 8)
+        _core.syscall("rt_sigprocmask", _NUMBER, SIG_BLOCK, ALL, 0, 8)
 
     def release(self) -> None:
         if self._held and self._thread == get_ident():
             self._held = False
-            _core.syscall("rt_sigprocmask", _number(), SIG_SETMASK, self._before, 0, 8)
-
-
-_known: int | None = None
-
-
-def _number() -> int:
-    global _known
-    if _known is None:
-        _known = numbers(os.uname().machine)["rt_sigprocmask"]
-    return _known
+            _core.syscall("rt_sigprocmask", _NUMBER, SIG_SETMASK, self._before, 0, 8)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from ramet.errors import SpecTypeError
 from ramet.host.facts import facts_for
 from ramet.plan.compile import compile
+from ramet.seccomp.filters import programs_of
 from ramet.spec import Command, Sandbox, values
 
 TYPE_CHECKING = False
@@ -42,8 +43,6 @@ def plan_for(argv: Argv, sandbox: Sandbox, pass_fds: Sequence[int] = (), *, func
         command = Command(words, fds) if fds else _command(words)  # type: ignore[arg-type]
     except TypeError:  # not hashable, so not text: let Command say what is wrong
         command = Command(words, fds)  # type: ignore[arg-type]
-    from ramet.seccomp.filters import programs_of
-
     return compile(
         sandbox,
         facts_for(sandbox),

@@ -19,6 +19,7 @@ from ramet.run.planning import plan_for, plan_in, sandbox_with
 from ramet.run.result import Ending, Result, usage_of
 from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable, wait_guarded
 from ramet.run.verdict import Evidence, decide
+from ramet.seccomp.filters import kills
 from ramet.spec import Sandbox, values
 
 TYPE_CHECKING = False
@@ -58,19 +59,21 @@ class Popen:
     #: Does whoever starts it communicate with it at once? Then namespaces for the next can be begun while it is built.
     _is_waited_for = False
 
+    # What there is of a process before there is one.
+    _launched: Launched | None = None
+    _group: Group | None = None
+    _evidence: tuple[Evidence, Usage] | None = None
+    _seen: Usage | None = None
+    _asked = _disk_full = False
+    _preparing: Preparing | None = None
+    _ending: Ending | None = None
+    _text: tuple[str, str] | None = None
+    _pumping: Pump | None = None
+
     def _begin_empty(self) -> None:
-        """What there is of a process before there is one."""
-        self._launched: Launched | None = None
-        self._group: Group | None = None
-        self._evidence: tuple[Evidence, Usage] | None = None
-        self._seen: Usage | None = None
-        self._asked = self._disk_full = False
-        self._preparing: Preparing | None = None
-        self._ending: Ending | None = None
-        self._text: tuple[str, str] | None = None
+        """And what each has of its own."""
         self._files: dict[int, Any] = {}
         self._read_ahead: dict[int, bytes] = {}
-        self._pumping: Pump | None = None
         self._lock = allocate_lock()
 
     def __init__(
@@ -434,8 +437,6 @@ class Popen:
     ) -> R:
         assert self._ending is not None
         assert self._evidence is not None
-        from ramet.seccomp.filters import kills
-
         evidence, usage = self._evidence
         return kind(
             argv=self.args,

@@ -25,6 +25,9 @@ class Namespace(enum.Enum):
     CGROUP = "cgroup"
     TIME = "time"
 
+    #: There is one object of each kind. Enum's own is a function of Python, called for each look into a set or dict.
+    __hash__ = object.__hash__
+
     @property
     def clone_flag(self) -> int:
         """The CLONE_NEW* bit of this kind."""
