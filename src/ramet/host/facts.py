@@ -102,7 +102,7 @@ _known: dict[tuple[object, ...], Facts] = {}
 
 def facts() -> Facts:
     """The host's facts for the calling process. Asked once for each set of credentials."""
-    key = (os.getresuid(), os.getresgid(), _effective_capabilities())
+    key = (os.getresuid(), os.getresgid(), _capabilities())
     found = _known.get(key)
     if found is None:
         found = _known[key] = _ask()
@@ -227,10 +227,15 @@ def _landlock() -> int:
         return 0
 
 
-def _effective_capabilities() -> int:
+def _capabilities() -> bytes:
     """By capget(2), version 3 of its structures: 1 us, where /proc/self/status takes 50."""
     data = bytearray(24)
     _core.syscall("capget", _CAPGET, _CAPGET_HEADER, data)
+    return bytes(data)
+
+
+def _effective_capabilities() -> int:
+    data = _capabilities()
     return int.from_bytes(data[0:4], "little") | int.from_bytes(data[12:16], "little") << 32
 
 

@@ -55,6 +55,8 @@ class Guard:
         """On the monotonic clock; None: never."""
         if self.cause is not None:
             return None
+        if self._group is None:  # only of a group is there more to look at; asked whenever who waits is woken
+            return self._deadline
         return sooner(self._deadline, sooner(self._look_at_cpu, self._look_at_memory))
 
     def look(self) -> None:

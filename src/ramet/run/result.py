@@ -40,23 +40,30 @@ class Usage:
         ),
         *("minor_faults", "major_faults", "voluntary_switches", "involuntary_switches", "pressure"),
     )
-    wall: float | None
-    cpu_user: float | None
-    cpu_system: float | None
-    memory_peak: int | None
-    memory_peak_of: str | None
-    processes_peak: int | None
-    read_bytes: int | None
-    written_bytes: int | None
-    minor_faults: int | None
-    major_faults: int | None
-    voluntary_switches: int | None
-    involuntary_switches: int | None
-    pressure: Mapping[str, Mapping[str, float]] | None
 
-    def __init__(self, **known: Any) -> None:
-        for name in self.__slots__:
-            setattr(self, name, known.get(name))
+    def __init__(
+        self,
+        *,
+        wall: float | None = None,
+        cpu_user: float | None = None,
+        cpu_system: float | None = None,
+        memory_peak: int | None = None,
+        memory_peak_of: str | None = None,
+        processes_peak: int | None = None,
+        read_bytes: int | None = None,
+        written_bytes: int | None = None,
+        minor_faults: int | None = None,
+        major_faults: int | None = None,
+        voluntary_switches: int | None = None,
+        involuntary_switches: int | None = None,
+        pressure: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self.wall, self.cpu_user, self.cpu_system = wall, cpu_user, cpu_system
+        self.memory_peak, self.memory_peak_of, self.processes_peak = memory_peak, memory_peak_of, processes_peak
+        self.read_bytes, self.written_bytes = read_bytes, written_bytes
+        self.minor_faults, self.major_faults = minor_faults, major_faults
+        self.voluntary_switches, self.involuntary_switches = voluntary_switches, involuntary_switches
+        self.pressure = pressure
 
     def __repr__(self) -> str:
         known = ", ".join(f"{name}={value!r}" for name, value in self.to_mapping().items() if value is not None)
