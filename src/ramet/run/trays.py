@@ -38,7 +38,7 @@ F_SETLEASE = 1024
 LARGE_PAGES = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 
 #: The directory that trays lie in, and which one it was.
-_ground: dict[str, tuple[int, tuple[int, int]]] = {}
+_ground: dict[str, tuple[int, bytes]] = {}
 _refused: list[str] = []
 
 
