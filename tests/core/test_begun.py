@@ -45,11 +45,11 @@ class Begun:
         self.core.meet(met)
 
 
-def begin(flags=NEWUSER | NEWUTS, child=None, not_on=-1):
+def begin(flags=NEWUSER | NEWUTS, child=None):
     """The object, and our end of its socket."""
     child = child or program()
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return Begun(_core.begin(child.blob, [(child.offsets[CONTROL], its.fileno())], flags, not_on), mine, its), mine
+    return Begun(_core.begin(child.blob, [(child.offsets[CONTROL], its.fileno())], flags), mine, its), mine
 
 
 def whole(begun, mine):
@@ -166,38 +166,6 @@ def test_one_that_is_killed_is_not_whole():
     begun.meet(lambda pid, pidfd: signal.pidfd_send_signal(pidfd, signal.SIGKILL))
     assert begun.end() is False
     mine.close()
-
-
-def allowed_of_child(not_on):
-    """On which CPUs the child of a begin may run."""
-    begun, mine = begin(not_on=not_on)
-    seen = []
-
-    def sync(pid, pidfd):
-        seen.append(os.sched_getaffinity(pid))
-        mine.send(b"G")
-
-    begun.meet(sync)
-    assert begun.end() is True
-    mine.close()
-    return seen[0]
-
-
-def test_child_is_kept_off_a_busy_cpu():
-    """A child that is to leave a CPU to others may run on all of its caller's but that one; on its only one it runs all the same,
-    and so does one for a CPU that is not there. The caller's own are as they were."""
-    before = os.sched_getaffinity(0)
-    busy = max(before)
-    assert allowed_of_child(-1) == before
-    assert allowed_of_child(8191) == allowed_of_child(2**31 - 1) == before
-    if len(before) > 1:
-        assert allowed_of_child(busy) == before - {busy}
-    os.sched_setaffinity(0, {busy})
-    try:
-        assert allowed_of_child(busy) == {busy}
-    finally:
-        os.sched_setaffinity(0, before)
-    assert os.sched_getaffinity(0) == before
 
 
 def test_a_malformed_program_is_refused():

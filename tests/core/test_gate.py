@@ -32,7 +32,7 @@ def execute(*argv):
     return step("execve", argv[0], Block(*(Ptr(arg) for arg in argv), bytes(8)), NOTHING)
 
 
-def spawn(init, payload, *, sync=None, meanwhile=False, out=-1, go=-1):
+def spawn(init, payload, *, sync=None, out=-1, go=-1):
     """A child that becomes init by these steps, while the payload's process makes those."""
     child, init, payload = (encode(Stage("", steps), MACHINE) for steps in ((step("getpid"),), init, payload))
     return _core.spawn(
@@ -44,7 +44,6 @@ def spawn(init, payload, *, sync=None, meanwhile=False, out=-1, go=-1):
         gate=payload.offsets[INIT_RUNNING],
         pid_text=init.offsets[PAYLOAD_PID],
         sync=sync,
-        meanwhile=meanwhile,
     )
 
 
@@ -54,7 +53,7 @@ def on_one_cpu():
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        yield min(before)
+        yield
     finally:
         os.sched_setaffinity(0, before)
 
@@ -87,19 +86,3 @@ def test_child_that_fails_wakes_the_caller(caller, nothing_left):
     late = (lambda pid, pidfd: time.sleep(0.1)) if caller == "last" else None
     with on_one_cpu():
         assert spawn((PID, wait(0.3), FAIL), (AT_THE_GATE, FAIL), sync=late) == failed(2, ENOENT, INIT)
-
-
-def test_caller_is_told_where_the_payload_works(nothing_left):
-    """What the caller does meanwhile is called when the child is init, with the CPU on which the payload's process has begun."""
-    held, go = os.pipe()
-    told = []
-    init = PID, step("read", GO, Block(bytes(8)), 1, expect=1), execute("/bin/sleep", "100")
-    payload = step("write", OUT, "P", 1), AT_THE_GATE, execute("/bin/true")
-    with on_one_cpu() as cpu:
-        found = spawn(init, payload, sync=told.append, meanwhile=True, out=go, go=held)
-    assert found[0] > 0 and found[2:] == (0, 0, 0)
-    assert told == [cpu]
-    signal.pidfd_send_signal(found[1], signal.SIGKILL)
-    end(found[1])
-    os.close(held)
-    os.close(go)

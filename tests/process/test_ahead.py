@@ -201,42 +201,6 @@ def test_message_queues_are_a_runs_own(held):
             assert (box.plan.ahead is not None) == (n == 2)
 
 
-def test_next_namespaces_are_made_beside_the_payload(monkeypatch):
-    """What makes the next namespaces during a run is kept off the CPU on which the payload's process has begun; nobody can say which
-    that is once the payload works, or before its process runs."""
-    from ramet import _core
-
-    if len(os.sched_getaffinity(0)) == 1:
-        pytest.skip("only with a second CPU: on one its process may never have begun by then")
-    kept_off = []
-    monkeypatch.setattr(made, "_core", Spied(_core, kept_off))
-    for _ in range(1000):
-        assert ramet.run(["true"]).ok
-        if set(kept_off) & os.sched_getaffinity(0):
-            break
-    else:
-        pytest.fail(f"only {set(kept_off)}")
-    assert set(kept_off) <= os.sched_getaffinity(0) | {-1}
-    kept_off.clear()
-    ahead.forget()
-    network()
-    assert kept_off == [-1, -1]  # a mould, and a copy of it
-
-
-class Spied:
-    """The core, telling which CPU each child of `begin` is to keep off."""
-
-    def __init__(self, core, kept_off):
-        self._core, self._kept_off = core, kept_off
-
-    def __getattr__(self, name):
-        return getattr(self._core, name)
-
-    def begin(self, program, inputs, flags, not_on=-1):
-        self._kept_off.append(not_on)
-        return self._core.begin(program, inputs, flags, not_on)
-
-
 def test_kits_do_not_stand_for_each_other():
     """A run of another kit makes its own namespaces while a pair of the first is kept, and leaves that alone."""
     network()
