@@ -46,6 +46,9 @@ extern const char core_watch_arenas_doc[];
 PyObject *core_shelve(PyObject *module, PyObject *args);
 extern const char core_shelve_doc[];
 
+PyObject *core_loaded_data(PyObject *module, PyObject *none);
+extern const char core_loaded_data_doc[];
+
 PyObject *core_fetch_shelved(PyObject *module, PyObject *none);
 extern const char core_fetch_shelved_doc[];
 

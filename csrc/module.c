@@ -27,6 +27,7 @@ static PyMethodDef core_methods[] = {
     {"branch", core_branch, METH_VARARGS, core_branch_doc},
     {"watch_arenas", core_watch_arenas, METH_NOARGS, core_watch_arenas_doc},
     {"shelve", core_shelve, METH_VARARGS, core_shelve_doc},
+    {"loaded_data", core_loaded_data, METH_NOARGS, core_loaded_data_doc},
     {"fetch_shelved", core_fetch_shelved, METH_NOARGS, core_fetch_shelved_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},

@@ -12,7 +12,7 @@ import pytest
 BEGIN = """
 import ctypes, errno, gc, hashlib, os, pickle, resource, sys
 from ramet import _core
-from ramet.pool.zygote import _start_of_heap
+from ramet.pool.shelf import start_of_heap
 
 def shelved():
     with open("/proc/self/maps") as file:
@@ -57,7 +57,7 @@ def test_all_stays_as_it_was(fresh):
     """Objects and the heap are the same afterwards, in pages of the file; they can be changed, and the file is not."""
     code = """
     assert shelved() == 0
-    put = _core.shelve(shelf, _start_of_heap())
+    put = _core.shelve(shelf, start_of_heap())
     content = hashlib.sha256(os.pread(shelf, put, 0)).hexdigest()
     print(put == shelved() == os.fstat(shelf).st_size, put > 15 << 20, print_of_all() == before)
     for n, each in enumerate(things): each.append(n)
@@ -70,7 +70,7 @@ def test_all_stays_as_it_was(fresh):
 def test_memory_can_be_had_and_given_back_afterwards(fresh):
     """Python's and libc's allocators go on: much more is had, all is freed, the heap is trimmed, and had again; new memory is zeros."""
     code = """
-    _core.shelve(shelf, _start_of_heap())
+    _core.shelve(shelf, start_of_heap())
     libc = ctypes.CDLL(None)
     libc.calloc.restype = ctypes.c_void_p
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_a_fork_copies_no_page_of_it(fresh):
         return int(os.read(read, 99))
 
     without = in_child()
-    put = _core.shelve(shelf, _start_of_heap())
+    put = _core.shelve(shelf, start_of_heap())
     print(without > put * 0.9, in_child() < without - put * 0.7)
     """
     assert fresh(code) == ["True", "True"]
@@ -111,7 +111,7 @@ def test_a_child_that_has_time_fetches_it(fresh):
     """Who asks for it has all of it mapped, and none of it is their own; before, and without a shelf, there is nothing to fetch."""
     code = """
     print(_core.fetch_shelved(), flush=True)
-    put = _core.shelve(shelf, _start_of_heap())
+    put = _core.shelve(shelf, start_of_heap())
     if os.fork() == 0:
         rss, own = mapped()
         fetched = _core.fetch_shelved()
@@ -133,7 +133,7 @@ def test_it_fails_without_harm(fresh):
             assert error.filename == "shelve"
             return errno.errorcode[error.errno]
 
-    start = _start_of_heap()
+    start = start_of_heap()
     print(errno_of(-1, start), errno_of(os.open("/dev/null", os.O_RDONLY), start), errno_of(os.pipe()[1], start), shelved())
     resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.RLIM_INFINITY))
     print(errno_of(shelf, start), shelved(), print_of_all() == before)
@@ -141,7 +141,7 @@ def test_it_fails_without_harm(fresh):
     assert fresh(code) == ["EBADF", "EBADF", "ESPIPE", "0", "EFBIG", str(5 << 20), "True"]
 
 
-@pytest.mark.parametrize("heap", ["1", "1 << 47", "_start_of_heap() + 8", "-1", "'x'"])
+@pytest.mark.parametrize("heap", ["1", "1 << 47", "start_of_heap() + 8", "-1", "'x'"])
 def test_addresses_that_are_no_heap(fresh, heap):
     """What can't be where a heap begins is refused before anything is touched."""
     code = f"""

@@ -8,15 +8,15 @@ any copy, and no copy has one of the zygote's.
 from __future__ import annotations
 
 import array
-import fcntl
 import gc
 import os
 import sys
 from time import sleep
 
 from ramet import _core
+from ramet.pool.shelf import shelve
 from ramet.run.fork import CLONED, FAILED, NEWS, default_handlers, forget_handlers, guard_numbers, new_streams
-from ramet.run.image import F_ADD_SEALS, LOWEST, SEALS, above, init_image, memfd
+from ramet.run.image import LOWEST, above, init_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _made_ready(control: int, setup: int) -> _Zygote:
     warm = _Zygote(control, orders)
     gc.collect()
     gc.freeze()
-    _shelve()
+    shelve()
     return warm
 
 
@@ -130,25 +130,6 @@ def settle_threads(name: str) -> None:
 
 def _only_thread() -> None:
     settle_threads("prepare")
-
-
-def _shelve() -> None:
-    """Have what is loaded so far in a file: a copy need not copy the page tables of that (csrc/shelve.c)."""
-    file = memfd("ramet-zygote", executable=False)
-    _core.shelve(file, _start_of_heap())
-    fcntl.fcntl(file, F_ADD_SEALS, SEALS)
-    os.close(file)
-
-
-def _start_of_heap() -> int:
-    """Where libc's heap begins; 0 where there is none. Of glibc's alone is it known that shelve may have it."""
-    if "CS_GNU_LIBC_VERSION" not in os.confstr_names:
-        return 0
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        found = [line.split() for line in file if line.endswith("[heap]\n")]
-    if any(access != "rw-p" for _, access, *_ in found):
-        return 0
-    return int(found[0][0].partition("-")[0], 16) if found else 0
 
 
 def _threads() -> list[str]:
