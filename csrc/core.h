@@ -52,6 +52,12 @@ extern const char core_loaded_data_doc[];
 PyObject *core_fetch_shelved(PyObject *module, PyObject *none);
 extern const char core_fetch_shelved_doc[];
 
+PyObject *core_note_generator(PyObject *module, PyObject *args);
+extern const char core_note_generator_doc[];
+
+PyObject *core_renew_generator(PyObject *module, PyObject *none);
+extern const char core_renew_generator_doc[];
+
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];
 

@@ -29,6 +29,8 @@ static PyMethodDef core_methods[] = {
     {"shelve", core_shelve, METH_VARARGS, core_shelve_doc},
     {"loaded_data", core_loaded_data, METH_NOARGS, core_loaded_data_doc},
     {"fetch_shelved", core_fetch_shelved, METH_NOARGS, core_fetch_shelved_doc},
+    {"note_generator", core_note_generator, METH_VARARGS, core_note_generator_doc},
+    {"renew_generator", core_renew_generator, METH_NOARGS, core_renew_generator_doc},
     {"syscall", core_syscall, METH_VARARGS, core_syscall_doc},
     {"shares_memory", core_shares_memory, METH_VARARGS, core_shares_memory_doc},
     {NULL, NULL, 0, NULL},

@@ -104,6 +104,12 @@ def loaded_data() -> list[tuple[int, int]]:
 def fetch_shelved() -> int:
     """Map what has been shelved, as looking at it would; how many bytes."""
 
+def note_generator(capsule: object, state: bytes, /) -> bool:
+    """Remember numpy's generator of this capsule, if that is its state."""
+
+def renew_generator() -> bool:
+    """Give it a random one."""
+
 def msgpack_check(data: _ReadBuffer, /) -> bool:
     """Is it one msgpack value with text for every key?"""
 

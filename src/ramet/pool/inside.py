@@ -58,10 +58,11 @@ def serve(number: int, warm: Warm) -> NoReturn:
     code = 1
     own = os.getpid()
     try:
-        reseed()
-        _rehearse()
         end = socket.socket(fileno=number)
         ready(end)
+        # By the time at which the caller has heard that, and sent the task, this is done.
+        reseed(known=_core.renew_generator())
+        _rehearse()
         if not readable(number, IDLE):
             _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
         task = channel.receive(end)
@@ -88,10 +89,22 @@ def ready(end: socket.socket) -> None:
     end.send(NEWS.pack(READY, 0, 0, 0))
 
 
-def reseed() -> None:
-    """What all copies would otherwise share. Python's own `random` has seen to itself, as its fork hook does."""
+def note_generator() -> None:
+    """In the zygote, when all is loaded: have numpy's generator begun anew by C, if it is as we know it."""
+    random: Any = sys.modules.get("numpy.random")
+    if random is None:
+        return
+    reseed()  # from now on it has no number left over
+    generator = getattr(getattr(random.mtrand, "_rand", None), "_bit_generator", None)
+    if generator is not None and type(generator) is random.MT19937:
+        _, words, position, *_ = random.get_state()
+        _core.note_generator(generator.capsule, words.tobytes() + position.to_bytes(4, sys.byteorder))
+
+
+def reseed(*, known: bool = False) -> None:
+    """What all copies would otherwise share. Python's own `random` has seen to itself, as its fork hook does. known: numpy's has been."""
     found: Any = sys.modules.get("numpy.random")
-    if found is not None:
+    if found is not None and not known:
         words = sys.modules["numpy"].frombuffer(os.urandom(MT_BYTES), "uint32")
         found.set_state(("MT19937", words, MT_BYTES // 4))  # a third of what seed() takes
     found = sys.modules.get("_ssl")

@@ -88,6 +88,7 @@ def _prepare(orders: Mapping[str, Any]) -> None:
     if orders["prepare"]:
         _run("prepare", orders["prepare"])
     _only_thread()
+    inside.note_generator()
 
 
 def _import(name: str) -> None:
