@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 #: A task as they come, made by `load`: int().
 _NOTHING: list[bytes] = []
-#: ms. A copy that has been waiting for so long was made ahead of need.
-IDLE = 2
+#: ms. A copy that has been waiting for so long was made ahead of need, and there is time. (In a pool that is busy all the time none waits
+#: as long; what it would map then, another has no processor for.)
+IDLE = 20
 #: The state of a Mersenne Twister.
 MT_BYTES = 2496
 

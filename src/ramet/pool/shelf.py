@@ -60,7 +60,8 @@ def data_written() -> tuple[tuple[int, int, bool], ...]:
 def _mappings() -> Iterator[tuple[int, int, str, dict[str, int], set[str]]]:
     """Start, end, access, sizes in KiB, and flags."""
     with open("/proc/self/smaps", encoding="utf-8", errors="replace") as file:
-        start, end, access, sizes = 0, 0, "", {}
+        start, end, access = 0, 0, ""
+        sizes: dict[str, int] = {}
         for line in file:
             first, _, rest = line.partition(" ")
             if not first.endswith(":"):
