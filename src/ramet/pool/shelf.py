@@ -51,7 +51,7 @@ def data_written() -> tuple[tuple[int, int, bool], ...]:
         if not written or (size > SPARSE and written * 2 < size):
             continue
         for low, high in segments:
-            low, high = max(low, start), min(high, end)  # noqa: PLW2901
+            low, high = max(low, start), min(high, end)
             if low < high:
                 found.append((low, high, access == WRITABLE))
     return tuple(found)
