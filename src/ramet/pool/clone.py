@@ -132,13 +132,14 @@ class Clone(FunctionProcess):
         return self.age > SECONDS_MOST
 
     @property
-    def watched(self) -> tuple[int, ...]:
-        """Descriptors that become readable when there is something to `hear`."""
-        launched = self._alive()
-        assert launched.control is not None
-        return tuple(
-            fd for fd, done in ((launched.control, self._known), (self._ours.fileno(), self._settled)) if not done
-        )
+    def watched(self) -> int:
+        """A descriptor that becomes readable when there is something to `hear`. What is told of the child comes before the copy itself is
+        ready, or gone: that is heard with the copy's own news, and seldom waited for."""
+        if not self._settled:
+            return self._ours.fileno()
+        control = self._alive().control
+        assert control is not None
+        return control
 
     def hear(self) -> bool:
         """Take what has been told; is it ready? Raises StepError, or OSError where it is gone."""
@@ -156,9 +157,11 @@ class Clone(FunctionProcess):
         import socket
 
         assert launched.control is not None
-        end = socket.socket(fileno=os.dup(launched.control))
-        with end:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, launched.control)
+        try:
             data, fds, _, _ = socket.recv_fds(end, NEWS.size, 1, socket.MSG_CMSG_CLOEXEC)
+        finally:
+            end.detach()
         if len(data) != NEWS.size:
             raise ConnectionResetError(f"nobody made it{self._last_words()}")
         kind, first, second, third = NEWS.unpack(data)

@@ -22,7 +22,7 @@ from ramet.run.failure import caller_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from concurrent.futures import Future
     from typing import Any
 
@@ -88,6 +88,7 @@ class Engine:
         self._over = threading.Event()
         self.restarts = 0
         self._zygote: Zygote | None = Zygote(recipe, seconds)
+        self._mourned: Zygote | None = None
         self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._keeper = threading.Thread(target=self._keep, name="ramet-pool-keeper", daemon=True)
         self._keeper.start()
@@ -295,7 +296,7 @@ class Engine:
                 self._takers -= 1
             ticket.clone = clone
             self._in_flight.add(ticket)
-            if not self._ready:
+            if self.spare and not self._ready:
                 self._wake()  # else when this one has done its work: making the next would only delay it
             return clone
 
@@ -325,9 +326,10 @@ class Engine:
                         pause = self._failed(error, pause)
                         again = monotonic() + pause
                         continue
-                self._listen(making, again if lacking > 0 else None)
-                self._bury()
-                failed = self._hear(making)
+                    lacking = 0
+                told = self._listen(making, again if lacking > 0 else None)
+                self._bury(told)
+                failed = self._hear(making, told)
                 if failed is not None:
                     pause = self._failed(failed, pause)
                     again = monotonic() + pause
@@ -337,10 +339,10 @@ class Engine:
             for clone in (*making, *self._dying):
                 clone.close()
 
-    def _bury(self) -> None:
+    def _bury(self, told: Collection[int]) -> None:
         """Close those that have ended."""
         for clone in list(self._dying):
-            if clone.has_ended:
+            if clone.pidfd in told:
                 with self._changed:
                     self._dying.remove(clone)
                 clone.close()
@@ -359,7 +361,8 @@ class Engine:
         zygote = self._zygote
         if zygote is None or not zygote.alive:
             if zygote is not None:
-                self._zygote = None
+                self._mourn(zygote)
+                self._zygote = self._mourned = None
                 zygote.close()
             started = Zygote(self.recipe, self._seconds)
             with self._changed:
@@ -370,33 +373,31 @@ class Engine:
                 self.restarts += 1
         return zygote
 
-    def _listen(self, making: list[Clone], again: float | None) -> None:
+    def _listen(self, making: list[Clone], again: float | None) -> set[int]:
+        """Wait for news; the descriptors that have some."""
         poller = select.poll()
         poller.register(self._wake_fd, select.POLLIN)
         zygote = self._zygote
-        if zygote is not None and zygote.alive:
+        if zygote is not None and zygote is not self._mourned:
             poller.register(zygote.pidfd, select.POLLIN)
         for clone in making:
-            for fd in clone.watched:
-                poller.register(fd, select.POLLIN)
+            poller.register(clone.watched, select.POLLIN)
         for clone in list(self._dying):
             poller.register(clone.pidfd, select.POLLIN)
         wait = None if again is None else max(1, int((again - monotonic()) * 1000) + 1)
         if making:
             wait = min(wait or 1000, 1000)
-        poller.poll(wait)
-        try:
-            while os.read(self._wake_fd, 4096):
-                pass
-        except BlockingIOError:
-            pass
+        told = {fd for fd, _ in poller.poll(wait)}
+        if self._wake_fd in told:
+            os.read(self._wake_fd, 4096)
+        return told
 
-    def _hear(self, making: list[Clone]) -> BaseException | None:
+    def _hear(self, making: list[Clone], told: Collection[int]) -> BaseException | None:
         """Whoever is ready is put with the others; the last failure."""
         failed: BaseException | None = None
         for clone in list(making):
             try:
-                if clone.hear():
+                if clone.watched in told and clone.hear():
                     making.remove(clone)
                     with self._changed:
                         self._ready.append(clone)
@@ -407,7 +408,9 @@ class Engine:
                 making.remove(clone)
                 clone.close()
                 failed = error if isinstance(error, Error) or not self._lives else not_made(error)
-        self._forget_dead()
+        zygote = self._zygote
+        if zygote is not None and zygote is not self._mourned and zygote.pidfd in told:
+            self._mourn(zygote)
         return failed
 
     @property
@@ -416,11 +419,9 @@ class Engine:
         zygote = self._zygote
         return zygote is not None and not zygote.ends(DIES_WITHIN)
 
-    def _forget_dead(self) -> None:
-        """A zygote's spares end with it."""
-        zygote = self._zygote
-        if zygote is None or zygote.alive:
-            return
+    def _mourn(self, zygote: Zygote) -> None:
+        """It has ended, and its spares with it. Another is started when somebody needs one."""
+        self._mourned = zygote
         with self._changed:
             dead, self._ready = list(self._ready), deque()
         for clone in dead:
