@@ -61,6 +61,8 @@ def main(control: int, setup: int) -> NoReturn:
 
 
 def _made_ready(control: int, setup: int) -> _Zygote:
+    from ramet.pool import inside
+
     _core.watch_arenas()
     orders = _read(setup)
     _prepare(orders)
@@ -68,6 +70,7 @@ def _made_ready(control: int, setup: int) -> _Zygote:
     gc.collect()
     gc.freeze()
     shelve()
+    inside.practise()
     return warm
 
 
