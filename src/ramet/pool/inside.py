@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import socket
 import sys
 
 from ramet import _core
@@ -14,7 +16,6 @@ from ramet.run.streams import readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Any, NoReturn
 
     from ramet.pool.zygote import Warm
@@ -34,7 +35,6 @@ MT_BYTES = 2496
 def load() -> None:
     """In the zygote: what every copy needs."""
     import linecache  # noqa: F401
-    import pickle
     import random  # noqa: F401  its fork hook gives each copy a seed of its own
     import socket  # noqa: F401
     import traceback  # noqa: F401
@@ -56,8 +56,6 @@ def load() -> None:
 
 def serve(number: int, warm: Warm) -> NoReturn:
     """Say that the walls stand, take the task, do it. Never returns."""
-    import socket
-
     code = 1
     own = os.getpid()
     try:
@@ -117,8 +115,6 @@ def reseed(*, known: bool = False) -> None:
 
 def _rehearse() -> None:
     """Touch what every task touches: the first write to a page of the zygote's copies it, and that is what time goes into."""
-    import pickle
-
     fn, args, kwargs = pickle.loads(_NOTHING[0], buffers=[])
     job = Job(fn, args, kwargs, most=1, pickled=False, packer=Packer(None))
     job.packer.pack(job.fn())
@@ -128,9 +124,6 @@ def _rehearse() -> None:
 def practise() -> None:
     """In the zygote, when all is on the shelf: a whole task. What that looks at is mapped here then, and in every copy, which otherwise
     would have to look for it."""
-    import pickle
-    import socket
-
     caller, end = socket.socketpair()
     with caller, end:
         for _ in range(TIMES):
@@ -146,8 +139,6 @@ def practise() -> None:
 
 
 def _do(end: socket.socket, data: bytearray, buffers: list[memoryview]) -> int:
-    import pickle
-
     kind, most = channel.TASK.unpack_from(data)
     packer = Packer(None)
     try:

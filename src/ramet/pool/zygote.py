@@ -14,6 +14,7 @@ import sys
 from time import sleep
 
 from ramet import _core
+from ramet.pool import hooks
 from ramet.pool.shelf import shelve
 from ramet.run.fork import CLONED, FAILED, NEWS, default_handlers, forget_handlers, guard_numbers, new_streams
 from ramet.run.image import LOWEST, above, init_image
@@ -91,6 +92,7 @@ def _prepare(orders: Mapping[str, Any]) -> None:
     if orders["prepare"]:
         _run("prepare", orders["prepare"])
     _only_thread()
+    hooks.lighten()
     inside.note_generator()
 
 
@@ -186,6 +188,7 @@ class Warm:
         child = self._programs["child"][0]
         made = _core.branch(child, [], init, inputs, slots["payload_pid"], self._flags, self._next_pid())
         if made is None:
+            hooks.restore()
             self._become(channel, out, err, theirs, then, before)
         pid, pidfd, stage, step, errno = made
         self._tell(control, NEWS.pack(FAILED, stage, step, errno) if stage else NEWS.pack(CLONED, pid, 0, 0), pidfd)
@@ -271,12 +274,12 @@ class _Zygote:
 
     def serve(self) -> None:
         """Until the caller hangs up."""
+        from ramet.pool import inside
+
         own = self._socket.socket(fileno=self._control)
         size = self._socket.CMSG_SPACE(4 * ORDER_FDS)
 
         def then(number: int) -> NoReturn:
-            from ramet.pool import inside
-
             own.detach()  # its number is closed here, and may be another's
             inside.serve(number, self._warm)
 
