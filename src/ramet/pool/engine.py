@@ -89,6 +89,7 @@ class Engine:
         self.restarts = 0
         self._zygote: Zygote | None = Zygote(recipe, seconds)
         self._mourned: Zygote | None = None
+        self._blank: Clone | None = None
         self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._keeper = threading.Thread(target=self._keep, name="ramet-pool-keeper", daemon=True)
         self._keeper.start()
@@ -330,14 +331,29 @@ class Engine:
                 told = self._listen(making, again if lacking > 0 else None)
                 self._bury(told)
                 failed = self._hear(making, told)
+                if not (self.spare or making or self._dying or self._blank):
+                    self._lay_out()
                 if failed is not None:
                     pause = self._failed(failed, pause)
                     again = monotonic() + pause
                 elif self._ready:
                     pause = AGAIN_LEAST
         finally:
-            for clone in (*making, *self._dying):
+            for clone in (*making, *self._dying, *self._drop_blank()):
                 clone.close()
+
+    def _lay_out(self) -> None:
+        """There is nothing to do: have ready at least what the next order is sent with."""
+        zygote = self._zygote
+        if zygote is not None and zygote is not self._mourned:
+            try:
+                self._blank = zygote.blank()
+            except (OSError, Error):
+                return  # no descriptor is left now; who orders will be told
+
+    def _drop_blank(self) -> list[Clone]:
+        blank, self._blank = self._blank, None
+        return [] if blank is None else [blank]
 
     def _bury(self, told: Collection[int]) -> None:
         """Close those that have ended."""
@@ -345,13 +361,14 @@ class Engine:
             if clone.pidfd in told:
                 with self._changed:
                     self._dying.remove(clone)
-                clone.close()
+                clone.bury()
 
     def _ask(self, making: list[Clone], lacking: int) -> BaseException | None:
         try:
             zygote = self._living_zygote()
             for _ in range(lacking):
-                making.append(zygote.put_forth())
+                blank, self._blank = self._blank, None
+                making.append(zygote.put_forth(blank))
         except (OSError, Error) as error:
             return error if isinstance(error, Error) or not self._lives else caller_failed(error)
         return None
@@ -424,7 +441,7 @@ class Engine:
         self._mourned = zygote
         with self._changed:
             dead, self._ready = list(self._ready), deque()
-        for clone in dead:
+        for clone in (*dead, *self._drop_blank()):
             clone.close()
 
     def _failed(self, error: BaseException, pause: float) -> float:

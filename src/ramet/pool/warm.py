@@ -221,9 +221,13 @@ class Zygote:
         assert self._process is not None
         return self._process.pid
 
-    def put_forth(self) -> Clone:
+    def blank(self) -> Clone:
+        """What it takes on our side to ask for a copy. Raises OSError, or StepError, where that can't be had."""
+        return Clone(self.recipe.plan, self)
+
+    def put_forth(self, blank: Clone | None = None) -> Clone:
         """A copy in the making. Raises OSError where the zygote is gone."""
-        clone = Clone(self.recipe.plan, self)
+        clone = blank or self.blank()
         try:
             clone.ask(MAKE)
         except BaseException:
