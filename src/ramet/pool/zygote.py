@@ -7,9 +7,9 @@ any copy, and no copy has one of the zygote's.
 
 from __future__ import annotations
 
-import array
 import gc
 import os
+import struct
 import sys
 from time import sleep
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 MAKE = b"M"
 ORDER_FDS = 4
+ONE = struct.Struct("i")
 PAYLOAD = 5
 EXIT_FAILED = 125
 #: Pids of the copies, each in its own namespace: another one than the zygote's, since libraries tell a fork by that.
 PID_LEAST, PID_MOST = 1000, 30000
+STEPS_AT_ONCE = 64
 THREADS_GONE_WITHIN = 1.0
 
 
@@ -153,14 +155,15 @@ class Warm:
     """What it takes to make a copy. Descriptors are plain numbers: no object of this process owns one that is closed in copies."""
 
     def __init__(self, orders: Mapping[str, Any]) -> None:
-        import socket
+        import _socket
 
-        self._socket = socket
+        self._socket = _socket  # without the public module's classes, which are Python
         self._programs: Mapping[str, tuple[bytes, dict[str, int]]] = orders["programs"]
         self._flags: int = orders["flags"]
         self._pass_fds: tuple[int, ...] = tuple(orders["pass_fds"])
         self.places: Mapping[str, str] = orders["places"]
         self._last_pid = os.getpid()
+        self._steps: list[int] = []
         self._init = self._self = self._null = -1
 
     def open_tools(self) -> None:
@@ -198,17 +201,17 @@ class Warm:
         return -1 if stage else pid
 
     def _next_pid(self) -> int:
-        span = PID_MOST - PID_LEAST
-        self._last_pid = PID_LEAST + (self._last_pid + 1 + int.from_bytes(os.urandom(2), "little") % 97) % span
+        if not self._steps:
+            self._steps = list(os.urandom(STEPS_AT_ONCE))
+        self._last_pid = PID_LEAST + (self._last_pid + 1 + self._steps.pop() % 97) % (PID_MOST - PID_LEAST)
         return self._last_pid
 
     def _tell(self, control: int, news: bytes, pidfd: int) -> None:
-        end = self._socket.socket(fileno=control)
+        socket = self._socket
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, control)
+        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE.pack(pidfd))] if pidfd >= 0 else ()
         try:
-            if pidfd < 0:
-                end.send(news)
-            else:
-                self._socket.send_fds(end, [news], [pidfd])
+            end.sendmsg((news,), beside)
         except OSError:
             pass  # the caller has given it up meanwhile; its init sees the same
         finally:
@@ -287,10 +290,7 @@ class _Zygote:
             data, ancillary, _, _ = own.recvmsg(16, size, self._socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return
-            received = array.array("i")
-            for _, _, payload in ancillary:
-                received.frombytes(payload)
-            fds = [moved(fd) for fd in received]
+            fds = [moved(fd) for _, _, payload in ancillary for (fd,) in ONE.iter_unpack(payload)]
             if data == MAKE and len(fds) == ORDER_FDS:
                 self._warm.put_forth((fds[0], fds[1], fds[2], fds[3]), self._theirs, then)
             else:
