@@ -121,7 +121,12 @@ static Py_ssize_t take_data(PyObject *data, struct range *into, uintptr_t page)
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(data); i++) {
         unsigned long long start, end;
         int writable;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(data, i), "KKp", &start, &end, &writable))
+        PyObject *piece = PyTuple_GET_ITEM(data, i);
+        if (!PyTuple_Check(piece)) {
+            PyErr_SetString(PyExc_TypeError, "a piece of data is a tuple");
+            return -1;
+        }
+        if (!PyArg_ParseTuple(piece, "KKp", &start, &end, &writable))
             return -1;
         if (!start || start % page || end % page || start >= end || taken == DATA_MOST) {
             PyErr_SetString(PyExc_ValueError, taken == DATA_MOST ? "too many pieces of data" : "no data lies there");

@@ -161,3 +161,72 @@ def test_without_a_heap(fresh):
         print(put == shelved() > 0, any(line.endswith("[heap]\\n") for line in file), print_of_all() == before)
     """
     assert fresh(code) == ["True"] * 3
+
+
+def test_the_data_of_libraries_goes_too(fresh):
+    """What libraries have relocated and written is in the file, as it was and with the access it had; it can be written, and the file
+    is not; a fork copies none of it. Without it, all of that stays where it was."""
+    code = """
+    import re, sqlite3, ssl, decimal
+    from ramet.pool.shelf import data_written
+
+    def look():
+        found, at = {}, None
+        with open("/proc/self/smaps") as file:
+            for line in file:
+                if match := re.match("([0-9a-f]+)-([0-9a-f]+) (....) [^/]*(.*)", line):
+                    at = found[int(match[1], 16), int(match[2], 16)] = [match[3], match[4], 0]
+                elif line.startswith("Anonymous:"):
+                    at[2] = int(line.split()[1])
+        return found
+
+    def access(at):
+        return next(one[0] for (low, high), one in look().items() if low <= at < high)
+
+    def own_of_libraries():
+        return sum(own for _, name, own in look().values() if ".so" in name)
+
+    flag = ctypes.addressof(ctypes.c_int.in_dll(ctypes.pythonapi, "Py_OptimizeFlag"))
+    assert any(low <= flag < high for low, high in _core.loaded_data())
+    data = data_written()
+    assert {writable for _, _, writable in data} == {True, False}
+    content = [ctypes.string_at(low, high - low) for low, high, writable in data if not writable]
+    accesses = [access(low) for low, _, _ in data]
+    print(own_of_libraries() > 100)
+    put = _core.shelve(shelf, start_of_heap(), data)
+    print(put == shelved() == os.fstat(shelf).st_size, own_of_libraries() < 20, accesses == [access(low) for low, _, _ in data])
+    print(content == [ctypes.string_at(low, high - low) for low, high, writable in data if not writable])
+    digest = hashlib.sha256(os.pread(shelf, put, 0)).hexdigest()
+    ctypes.c_int.from_address(flag).value = 77
+    print(ssl.RAND_bytes(4) != ssl.RAND_bytes(4), sqlite3.connect(":memory:").execute("select 6 * 7").fetchone()[0], decimal.Decimal(7).sqrt() > 2)
+    print(ctypes.c_int.in_dll(ctypes.pythonapi, "Py_OptimizeFlag").value, hashlib.sha256(os.pread(shelf, put, 0)).hexdigest() == digest)
+    """
+    assert fresh(code) == ["True", "True", "True", "True", "True", "True", "42", "True", "77", "True"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "((page, page, True),)",
+        "((2 * page, page, True),)",
+        "((page + 1, 2 * page, True),)",
+        "((page, 2 * page + 1, True),)",
+        "((0, page, True),)",
+        "((page, 3 * page, True), (2 * page, 4 * page, True))",
+        "((page, 2 * page, False), (page, 2 * page, False))",
+        "((page, 2 * page),)",
+        "(5,)",
+        "[(page, 2 * page, True)]",
+        "tuple((n * page, (n + 1) * page, True) for n in range(1, 3000))",
+    ],
+)
+def test_pieces_that_can_be_no_data(fresh, data):
+    """Pieces that are no whole pages, overlap, or are too many are refused before anything is touched."""
+    code = f"""
+    page = resource.getpagesize()
+    try:
+        _core.shelve(shelf, start_of_heap(), {data})
+    except (ValueError, TypeError):
+        print("refused", shelved())
+    """
+    assert fresh(code) == ["refused", "0"]

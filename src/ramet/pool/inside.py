@@ -96,18 +96,27 @@ def note_generator() -> None:
     if random is None:
         return
     reseed()  # from now on it has no number left over
-    generator = getattr(getattr(random.mtrand, "_rand", None), "_bit_generator", None)
+    generator = _generator(random)
     if generator is not None and type(generator) is random.MT19937:
         _, words, position, *_ = random.get_state()
         _core.note_generator(generator.capsule, words.tobytes() + position.to_bytes(4, sys.byteorder))
+
+
+def _generator(random: Any) -> Any:
+    """Of numpy's functions; None where it can only be the usual one (before 1.24)."""
+    return random.get_bit_generator() if hasattr(random, "get_bit_generator") else None
 
 
 def reseed(*, known: bool = False) -> None:
     """What all copies would otherwise share. Python's own `random` has seen to itself, as its fork hook does. known: numpy's has been."""
     found: Any = sys.modules.get("numpy.random")
     if found is not None and not known:
-        words = sys.modules["numpy"].frombuffer(os.urandom(MT_BYTES), "uint32")
-        found.set_state(("MT19937", words, MT_BYTES // 4))  # a third of what seed() takes
+        generator = _generator(found)
+        if generator is None or type(generator) is found.MT19937:
+            words = sys.modules["numpy"].frombuffer(os.urandom(MT_BYTES), "uint32")
+            found.set_state(("MT19937", words, MT_BYTES // 4))  # a third of what seed() takes
+        else:
+            found.set_bit_generator(type(generator)())
     found = sys.modules.get("_ssl")
     if found is not None:
         found.RAND_add(os.urandom(48), 48.0)
