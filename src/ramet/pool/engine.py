@@ -74,7 +74,9 @@ class Engine:
         self.recipe, self.size, self.spare, self.max_tasks = recipe, size, spare, max_tasks
         self._seconds = seconds
         self._owner = os.getpid()
-        self._changed = threading.Condition(threading.RLock())
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._arrived = threading.Condition(lock)  # for those who wait for a copy: each that comes is told to one of them
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._handed: deque[Ticket] = deque()
         self._ready: deque[Clone] = deque()
@@ -233,7 +235,7 @@ class Engine:
             ticket.stopped = True
             if ticket.clone is not None:
                 ticket.clone.kill()
-            self._changed.notify_all()  # it may be waiting for a copy
+            self._arrived.notify_all()  # it may be waiting for a copy
 
     # Workers
 
@@ -292,9 +294,11 @@ class Engine:
                     elif self._failures:
                         raise self._failures.popleft()
                     else:
-                        self._changed.wait()
+                        self._arrived.wait()
             finally:
                 self._takers -= 1
+                if self._ready and self._takers:
+                    self._arrived.notify()  # who leaves without it may have been the one who was told of it
             ticket.clone = clone
             self._in_flight.add(ticket)
             if self.spare and not self._ready:
@@ -418,7 +422,7 @@ class Engine:
                     making.remove(clone)
                     with self._changed:
                         self._ready.append(clone)
-                        self._changed.notify_all()
+                        self._arrived.notify()
                 elif clone.is_overdue:
                     raise TimeoutError(f"a copy of the zygote was not ready after {clone.age:.0f} s")
             except (OSError, Error) as error:
@@ -451,7 +455,7 @@ class Engine:
             if self._takers and not died:
                 while len(self._failures) < self._takers:
                     self._failures.append(error)
-                self._changed.notify_all()
+                self._arrived.notify_all()
             else:
                 self._failures.clear()
         return min(pause * 2, AGAIN_MOST)
@@ -530,6 +534,7 @@ class Engine:
                 if ticket.clone is not None:
                     ticket.clone.kill()
             self._changed.notify_all()
+            self._arrived.notify_all()
         current = threading.current_thread()
         if current is not self._keeper:
             self._keeper.join()
