@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Of a mapping with no other flags (proc_pid_smaps(5)) nobody wants anything but that it is memory.
 PLAIN = frozenset({"rd", "wr", "mr", "mw", "me", "ac", "sd"})
 WRITABLE, READ_ONLY = "rw-p", "r--p"
-#: From so many KiB on a mapping of which most was never written to stays: the file would have all of it.
+#: From so many KiB on a mapping of which most was never looked at stays: the file would have all of it.
 SPARSE = 64
 
 
@@ -47,8 +47,7 @@ def data_written() -> tuple[tuple[int, int, bool], ...]:
     for start, end, access, sizes, flags in _mappings():
         if access not in (WRITABLE, READ_ONLY) or not flags <= PLAIN:
             continue
-        written, size = sizes.get("Anonymous", 0), sizes["Size"]
-        if not written or (size > SPARSE and written * 2 < size):
+        if not sizes["Anonymous"] or (sizes["Size"] > SPARSE and sizes["Rss"] * 2 < sizes["Size"]):
             continue
         for low, high in segments:
             low, high = max(low, start), min(high, end)
