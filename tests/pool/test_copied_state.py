@@ -7,7 +7,6 @@ import pytest
 import ramet
 
 pytest.importorskip("msgspec")
-numpy = pytest.importorskip("numpy")
 
 COUNTING = """
 import logging, os, threading
@@ -93,10 +92,13 @@ def test_locks_of_a_copy_are_free():
 def test_numpys_numbers_are_a_copys_own(prepare, known):
     """Whatever generator numpy has in the zygote, used or not, each copy draws numbers of its own, and none that the zygote had left
     over. That it is known to C where it should be is asked of a generator that was given a state to be told by."""
+    numpy = pytest.importorskip("numpy")
     if "set_bit_generator" in prepare and not hasattr(numpy.random, "set_bit_generator"):
         pytest.skip("only numpy 1.24 and later can have another generator")
 
     def draw():
+        import numpy
+
         from ramet import _core
 
         numbers = [float(numpy.random.standard_normal()) for _ in range(2)] + [float(numpy.random.random())]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import CodeType, FunctionType
     from typing import Any
 
-#: Versions whose hooks do this and no more: from 3.13 on threading's also notes the thread's new id.
+#: Versions whose hooks are known to do this and no more.
 KNOWN = ((3, 11), (3, 12))
 _kept: list[tuple[FunctionType, CodeType]] = []
 _lock: Any = None  # logging's, where this is run
