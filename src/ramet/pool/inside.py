@@ -11,6 +11,7 @@ from ramet import _core
 from ramet.call import channel
 from ramet.call.inside import Job, flush
 from ramet.call.wire import Packer
+from ramet.pool import cell
 from ramet.run.fork import NEWS, READY
 from ramet.run.streams import readable
 
@@ -39,7 +40,6 @@ def load() -> None:
     import socket  # noqa: F401
     import traceback  # noqa: F401
 
-    import ramet.pool.cell
     import ramet.pool.kernel  # noqa: F401
     from ramet.call.wire import need_msgspec
 
@@ -66,6 +66,7 @@ def serve(number: int, warm: Warm) -> NoReturn:
         _rehearse()
         if not readable(number, IDLE):
             _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
+            cell.rehearse()
         task = channel.receive(end)
         if task is None:
             os._exit(0)  # the caller does not need this copy
@@ -158,7 +159,5 @@ def _do(end: socket.socket, data: bytearray, buffers: list[memoryview]) -> int:
         job.tell_error(end, error)
         return 1
     if kind == channel.CODE:
-        from ramet.pool.cell import run
-
-        fn, args = run, (packer, *args)
+        fn, args = cell.run, (packer, *args)
     return Job(fn, args, kwargs, most=most, pickled=False, packer=packer).run(end)
