@@ -51,8 +51,17 @@ extern const char core_watch_arenas_doc[];
 PyObject *core_shelve(PyObject *module, PyObject *args);
 extern const char core_shelve_doc[];
 
+PyObject *core_loaded_data(PyObject *module, PyObject *none);
+extern const char core_loaded_data_doc[];
+
 PyObject *core_fetch_shelved(PyObject *module, PyObject *none);
 extern const char core_fetch_shelved_doc[];
+
+PyObject *core_note_generator(PyObject *module, PyObject *args);
+extern const char core_note_generator_doc[];
+
+PyObject *core_renew_generator(PyObject *module, PyObject *none);
+extern const char core_renew_generator_doc[];
 
 PyObject *core_call(PyObject *module, PyObject *args, PyObject *kwargs);
 extern const char core_call_doc[];

@@ -100,11 +100,21 @@ def lay(tray: memoryview, at: int, data: _ReadBuffer, /) -> None:
 def watch_arenas() -> None:
     """From now on note where Python's allocator has its memory."""
 
-def shelve(fd: int, heap: int, /) -> int:
-    """Put the heap from that address on (0: none) and the noted arenas into a file, and map that in their place; how many bytes."""
+def shelve(fd: int, heap: int, data: tuple[tuple[int, int, bool], ...] = (), /) -> int:
+    """Put the heap from that address on (0: none), the noted arenas, and data of libraries (start, end, writable) into a file, and map that
+    in their place; how many bytes."""
+
+def loaded_data() -> list[tuple[int, int]]:
+    """Start and end of the writable segments of the program and its libraries."""
 
 def fetch_shelved() -> int:
     """Map what has been shelved, as looking at it would; how many bytes."""
+
+def note_generator(capsule: object, state: bytes, /) -> bool:
+    """Remember numpy's generator of this capsule, if that is its state."""
+
+def renew_generator() -> bool:
+    """Give it a random one."""
 
 def msgpack_check(data: _ReadBuffer, /) -> bool:
     """Is it one msgpack value with text for every key?"""

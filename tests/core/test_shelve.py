@@ -12,7 +12,7 @@ import pytest
 BEGIN = """
 import ctypes, errno, gc, hashlib, os, pickle, resource, sys
 from ramet import _core
-from ramet.pool.zygote import _start_of_heap
+from ramet.pool.shelf import start_of_heap
 
 def shelved():
     with open("/proc/self/maps") as file:
@@ -57,7 +57,7 @@ def test_all_stays_as_it_was(fresh):
     """Objects and the heap are the same afterwards, in pages of the file; they can be changed, and the file is not."""
     code = """
     assert shelved() == 0
-    put = _core.shelve(shelf, _start_of_heap())
+    put = _core.shelve(shelf, start_of_heap())
     content = hashlib.sha256(os.pread(shelf, put, 0)).hexdigest()
     print(put == shelved() == os.fstat(shelf).st_size, put > 15 << 20, print_of_all() == before)
     for n, each in enumerate(things): each.append(n)
@@ -70,7 +70,7 @@ def test_all_stays_as_it_was(fresh):
 def test_memory_can_be_had_and_given_back_afterwards(fresh):
     """Python's and libc's allocators go on: much more is had, all is freed, the heap is trimmed, and had again; new memory is zeros."""
     code = """
-    _core.shelve(shelf, _start_of_heap())
+    _core.shelve(shelf, start_of_heap())
     libc = ctypes.CDLL(None)
     libc.calloc.restype = ctypes.c_void_p
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_a_fork_copies_no_page_of_it(fresh):
         return int(os.read(read, 99))
 
     without = in_child()
-    put = _core.shelve(shelf, _start_of_heap())
+    put = _core.shelve(shelf, start_of_heap())
     print(without > put * 0.9, in_child() < without - put * 0.7)
     """
     assert fresh(code) == ["True", "True"]
@@ -111,7 +111,7 @@ def test_a_child_that_has_time_fetches_it(fresh):
     """Who asks for it has all of it mapped, and none of it is their own; before, and without a shelf, there is nothing to fetch."""
     code = """
     print(_core.fetch_shelved(), flush=True)
-    put = _core.shelve(shelf, _start_of_heap())
+    put = _core.shelve(shelf, start_of_heap())
     if os.fork() == 0:
         rss, own = mapped()
         fetched = _core.fetch_shelved()
@@ -133,7 +133,7 @@ def test_it_fails_without_harm(fresh):
             assert error.filename == "shelve"
             return errno.errorcode[error.errno]
 
-    start = _start_of_heap()
+    start = start_of_heap()
     print(errno_of(-1, start), errno_of(os.open("/dev/null", os.O_RDONLY), start), errno_of(os.pipe()[1], start), shelved())
     resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, resource.RLIM_INFINITY))
     print(errno_of(shelf, start), shelved(), print_of_all() == before)
@@ -141,7 +141,7 @@ def test_it_fails_without_harm(fresh):
     assert fresh(code) == ["EBADF", "EBADF", "ESPIPE", "0", "EFBIG", str(5 << 20), "True"]
 
 
-@pytest.mark.parametrize("heap", ["1", "1 << 47", "_start_of_heap() + 8", "-1", "'x'"])
+@pytest.mark.parametrize("heap", ["1", "1 << 47", "start_of_heap() + 8", "-1", "'x'"])
 def test_addresses_that_are_no_heap(fresh, heap):
     """What can't be where a heap begins is refused before anything is touched."""
     code = f"""
@@ -161,3 +161,73 @@ def test_without_a_heap(fresh):
         print(put == shelved() > 0, any(line.endswith("[heap]\\n") for line in file), print_of_all() == before)
     """
     assert fresh(code) == ["True"] * 3
+
+
+def test_the_data_of_libraries_goes_too(fresh):
+    """What libraries have relocated and written is in the file, as it was and with the access it had; it can be written, and the file
+    is not; a fork copies none of it. Without it, all of that stays where it was."""
+    code = """
+    import re, sqlite3, ssl, decimal
+    from ramet.pool.shelf import data_written
+
+    def look():
+        found, at = {}, None
+        with open("/proc/self/smaps") as file:
+            for line in file:
+                if match := re.match("([0-9a-f]+)-([0-9a-f]+) (....) [^/]*(.*)", line):
+                    at = found[int(match[1], 16), int(match[2], 16)] = [match[3], match[4], 0]
+                elif line.startswith("Anonymous:"):
+                    at[2] = int(line.split()[1])
+        return found
+
+    def access(at):
+        return next(one[0] for (low, high), one in look().items() if low <= at < high)
+
+    def own_of_libraries():
+        return sum(own for _, name, own in look().values() if ".so" in name)
+
+    flag = ctypes.addressof(ctypes.c_int.in_dll(ctypes.pythonapi, "Py_OptimizeFlag"))
+    assert any(low <= flag < high for low, high in _core.loaded_data())
+    data = data_written()
+    assert {writable for _, _, writable in data} == {True, False}
+    content = [ctypes.string_at(low, high - low) for low, high, writable in data if not writable]
+    accesses = [access(low) for low, _, _ in data]
+    own = own_of_libraries()
+    print(own > 100)
+    put = _core.shelve(shelf, start_of_heap(), data)
+    print(put == shelved() == os.fstat(shelf).st_size, own_of_libraries() < own / 3, accesses == [access(low) for low, _, _ in data])
+    print(content == [ctypes.string_at(low, high - low) for low, high, writable in data if not writable])
+    digest = hashlib.sha256(os.pread(shelf, put, 0)).hexdigest()
+    ctypes.c_int.from_address(flag).value = 77
+    print(ssl.RAND_bytes(4) != ssl.RAND_bytes(4), sqlite3.connect(":memory:").execute("select 6 * 7").fetchone()[0], decimal.Decimal(7).sqrt() > 2)
+    print(ctypes.c_int.in_dll(ctypes.pythonapi, "Py_OptimizeFlag").value, hashlib.sha256(os.pread(shelf, put, 0)).hexdigest() == digest)
+    """
+    assert fresh(code) == ["True", "True", "True", "True", "True", "True", "42", "True", "77", "True"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "((page, page, True),)",
+        "((2 * page, page, True),)",
+        "((page + 1, 2 * page, True),)",
+        "((page, 2 * page + 1, True),)",
+        "((0, page, True),)",
+        "((page, 3 * page, True), (2 * page, 4 * page, True))",
+        "((page, 2 * page, False), (page, 2 * page, False))",
+        "((page, 2 * page),)",
+        "(5,)",
+        "[(page, 2 * page, True)]",
+        "tuple((n * page, (n + 1) * page, True) for n in range(1, 3000))",
+    ],
+)
+def test_pieces_that_can_be_no_data(fresh, data):
+    """Pieces that are no whole pages, overlap, or are too many are refused before anything is touched."""
+    code = f"""
+    page = resource.getpagesize()
+    try:
+        _core.shelve(shelf, start_of_heap(), {data})
+    except (ValueError, TypeError):
+        print("refused", shelved())
+    """
+    assert fresh(code) == ["refused", "0"]

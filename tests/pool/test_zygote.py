@@ -274,7 +274,6 @@ def test_a_copy_that_ends_before_its_zygote_tells_why():
         zygote.join()
         assert (caught.value.stage, caught.value.index, caught.value.errno) == ("child", 1, errno.EIO)
     finally:
-        os.close(clone._their_control)
         clone.close()
 
 

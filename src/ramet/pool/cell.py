@@ -58,6 +58,14 @@ def run_in(
     return answer
 
 
+def rehearse() -> None:
+    """Touch what all code touches before it runs, and leave nothing of it."""
+    import linecache
+
+    _evaluate("0", {}, NAME)
+    linecache.cache.pop(NAME, None)
+
+
 def failed(error: BaseException, packer: Packer) -> dict[str, Any]:
     """An answer that is nothing but this."""
     return empty() | {"error": told(error, packer)}

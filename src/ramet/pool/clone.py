@@ -21,7 +21,7 @@ from ramet.run.guard import Guard
 from ramet.run.launch import Launched, kill, pid_of
 from ramet.run.process import finish
 from ramet.run.result import Ending
-from ramet.run.streams import DEVNULL, PIPE, Pump, Streams, readable
+from ramet.run.streams import PIPE, Pump, Streams, readable
 from ramet.run.trays import tray_for
 from ramet.run.verdict import Evidence
 
@@ -62,10 +62,11 @@ class Clone(FunctionProcess):
         self._relay = self._stop_when_told = False
         self._started = monotonic()
         self.is_ready, self._known, self._settled = False, False, False
+        self._their_control = -1
         self._ours, self._theirs = socket.socketpair()
         self.inbox = Inbox(self._ours, 0, pickled=False, mine=())
         try:
-            self._streams = Streams(DEVNULL, PIPE, PIPE, plan.owner)
+            self._streams = Streams(None, PIPE, PIPE, plan.owner)  # its stdin is the zygote's /dev/null
             self._launched = Launched()
             self._launched.control, self._their_control = control.pair()
         except BaseException:
@@ -74,7 +75,7 @@ class Clone(FunctionProcess):
 
     def _drop(self) -> None:
         self._ours.close()
-        self._theirs.close()
+        self._close_theirs()
         if hasattr(self, "_streams"):
             self._streams.close_all()
         launched, self._launched = self._launched, None
@@ -98,6 +99,7 @@ class Clone(FunctionProcess):
     def _ask(self, send: Callable[[list[int]], object]) -> None:
         import socket
 
+        self._started = monotonic()
         if self.plan.groups is not None and self.plan.groups.made:
             self._group = _make_group(self.plan)
             self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -105,9 +107,14 @@ class Clone(FunctionProcess):
         try:
             send([self._theirs.fileno(), self._their_control, theirs[1], theirs[2]])
         finally:
-            self._theirs.close()
-            os.close(self._their_control)
+            self._close_theirs()
             self._streams.close_theirs()
+
+    def _close_theirs(self) -> None:
+        self._theirs.close()
+        end, self._their_control = self._their_control, -1
+        if end >= 0:
+            os.close(end)
 
     @property
     def has_reported(self) -> bool:
@@ -134,13 +141,14 @@ class Clone(FunctionProcess):
         return self.age > SECONDS_MOST
 
     @property
-    def watched(self) -> tuple[int, ...]:
-        """Descriptors that become readable when there is something to `hear`."""
-        launched = self._alive()
-        assert launched.control is not None
-        return tuple(
-            fd for fd, done in ((launched.control, self._known), (self._ours.fileno(), self._settled)) if not done
-        )
+    def watched(self) -> int:
+        """A descriptor that becomes readable when there is something to `hear`. What is told of the child comes before the copy itself is
+        ready, or gone: that is heard with the copy's own news, and seldom waited for."""
+        if not self._settled:
+            return self._ours.fileno()
+        control = self._alive().control
+        assert control is not None
+        return control
 
     def hear(self) -> bool:
         """Take what has been told; is it ready? Raises StepError, or OSError where it is gone."""
@@ -158,9 +166,11 @@ class Clone(FunctionProcess):
         import socket
 
         assert launched.control is not None
-        end = socket.socket(fileno=os.dup(launched.control))
-        with end:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, launched.control)
+        try:
             data, fds, _, _ = socket.recv_fds(end, NEWS.size, 1, socket.MSG_CMSG_CLOEXEC)
+        finally:
+            end.detach()
         if len(data) != NEWS.size:
             raise ConnectionResetError(f"nobody made it{self._last_words()}")
         kind, first, second, third = NEWS.unpack(data)
@@ -363,6 +373,14 @@ class Clone(FunctionProcess):
             self._evidence = self._evidence[0]._replace(cause="timed-out"), self._evidence[1]
         self.inbox = Inbox(self._ours, 0, pickled=False, mine=())
         return self._result_of_clone(self._result_with(out, err, ()))
+
+    def bury(self) -> None:
+        """Close it, when it has ended and nobody is going to ask how."""
+        launched = self._launched
+        if launched is not None and self._group is None:
+            launched.over = True
+            self._ending = self._ending or Ending.from_wait(None, init=True)
+        self.close()
 
     def close(self) -> None:
         """End it, if it still runs, and wait for that."""

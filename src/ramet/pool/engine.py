@@ -22,7 +22,7 @@ from ramet.run.failure import caller_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from concurrent.futures import Future
     from typing import Any
 
@@ -74,7 +74,11 @@ class Engine:
         self.recipe, self.size, self.spare, self.max_tasks = recipe, size, spare, max_tasks
         self._seconds = seconds
         self._owner = os.getpid()
-        self._changed = threading.Condition(threading.RLock())
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._arrived = threading.Condition(
+            lock
+        )  # for those who wait for a copy: each that comes is told to one of them
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._handed: deque[Ticket] = deque()
         self._ready: deque[Clone] = deque()
@@ -88,6 +92,8 @@ class Engine:
         self._over = threading.Event()
         self.restarts = 0
         self._zygote: Zygote | None = Zygote(recipe, seconds)
+        self._mourned: Zygote | None = None
+        self._blank: Clone | None = None
         self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._keeper = threading.Thread(target=self._keep, name="ramet-pool-keeper", daemon=True)
         self._keeper.start()
@@ -231,7 +237,7 @@ class Engine:
             ticket.stopped = True
             if ticket.clone is not None:
                 ticket.clone.kill()
-            self._changed.notify_all()  # it may be waiting for a copy
+            self._arrived.notify_all()  # it may be waiting for a copy
 
     # Workers
 
@@ -290,12 +296,14 @@ class Engine:
                     elif self._failures:
                         raise self._failures.popleft()
                     else:
-                        self._changed.wait()
+                        self._arrived.wait()
             finally:
                 self._takers -= 1
+                if self._ready and self._takers:
+                    self._arrived.notify()  # who leaves without it may have been the one who was told of it
             ticket.clone = clone
             self._in_flight.add(ticket)
-            if not self._ready:
+            if self.spare and not self._ready:
                 self._wake()  # else when this one has done its work: making the next would only delay it
             return clone
 
@@ -325,31 +333,48 @@ class Engine:
                         pause = self._failed(error, pause)
                         again = monotonic() + pause
                         continue
-                self._listen(making, again if lacking > 0 else None)
-                self._bury()
-                failed = self._hear(making)
+                    lacking = 0
+                told = self._listen(making, again if lacking > 0 else None)
+                self._bury(told)
+                failed = self._hear(making, told)
+                if not (self.spare or making or self._dying or self._blank):
+                    self._lay_out()
                 if failed is not None:
                     pause = self._failed(failed, pause)
                     again = monotonic() + pause
                 elif self._ready:
                     pause = AGAIN_LEAST
         finally:
-            for clone in (*making, *self._dying):
+            for clone in (*making, *self._dying, *self._drop_blank()):
                 clone.close()
 
-    def _bury(self) -> None:
+    def _lay_out(self) -> None:
+        """There is nothing to do: have ready at least what the next order is sent with."""
+        zygote = self._zygote
+        if zygote is not None and zygote is not self._mourned:
+            try:
+                self._blank = zygote.blank()
+            except (OSError, Error):
+                return  # no descriptor is left now; who orders will be told
+
+    def _drop_blank(self) -> list[Clone]:
+        blank, self._blank = self._blank, None
+        return [] if blank is None else [blank]
+
+    def _bury(self, told: Collection[int]) -> None:
         """Close those that have ended."""
         for clone in list(self._dying):
-            if clone.has_ended:
+            if clone.pidfd in told:
                 with self._changed:
                     self._dying.remove(clone)
-                clone.close()
+                clone.bury()
 
     def _ask(self, making: list[Clone], lacking: int) -> BaseException | None:
         try:
             zygote = self._living_zygote()
             for _ in range(lacking):
-                making.append(zygote.put_forth())
+                blank, self._blank = self._blank, None
+                making.append(zygote.put_forth(blank))
         except (OSError, Error) as error:
             return error if isinstance(error, Error) or not self._lives else caller_failed(error)
         return None
@@ -359,7 +384,8 @@ class Engine:
         zygote = self._zygote
         if zygote is None or not zygote.alive:
             if zygote is not None:
-                self._zygote = None
+                self._mourn(zygote)
+                self._zygote = self._mourned = None
                 zygote.close()
             started = Zygote(self.recipe, self._seconds)
             with self._changed:
@@ -370,44 +396,44 @@ class Engine:
                 self.restarts += 1
         return zygote
 
-    def _listen(self, making: list[Clone], again: float | None) -> None:
+    def _listen(self, making: list[Clone], again: float | None) -> set[int]:
+        """Wait for news; the descriptors that have some."""
         poller = select.poll()
         poller.register(self._wake_fd, select.POLLIN)
         zygote = self._zygote
-        if zygote is not None and zygote.alive:
+        if zygote is not None and zygote is not self._mourned:
             poller.register(zygote.pidfd, select.POLLIN)
         for clone in making:
-            for fd in clone.watched:
-                poller.register(fd, select.POLLIN)
+            poller.register(clone.watched, select.POLLIN)
         for clone in list(self._dying):
             poller.register(clone.pidfd, select.POLLIN)
         wait = None if again is None else max(1, int((again - monotonic()) * 1000) + 1)
         if making:
             wait = min(wait or 1000, 1000)
-        poller.poll(wait)
-        try:
-            while os.read(self._wake_fd, 4096):
-                pass
-        except BlockingIOError:
-            pass
+        told = {fd for fd, _ in poller.poll(wait)}
+        if self._wake_fd in told:
+            os.read(self._wake_fd, 4096)
+        return told
 
-    def _hear(self, making: list[Clone]) -> BaseException | None:
+    def _hear(self, making: list[Clone], told: Collection[int]) -> BaseException | None:
         """Whoever is ready is put with the others; the last failure."""
         failed: BaseException | None = None
         for clone in list(making):
             try:
-                if clone.hear():
+                if clone.watched in told and clone.hear():
                     making.remove(clone)
                     with self._changed:
                         self._ready.append(clone)
-                        self._changed.notify_all()
+                        self._arrived.notify()
                 elif clone.is_overdue:
                     raise TimeoutError(f"a copy of the zygote was not ready after {clone.age:.0f} s")
             except (OSError, Error) as error:
                 making.remove(clone)
                 clone.close()
                 failed = error if isinstance(error, Error) or not self._lives else not_made(error)
-        self._forget_dead()
+        zygote = self._zygote
+        if zygote is not None and zygote is not self._mourned and zygote.pidfd in told:
+            self._mourn(zygote)
         return failed
 
     @property
@@ -416,14 +442,12 @@ class Engine:
         zygote = self._zygote
         return zygote is not None and not zygote.ends(DIES_WITHIN)
 
-    def _forget_dead(self) -> None:
-        """A zygote's spares end with it."""
-        zygote = self._zygote
-        if zygote is None or zygote.alive:
-            return
+    def _mourn(self, zygote: Zygote) -> None:
+        """It has ended, and its spares with it. Another is started when somebody needs one."""
+        self._mourned = zygote
         with self._changed:
             dead, self._ready = list(self._ready), deque()
-        for clone in dead:
+        for clone in (*dead, *self._drop_blank()):
             clone.close()
 
     def _failed(self, error: BaseException, pause: float) -> float:
@@ -433,7 +457,7 @@ class Engine:
             if self._takers and not died:
                 while len(self._failures) < self._takers:
                     self._failures.append(error)
-                self._changed.notify_all()
+                self._arrived.notify_all()
             else:
                 self._failures.clear()
         return min(pause * 2, AGAIN_MOST)
@@ -512,6 +536,7 @@ class Engine:
                 if ticket.clone is not None:
                     ticket.clone.kill()
             self._changed.notify_all()
+            self._arrived.notify_all()
         current = threading.current_thread()
         if current is not self._keeper:
             self._keeper.join()

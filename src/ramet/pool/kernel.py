@@ -32,6 +32,7 @@ class Kernel:
 
     def __init__(self, end: socket.socket, warm: Warm) -> None:
         import shutil  # noqa: F401  before there is little left to import it with
+        import signal
         import types
 
         self._end, self._warm = end, warm
@@ -40,6 +41,7 @@ class Kernel:
         self._working = False  # code runs, and may be interrupted
         self._busy = self._asked = False  # a task is here, and its code was to be interrupted before it ran
         self._copies: list[int] = []
+        signal.signal(signal.SIGINT, self._interrupted)
 
     def serve(self) -> NoReturn:
         """Until the caller hangs up."""

@@ -299,8 +299,7 @@ def _forkable(box: Sandbox) -> Sandbox:
 def _wait_until_ready(clone: Clone) -> None:
     while not clone.hear():
         poller = select.poll()
-        for fd in clone.watched:
-            poller.register(fd, select.POLLIN)
+        poller.register(clone.watched, select.POLLIN)
         if not poller.poll(1000) and clone.is_overdue:
             raise ConnectionResetError(f"it was not ready after {clone.age:.0f} s")
 

@@ -40,6 +40,9 @@ ONE_THREAD = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "MPLBACKEND": "agg",
 }
+#: Of the zygote's own environment: what is found when it is first called would be looked for again in every copy (ld.so(8)). Python has its
+#: modules bound at once anyhow; this is for the interpreter.
+BOUND_AT_ONCE = {"LD_BIND_NOW": "1"}
 TOLD_MOST = 1 << 16
 #: ms
 LOOK_AGAIN = 20
@@ -67,7 +70,8 @@ class Recipe:
         from ramet.seccomp import profile
 
         usual = self.spec.seccomp in ("default", "kill", profile.zygote()) and not self.spec.capabilities
-        return of_zygote(self.spec, seccomp=profile.zygote() if usual else "none")
+        env = {**BOUND_AT_ONCE, **self.spec.env}
+        return of_zygote(self.spec, env=env, seccomp=profile.zygote() if usual else "none")
 
     def orders(self) -> bytes:
         """What the zygote reads when it starts."""
@@ -221,9 +225,13 @@ class Zygote:
         assert self._process is not None
         return self._process.pid
 
-    def put_forth(self) -> Clone:
+    def blank(self) -> Clone:
+        """What it takes on our side to ask for a copy. Raises OSError, or StepError, where that can't be had."""
+        return Clone(self.recipe.plan, self)
+
+    def put_forth(self, blank: Clone | None = None) -> Clone:
         """A copy in the making. Raises OSError where the zygote is gone."""
-        clone = Clone(self.recipe.plan, self)
+        clone = blank or self.blank()
         try:
             clone.ask(MAKE)
         except BaseException:

@@ -7,16 +7,17 @@ any copy, and no copy has one of the zygote's.
 
 from __future__ import annotations
 
-import array
-import fcntl
 import gc
 import os
+import struct
 import sys
 from time import sleep
 
 from ramet import _core
+from ramet.pool import hooks
+from ramet.pool.shelf import shelve
 from ramet.run.fork import CLONED, FAILED, NEWS, default_handlers, forget_handlers, guard_numbers, new_streams
-from ramet.run.image import F_ADD_SEALS, LOWEST, SEALS, above, init_image, memfd
+from ramet.run.image import LOWEST, above, init_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 MAKE = b"M"
 ORDER_FDS = 4
+ONE = struct.Struct("i")
 PAYLOAD = 5
 EXIT_FAILED = 125
 #: Pids of the copies, each in its own namespace: another one than the zygote's, since libraries tell a fork by that.
 PID_LEAST, PID_MOST = 1000, 30000
+STEPS_AT_ONCE = 64
 THREADS_GONE_WITHIN = 1.0
 
 
@@ -61,13 +64,16 @@ def main(control: int, setup: int) -> NoReturn:
 
 
 def _made_ready(control: int, setup: int) -> _Zygote:
+    from ramet.pool import inside
+
     _core.watch_arenas()
     orders = _read(setup)
     _prepare(orders)
     warm = _Zygote(control, orders)
     gc.collect()
     gc.freeze()
-    _shelve()
+    shelve()
+    inside.practise()
     return warm
 
 
@@ -88,6 +94,8 @@ def _prepare(orders: Mapping[str, Any]) -> None:
     if orders["prepare"]:
         _run("prepare", orders["prepare"])
     _only_thread()
+    hooks.lighten()
+    inside.note_generator()
 
 
 def _import(name: str) -> None:
@@ -132,25 +140,6 @@ def _only_thread() -> None:
     settle_threads("prepare")
 
 
-def _shelve() -> None:
-    """Have what is loaded so far in a file: a copy need not copy the page tables of that (csrc/shelve.c)."""
-    file = memfd("ramet-zygote", executable=False)
-    _core.shelve(file, _start_of_heap())
-    fcntl.fcntl(file, F_ADD_SEALS, SEALS)
-    os.close(file)
-
-
-def _start_of_heap() -> int:
-    """Where libc's heap begins; 0 where there is none. Of glibc's alone is it known that shelve may have it."""
-    if "CS_GNU_LIBC_VERSION" not in os.confstr_names:
-        return 0
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        found = [line.split() for line in file if line.endswith("[heap]\n")]
-    if any(access != "rw-p" for _, access, *_ in found):
-        return 0
-    return int(found[0][0].partition("-")[0], 16) if found else 0
-
-
 def _threads() -> list[str]:
     found = []
     for task in sorted(map(int, os.listdir("/proc/self/task"))):
@@ -166,14 +155,15 @@ class Warm:
     """What it takes to make a copy. Descriptors are plain numbers: no object of this process owns one that is closed in copies."""
 
     def __init__(self, orders: Mapping[str, Any]) -> None:
-        import socket
+        import _socket
 
-        self._socket = socket
+        self._socket = _socket  # without the public module's classes, which are Python
         self._programs: Mapping[str, tuple[bytes, dict[str, int]]] = orders["programs"]
         self._flags: int = orders["flags"]
         self._pass_fds: tuple[int, ...] = tuple(orders["pass_fds"])
         self.places: Mapping[str, str] = orders["places"]
         self._last_pid = os.getpid()
+        self._steps: list[int] = []
         self._init = self._self = self._null = -1
 
     def open_tools(self) -> None:
@@ -201,6 +191,7 @@ class Warm:
         child = self._programs["child"][0]
         made = _core.branch(child, [], init, inputs, slots["payload_pid"], self._flags, self._next_pid())
         if made is None:
+            hooks.restore()
             self._become(channel, out, err, theirs, then, before)
         pid, pidfd, stage, step, errno = made
         self._tell(control, NEWS.pack(FAILED, stage, step, errno) if stage else NEWS.pack(CLONED, pid, 0, 0), pidfd)
@@ -210,17 +201,17 @@ class Warm:
         return -1 if stage else pid
 
     def _next_pid(self) -> int:
-        span = PID_MOST - PID_LEAST
-        self._last_pid = PID_LEAST + (self._last_pid + 1 + int.from_bytes(os.urandom(2), "little") % 97) % span
+        if not self._steps:
+            self._steps = list(os.urandom(STEPS_AT_ONCE))
+        self._last_pid = PID_LEAST + (self._last_pid + 1 + self._steps.pop() % 97) % (PID_MOST - PID_LEAST)
         return self._last_pid
 
     def _tell(self, control: int, news: bytes, pidfd: int) -> None:
-        end = self._socket.socket(fileno=control)
+        socket = self._socket
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, control)
+        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE.pack(pidfd))] if pidfd >= 0 else ()
         try:
-            if pidfd < 0:
-                end.send(news)
-            else:
-                self._socket.send_fds(end, [news], [pidfd])
+            end.sendmsg((news,), beside)
         except OSError:
             pass  # the caller has given it up meanwhile; its init sees the same
         finally:
@@ -286,12 +277,12 @@ class _Zygote:
 
     def serve(self) -> None:
         """Until the caller hangs up."""
+        from ramet.pool import inside
+
         own = self._socket.socket(fileno=self._control)
         size = self._socket.CMSG_SPACE(4 * ORDER_FDS)
 
         def then(number: int) -> NoReturn:
-            from ramet.pool import inside
-
             own.detach()  # its number is closed here, and may be another's
             inside.serve(number, self._warm)
 
@@ -299,10 +290,7 @@ class _Zygote:
             data, ancillary, _, _ = own.recvmsg(16, size, self._socket.MSG_CMSG_CLOEXEC)
             if not data:
                 return
-            received = array.array("i")
-            for _, _, payload in ancillary:
-                received.frombytes(payload)
-            fds = [moved(fd) for fd in received]
+            fds = [moved(fd) for _, _, payload in ancillary for (fd,) in ONE.iter_unpack(payload)]
             if data == MAKE and len(fds) == ORDER_FDS:
                 self._warm.put_forth((fds[0], fds[1], fds[2], fds[3]), self._theirs, then)
             else:

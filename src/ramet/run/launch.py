@@ -227,11 +227,12 @@ def _open_namespace(join: Join) -> int:
 
 def pid_of(pidfd: int) -> int:
     """In the caller's pid namespace; 0 where it has ended, or is in none of ours (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return max(0, int(line[4:]))
-    return 0
+    file = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(file, 4096).splitlines()
+    finally:
+        os.close(file)
+    return next((max(0, int(line[4:])) for line in lines if line.startswith(b"Pid:")), 0)
 
 
 def values_of(encoded: Encoded, inputs: Mapping[Slot, int]) -> list[tuple[int, int]]:
