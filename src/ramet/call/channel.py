@@ -43,7 +43,8 @@ KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE,
 TASK_KIND = b"TASK"
 TASK = struct.Struct("<4sQ")
 FUNCTION, CODE, SESSION = b"FUNC", b"CODE", b"SESS"
-CHUNK = 1 << 18
+#: Read at once: no more, or memory for it would be mapped and unmapped each time (mallopt(3), M_MMAP_THRESHOLD).
+CHUNK = 1 << 16
 #: From so many bytes on buffers go by the pipe; it is made as large as anybody may make one. Memory from so many on has large pages.
 POUR_LEAST, PIPE_SIZE, HUGE_LEAST = 1 << 20, 1 << 20, 4 << 20
 F_SETPIPE_SZ = 1031

@@ -12,7 +12,7 @@ from time import monotonic
 
 from ramet.call import channel
 from ramet.call.inbox import Inbox
-from ramet.call.isolated import FunctionProcess, FunctionResult
+from ramet.call.isolated import RESULTS_MAX, FunctionProcess, FunctionResult
 from ramet.errors import StepError
 from ramet.run import control
 from ramet.run.failure import step_failed
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ramet.pool.tasks import Task
     from ramet.pool.warm import Zygote
     from ramet.run.result import Result
+    from ramet.run.trays import Tray
     from ramet.spec import Sandbox
 
 ARRIVED = 4
@@ -63,9 +64,11 @@ class Clone(FunctionProcess):
         self._started = monotonic()
         self.is_ready, self._known, self._settled = False, False, False
         self._their_control = -1
+        self._tray: Tray | None = None
         self._ours, self._theirs = socket.socketpair()
         self.inbox = Inbox(self._ours, 0, pickled=False, mine=())
         try:
+            self._tray = tray_for(plan.spec, RESULTS_MAX)  # now, while nobody waits: its size is the call's affair
             self._streams = Streams(None, PIPE, PIPE, plan.owner)  # its stdin is the zygote's /dev/null
             self._launched = Launched()
             self._launched.control, self._their_control = control.pair()
@@ -76,6 +79,7 @@ class Clone(FunctionProcess):
     def _drop(self) -> None:
         self._ours.close()
         self._close_theirs()
+        self._close_tray()
         if hasattr(self, "_streams"):
             self._streams.close_all()
         launched, self._launched = self._launched, None
@@ -238,7 +242,10 @@ class Clone(FunctionProcess):
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
     ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
-        tray = tray_for(sandbox, most)
+        tray, self._tray = self._tray, None
+        if tray is not None and not tray.resize(most):
+            tray.close()
+            tray = None
         parts = task.kind == channel.CODE
         self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions, tray=tray, parts=parts, forked=False)
         self._started = monotonic()
@@ -330,6 +337,7 @@ class Clone(FunctionProcess):
     def begin_session(self) -> None:
         """Many tasks are to come."""
         self.args = ("exec",)
+        self._close_tray()
         self._started = monotonic()
         self._guard = Guard(self.sandbox, self._group, self._killer())
 
@@ -391,7 +399,14 @@ class Clone(FunctionProcess):
             kill(self._launched.pidfd)
             self._drop()
         super().close()
+        self._close_tray()
         self._close_group()
+
+    def _close_tray(self) -> None:
+        """One that no call had."""
+        tray, self._tray = self._tray, None
+        if tray is not None:
+            tray.close()
 
 
 def _make_group(plan: Plan) -> Group:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Bytes. Results from LEAST on go by a tray; no tray has more than MOST; each buffer in it begins at a multiple of ALIGNED.
 LEAST, MOST, ALIGNED = 4 << 20, 64 << 30, 1 << 16
+#: There is room for as many to be aligned: more than a frame has.
+BUFFERS = 256
 #: fcntl(2), since Linux 2.4; the fcntl module has them, but for F_SETLEASE's name in old stubs.
 F_SETLEASE = 1024
 #: The kernel gives no tmpfs large pages where it has none.
@@ -62,6 +64,18 @@ class Tray(Closed):
     """One, empty, of `size` bytes. Owns its descriptor, fd."""
 
     __slots__ = ()
+
+    def resize(self, most: int) -> bool:
+        """Make it one for a result of at most so many bytes. False where there can be none."""
+        if most < LEAST:
+            return False
+        size = min(most + ALIGNED * BUFFERS, MOST)
+        try:
+            os.truncate(self.fd, size)
+        except OSError:
+            return False  # RLIMIT_FSIZE
+        self.size = size
+        return True
 
     def taken(self, sizes: Sequence[int]) -> list[memoryview]:
         """The buffers of these sizes that were laid into it: in place, and writing to them changes a copy. To be called once, when
@@ -114,17 +128,11 @@ def tray_for(sandbox: Sandbox, most: int) -> Tray | None:
     ground = _ground_kept()
     if ground is None:
         return None
-    size = min(most + ALIGNED * 256, MOST)
     try:
-        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ground)
+        made = Tray(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ground), 0)
     except OSError:
         return None  # no descriptor, or no inode, is left
-    made = Tray(fd, size)
-    try:
-        os.truncate(fd, size)
-    except OSError:
-        return None  # RLIMIT_FSIZE
-    return made
+    return made if made.resize(most) else None
 
 
 def _ground_kept() -> int | None:
