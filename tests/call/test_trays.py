@@ -286,6 +286,17 @@ def test_a_tray_that_became_shorter():
     with pytest.raises(OSError, match="shorter"):
         tray.taken([SIZE])
     os.close(writer)
+    tray = tray_of()
+    os.truncate(tray.fd, 10)
+    with pytest.raises(OSError, match="shorter"):
+        tray.taken([SIZE])
+
+
+def test_nothing_in_a_tray():
+    """Buffers without a byte are empty, whatever the tray has room for."""
+    found = tray_of().taken([0, 0])
+    assert [one.nbytes for one in found] == [0, 0]
+    assert len(found[0].obj) == 1
 
 
 def test_layout():

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 LEAST, MOST, ALIGNED = 4 << 20, 64 << 30, 1 << 16
 #: There is room for as many to be aligned: more than a frame has.
 BUFFERS = 256
-#: fcntl(2), since Linux 2.4; the fcntl module has them, but for F_SETLEASE's name in old stubs.
-F_SETLEASE = 1024
 #: The kernel gives no tmpfs large pages where it has none.
 LARGE_PAGES = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+
+SHORTER = "the tray has become shorter"
 
 #: The directory that trays lie in, and which one it was.
 _ground: dict[str, tuple[int, bytes]] = {}
@@ -81,6 +81,7 @@ class Tray(Closed):
         """The buffers of these sizes that were laid into it: in place, and writing to them changes a copy. To be called once, when
         nobody is left who could have it mapped; where somebody could write to it all the same, they are copies. Raises OSError."""
         total, places = layout(sizes)
+        total = max(total, 1)  # 0 would be all of the file
         ours = self._for_reading()
         try:
             whole = memoryview(_mapped(ours, total) if _nobody_writes(ours) else _copied(ours, total))
@@ -117,13 +118,8 @@ def tray_for(sandbox: Sandbox, most: int) -> Tray | None:
     """
     import resource
 
-    if (
-        most < LEAST
-        or sandbox.memory is not None
-        or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    ):
-        return None
-    if "AS" in sandbox.rlimits:
+    limited = sandbox.memory is not None or "AS" in sandbox.rlimits
+    if most < LEAST or limited or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return None
     ground = _ground_kept()
     if ground is None:
@@ -169,8 +165,8 @@ def _nobody_writes(fd: int) -> bool:
     """Is there no descriptor, and no mapping, by which the file could still change? The kernel grants a lease for reading only then
     (fcntl(2)); nobody can open the file anew, for it has no name."""
     try:
-        fcntl.fcntl(fd, F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, F_SETLEASE, fcntl.F_UNLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
         return False
     return True
@@ -178,6 +174,8 @@ def _nobody_writes(fd: int) -> bool:
 
 def _mapped(fd: int, size: int) -> mmap.mmap:
     more: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    if os.fstat(fd).st_size < size:
+        raise OSError(SHORTER)
     return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, **more)
 
 
@@ -187,6 +185,6 @@ def _copied(fd: int, size: int) -> bytearray:
     while at < size:
         count = os.preadv(fd, [view[at:]], at)
         if not count:
-            raise OSError("the tray has become shorter")
+            raise OSError(SHORTER)
         at += count
     return memory
