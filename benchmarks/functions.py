@@ -92,7 +92,8 @@ def isolated(report: Report, rounds: int, pages: Callable[[str], float]) -> None
     }
 
     def primed(job: Callable[[], object]) -> Candidate:
-        """A virtual machine may have given free memory back to its host, which takes its time to return it: not here."""
+        """A virtual machine may have given free memory back to its host, which takes its time to return it: not here. And what went
+        through the caches just before is the same for all."""
 
         def candidate() -> float:
             array.copy()
@@ -102,7 +103,7 @@ def isolated(report: Report, rounds: int, pages: Callable[[str], float]) -> None
 
     found = interleaved(
         {
-            "nothing, of this caller": timed(nothing),
+            "nothing, of this caller": primed(nothing),
             "100 MB array": primed(give),
             "copy into used memory": timed(lambda: numpy.copyto(warm, array)),
             "copy of it": primed(array.copy),
