@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 LINE = "import numpy, pandas; print(pandas.DataFrame({'a': numpy.arange(1000)}).a.sum())"
 MODULES = ["numpy", "pandas"]
-#: Once, in the zygote: what pandas does when it is used for the first time.
-PREPARE = "import pandas; str(pandas.DataFrame({'a': [1]}).a.sum())"
+#: In the zygote and in each spare: what pandas does when it is used for the first time, and what a line of it looks at.
+REHEARSE = "import pandas; str(pandas.DataFrame({'a': [1]}).a.sum())"
 SECONDS = 3.0
 
 
@@ -37,7 +37,7 @@ def measure(report: Report, directory: str, rounds: int) -> None:
         report.skip("pools", str(error))
         return
     with (
-        ramet.Pool(MODULES, size=1, spare=8, timeout=60, prepare=PREPARE) as warm,
+        ramet.Pool(MODULES, size=1, spare=8, timeout=60, rehearse=REHEARSE) as warm,
         ramet.Pool(MODULES, size=1, spare=0, timeout=60) as bare,
     ):
         _calls(report, warm, bare, rounds)

@@ -262,6 +262,51 @@ def test_prepare():
         assert pool.run(lambda: numpy.prepared.tolist()) == [0, 1, 2]
 
 
+#: How often it has run in a process and in those that it is a copy of.
+COUNTED = "import gc; gc.rehearsed = getattr(gc, 'rehearsed', 0) + 1; print('said'); left = 1"
+
+
+def rehearsed():
+    import gc
+
+    import __main__
+
+    return gc.rehearsed, hasattr(__main__, "left")
+
+
+def test_rehearse():
+    """A spare that has time runs `rehearse`, behind its walls, before its call comes; what it leaves in modules is there, and neither its variables
+    nor its output. A copy that is made for a call has had no time, and finds what the zygote has left."""
+    deadline, idle, found = time.monotonic() + 100, 0.05, None
+    with ramet.Pool(size=1, spare=1, rehearse=COUNTED) as pool:
+        while found != (2, False):
+            assert found in (None, (1, False))
+            assert time.monotonic() < deadline
+            time.sleep(idle)
+            idle *= 2
+            result = pool.report(rehearsed)
+            assert (result.stdout, result.stderr) == (b"", b"")
+            found = result.value
+    with ramet.Pool(size=1, spare=0, rehearse=COUNTED) as pool:
+        assert pool.run(rehearsed) in ((1, False), (2, False))
+
+
+def test_a_rehearsal_with_a_mistake():
+    """What is wrong with `rehearse` is told when the pool is made; what goes wrong only in a spare, on the stderr of the call that gets it, which
+    is served."""
+    with pytest.raises(ramet.ZygoteError, match=r"can't load 'rehearse'.*division by zero"):
+        ramet.Pool(size=1, spare=1, rehearse="1 / 0")
+    deadline, idle, code = time.monotonic() + 100, 0.05, COUNTED + "; assert gc.rehearsed == 1, 'not the first'"
+    with ramet.Pool(size=1, spare=1, rehearse=code) as pool:
+        while not (result := pool.report(rehearsed)).stderr:
+            assert result.value == (1, False)
+            assert time.monotonic() < deadline
+            time.sleep(idle)
+            idle *= 2
+        assert result.value == (2, False)
+        assert result.stderr.endswith(b"AssertionError: not the first\n")
+
+
 @pytest.fixture
 def public():
     """A directory that everybody may pass."""
@@ -320,6 +365,7 @@ BAD = [
     ({"spare": -1}, "spare"),
     ({"max_tasks": 0}, "max_tasks"),
     ({"prepare": 3}, "prepare"),
+    ({"rehearse": 3}, "rehearse"),
     ({"preload": "numpy"}, "preload"),
     ({"preload": ["os; x"]}, r"preload\[0\]"),
     ({"preload": [3]}, r"preload\[0\]"),

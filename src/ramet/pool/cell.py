@@ -11,7 +11,7 @@ from ramet.call.wire import Part
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
     from ramet.call.wire import Packer
@@ -58,12 +58,25 @@ def run_in(
     return answer
 
 
-def rehearse() -> None:
-    """Touch what all code touches before it runs, and leave nothing of it."""
+def rehearse(code: CodeType | None) -> None:
+    """Touch what all code touches before it runs, then what this code does; leave no variables of it, and no output, but what went wrong."""
+    import io
     import linecache
 
     _evaluate("0", {}, NAME)
     linecache.cache.pop(NAME, None)
+    if code is None:
+        return
+    streams = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = io.StringIO()
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        import traceback
+
+        traceback.print_exc(file=streams[1])  # whoever gets this copy is told, and served all the same
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def failed(error: BaseException, packer: Packer) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def serve(number: int, warm: Warm) -> NoReturn:
         _rehearse()
         if not readable(number, IDLE):
             _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
-            cell.rehearse()
+            cell.rehearse(warm.rehearsal)
         task = channel.receive(end)
         if task is None:
             os._exit(0)  # the caller does not need this copy

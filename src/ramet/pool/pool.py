@@ -163,7 +163,8 @@ class Pool(_Caller):
 
     A *zygote*, a process in a sandbox of its own, imports the modules of `preload`, and runs the code `prepare`, once. Each call is a copy of it in
     namespaces, files, /tmp and limits of its own, and serves that call only: nothing is left for the next. `spare` copies are kept
-    ready. At most `size` calls run at once; over `max_tasks` of them, waiting ones too, `submit` and its like wait.
+    ready, and each runs the code `rehearse` while it waits for its call. At most `size` calls run at once; over `max_tasks` of them, waiting ones
+    too, `submit` and its like wait.
 
     Any field of Sandbox by name, or a Sandbox; it needs user, mount and pid namespaces of its own. results_max, exceptions: as
     for `ramet.isolated`; nothing that comes out is unpickled. What goes in is: a function of a module that the sandbox can import, by
@@ -186,6 +187,7 @@ class Pool(_Caller):
         spare: int | None = None,
         max_tasks: int | None = None,
         prepare: str = "",
+        rehearse: str = "",
         results_max: int | str = RESULTS_MAX,
         exceptions: Sequence[type[BaseException]] = (),
         start_timeout: float | str = START_SECONDS,
@@ -197,9 +199,10 @@ class Pool(_Caller):
         places = len(os.sched_getaffinity(0)) if size is None else values.integer(size, "size", least=1, most=SIZE_MOST)
         kept = places if spare is None else values.integer(spare, "spare", most=SIZE_MOST)
         most = None if max_tasks is None else values.integer(max_tasks, "max_tasks", least=1, most=2**31)
-        if not isinstance(prepare, str):
-            raise SpecTypeError(f"must be code, as text, not {type(prepare).__name__}", field="prepare")
-        recipe = Recipe(sandbox_with(sandbox, fields), names, prepare)
+        for field, code in (("prepare", prepare), ("rehearse", rehearse)):
+            if not isinstance(code, str):
+                raise SpecTypeError(f"must be code, as text, not {type(code).__name__}", field=field)
+        recipe = Recipe(sandbox_with(sandbox, fields), names, prepare, rehearse)
         out = values.size(results_max, "results_max")
         self._options = Options(recipe.spec, out, check_exceptions(exceptions))
         self._tenant = ""

@@ -51,14 +51,16 @@ LOOK_AGAIN = 20
 class Recipe:
     """What zygotes of a pool are made of, and the plan of their copies. Raises what `compile_branch` does."""
 
-    def __init__(self, spec: Sandbox, preload: Sequence[str], prepare: str, *, filled: bool = False) -> None:
+    def __init__(
+        self, spec: Sandbox, preload: Sequence[str], prepare: str, rehearse: str = "", *, filled: bool = False
+    ) -> None:
         from ramet.seccomp.filters import programs_of
 
         check_spec(spec)
         shown = _own_places(spec)
         mounts = (*spec.mounts, *(Bind(path, path) for path in shown))
         self.spec = spec.replace(env={**ONE_THREAD, **spec.env}, mounts=mounts)
-        self.preload, self.prepare = tuple(preload), prepare
+        self.preload, self.prepare, self.rehearse = tuple(preload), prepare, rehearse
         facts = facts_for(self.spec)
         self.plan: Plan = compile_branch(
             self.spec, facts, groups=groups_if_limited(self.spec), filters=programs_of(self.spec), filled=filled
@@ -86,6 +88,7 @@ class Recipe:
             {
                 "preload": self.preload,
                 "prepare": self.prepare,
+                "rehearse": self.rehearse,
                 "programs": programs,
                 "flags": self.plan.clone_flags,
                 "environment": dict(self.plan.environment),

@@ -91,8 +91,9 @@ def _prepare(orders: Mapping[str, Any]) -> None:
     inside.load()
     for name in orders["preload"]:
         _import(name)
-    if orders["prepare"]:
-        _run("prepare", orders["prepare"])
+    for name in ("prepare", "rehearse"):  # the latter here too, where its mistakes are told at once
+        if orders[name]:
+            _run(name, orders[name])
     _only_thread()
     hooks.lighten()
     inside.note_generator()
@@ -162,6 +163,7 @@ class Warm:
         self._flags: int = orders["flags"]
         self._pass_fds: tuple[int, ...] = tuple(orders["pass_fds"])
         self.places: Mapping[str, str] = orders["places"]
+        self.rehearsal = compile(orders["rehearse"], "<rehearse>", "exec") if orders["rehearse"] else None
         self._last_pid = os.getpid()
         self._steps: list[int] = []
         self._init = self._self = self._null = -1
