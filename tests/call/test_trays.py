@@ -134,6 +134,25 @@ def test_no_descriptor_of_it_is_inside():
             assert len(mapped) == 1
 
 
+def test_no_descriptor_of_it_can_be_had():
+    """The tray can't be opened by way of its mapping (/proc/PID/map_files), which would be a descriptor to pass on; it is listed there."""
+
+    def attempt():
+        refused, folder = [], "/proc/self/map_files"
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            places = [line.split()[0] for line in maps if " rw-s " in line and "deleted" in line]
+        names = [name for name in os.listdir(folder) if name in places]
+        for name in names:
+            for flags in (os.O_RDWR, os.O_RDONLY, os.O_PATH):
+                try:
+                    os.close(os.open(f"{folder}/{name}", flags))
+                except PermissionError:
+                    refused.append(flags)
+        return len(places), len(names), len(refused)
+
+    assert isolated(attempt)() == (1, 1, 3)
+
+
 def test_a_thread_that_goes_on_writing(taken):
     """Code that goes on writing to what it has returned, from a thread and a process of its own, changes nothing of what came."""
 

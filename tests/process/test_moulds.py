@@ -146,12 +146,14 @@ def in_own_mounts(code, tmp_path):
     return done.stdout
 
 
-def test_what_is_mounted_later_is_seen(tmp_path):
-    """A file system mounted below /usr between two runs is there in the next one, though a mould was ready."""
+def sees_what_is_mounted(tmp_path, after):
+    """Three runs; then, after this code, something is mounted below /usr; three more see it, and a mould of before is not used."""
     out = in_own_mounts(
-        """
+        f"""
+        from ramet import _core
+        from ramet.plan.calls import numbers
         seen = [run("ls", "/usr/local/share") for _ in range(3)]
-        (kept,), = ahead._kept.values()
+        {after}
         subprocess.run(["mount", "-t", "tmpfs", "x", "/usr/local/share"], check=True)
         open("/usr/local/share/new", "w").close()
         seen += [run("ls", "/usr/local/share") for _ in range(3)]
@@ -162,27 +164,17 @@ def test_what_is_mounted_later_is_seen(tmp_path):
     moulded, new = (eval(part + "]") for part in out.strip().rstrip("]").split("] "))
     assert new == [False] * 3 + [True] * 3
     assert moulded[2] is True and moulded[3] is False and moulded[5] is True
+
+
+def test_what_is_mounted_later_is_seen(tmp_path):
+    """A file system mounted below /usr between two runs is there in the next one, though a mould was ready."""
+    sees_what_is_mounted(tmp_path, "(kept,), = ahead._kept.values()")
 
 
 def test_a_caller_that_has_entered_other_mounts_gets_those(tmp_path):
     """After the caller has made a mount namespace of its own, in which something is mounted, the next run sees that, though nothing
     has changed in the one that a mould was made of."""
-    out = in_own_mounts(
-        """
-        from ramet import _core
-        from ramet.plan.calls import numbers
-        seen = [run("ls", "/usr/local/share") for _ in range(3)]
-        _core.syscall("unshare", numbers(os.uname().machine)["unshare"], 0x20000)
-        subprocess.run(["mount", "-t", "tmpfs", "x", "/usr/local/share"], check=True)
-        open("/usr/local/share/new", "w").close()
-        seen += [run("ls", "/usr/local/share") for _ in range(3)]
-        print([moulded for _, moulded in seen], ["new" in out for out, _ in seen])
-        """,
-        tmp_path,
-    )
-    moulded, new = (eval(part + "]") for part in out.strip().rstrip("]").split("] "))
-    assert new == [False] * 3 + [True] * 3
-    assert moulded[2] is True and moulded[3] is False and moulded[5] is True
+    sees_what_is_mounted(tmp_path, '_core.syscall("unshare", numbers(os.uname().machine)["unshare"], 0x20000)')
 
 
 def test_a_replaced_file_is_seen(tmp_path):

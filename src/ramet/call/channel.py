@@ -103,8 +103,13 @@ def laid(to: socket.socket, tray: memoryview, buffers: Sequence[Buffer]) -> bool
             _core.lay(tray, at, view)
     except OSError:
         return False
-    to.sendall(HEADER.pack(LAID, 0, 8 * len(views)) + struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views]))
+    to.sendall(_announced(LAID, views))
     return True
+
+
+def _announced(kind: bytes, views: Sequence[memoryview]) -> bytes:
+    """The frame that says how long buffers are that do not come with theirs: see `Reader._sizes`."""
+    return HEADER.pack(kind, 0, 8 * len(views)) + struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views])
 
 
 def pour(to: socket.socket, pages: int, buffers: Sequence[Buffer]) -> None:
@@ -112,7 +117,7 @@ def pour(to: socket.socket, pages: int, buffers: Sequence[Buffer]) -> None:
     import select
 
     views = [memoryview(one).cast("B") for one in buffers]
-    to.sendall(HEADER.pack(POUR, 0, 8 * len(views)) + struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views]))
+    to.sendall(_announced(POUR, views))
     _enlarge(pages)
     os.set_blocking(pages, False)
     room = select.poll()
@@ -172,7 +177,7 @@ def mapped(fd: int, most: int) -> memoryview:
         raise Broken(f"a buffer of {found.st_size} bytes, where {most} may come")
     if found.st_blocks * 512 < found.st_size:
         raise Broken("a memfd with holes")
-    return memoryview(mmap.mmap(fd, found.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+    return memoryview(trays.mapped(fd, found.st_size))
 
 
 def receive(end: socket.socket, raw: bytes = b"") -> tuple[bytes, bytearray, list[Any], list[int]] | None:

@@ -103,7 +103,7 @@ class Job:
             if size > self.most:
                 raise Unsendable(f"takes {size} bytes, and results_max is {self.most}")
             self.sent = list(buffers)  # until this process ends: the caller may not have read their pages yet
-            _send(end, kind, data, self.sent, pages=self.pages, tray=None if self.pickled else self.tray)
+            _send(end, kind, data, self.sent, pages=self.pages, tray=self.tray)
         except (Unsendable, RecursionError) as error:
             _send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
             return 1

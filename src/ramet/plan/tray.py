@@ -1,7 +1,7 @@
 """The file system that trays lie in: in memory, with large pages, which the kernel gives to a file as it gives them to ordinary memory.
 
 A memfd has small ones unless the machine's administrator wants it otherwise (/sys/kernel/mm/transparent_hugepage/shmem_enabled), and
-filling those costs five times as much. Who mounts a tmpfs(5) of its own chooses. It is never attached anywhere: the process that
+filling those costs four times as much. Who mounts a tmpfs(5) of its own chooses. It is never attached anywhere: the process that
 makes it hands the caller a descriptor and ends.
 """
 

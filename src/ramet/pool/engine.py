@@ -76,9 +76,8 @@ class Engine:
         self._owner = os.getpid()
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
-        self._arrived = threading.Condition(
-            lock
-        )  # for those who wait for a copy: each that comes is told to one of them
+        # For those who wait for a copy: each that comes is told to one of them.
+        self._arrived = threading.Condition(lock)
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._handed: deque[Ticket] = deque()
         self._ready: deque[Clone] = deque()

@@ -333,7 +333,7 @@ class _Talk:
 
     @property
     def _answered(self) -> bool:
-        return self._ended or self._inbox.has_value or self._inbox.exception is not None
+        return self._ended or self._inbox.has_told
 
     def _step(self, deadline: float | None) -> bool:
         """Wait for something, and take it; False at the deadline."""

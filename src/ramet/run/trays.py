@@ -84,7 +84,7 @@ class Tray(Closed):
         total = max(total, 1)  # 0 would be all of the file
         ours = self._for_reading()
         try:
-            whole = memoryview(_mapped(ours, total) if _nobody_writes(ours) else _copied(ours, total))
+            whole = memoryview(mapped(ours, total) if _nobody_writes(ours) else _copied(ours, total))
         finally:
             os.close(ours)
         return [whole[at : at + size] for at, size in zip(places, sizes, strict=True)]
@@ -172,7 +172,8 @@ def _nobody_writes(fd: int) -> bool:
     return True
 
 
-def _mapped(fd: int, size: int) -> mmap.mmap:
+def mapped(fd: int, size: int) -> mmap.mmap:
+    """The first bytes of a file, where they are; writing to them changes a copy."""
     more: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
     if os.fstat(fd).st_size < size:
         raise OSError(SHORTER)
