@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 #: numpy and pyarrow start threads when they are imported, and many a test here is about a caller that has none.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -25,6 +26,9 @@ READ = 63 if os.uname().machine == "aarch64" else 0
 
 
 def pytest_configure(config):
+    # A shell without job control has what it puts into the background ignore these two, and programs keep to that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # what it says is for the log
         config.pluginmanager.register(Watched())
 
