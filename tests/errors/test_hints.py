@@ -8,7 +8,7 @@ import pytest
 
 import ramet
 from ramet.plan.steps import Step
-from ramet.run import hints
+from ramet.run import fork, hints
 from ramet.run.planning import plan_for
 
 
@@ -16,17 +16,18 @@ def step(call, origin="Sandbox.mounts[0] = Bind('/a')"):
     return Step(call, (), None, origin, "test", (), None, False)
 
 
+IN_A_SANDBOX = {"/proc/1/cmdline": "ramet-init\02\0/\0"}
 PLAN = plan_for(["/bin/true"], ramet.Sandbox())
 #: One for each row of the table: call, errno, step, a word of the hint; then what in /proc (/proc/sys) the row asks for.
 CASES = {
     ("clone3", E.ENOSPC, 0): (None, "max_user_namespaces=15000", {"user/max_user_namespaces": "0"}),
     ("clone3", E.ENOSPC, 1): (None, "32 levels", {"user/max_user_namespaces": "9"}),
     ("clone3", E.EPERM, 0): (None, "unprivileged_userns_clone=1", {"kernel/unprivileged_userns_clone": "0"}),
-    ("clone3", E.EPERM, 1): (None, "nested_namespaces=True", {"/proc/1/comm": "ramet-init"}),
+    ("clone3", E.EPERM, 1): (None, "nested_namespaces=True", IN_A_SANDBOX),
     ("clone3", E.EPERM, 2): (None, "ramet doctor", {}),
     ("clone3", E.EAGAIN, 0): (None, "RLIMIT_NPROC", {}),
     ("clone3", E.ENOMEM, 0): (None, "memory", {}),
-    ("caller", E.ENOENT, 0): (None, "Bind(...)", {"/proc/1/comm": "ramet-init"}),
+    ("caller", E.ENOENT, 0): (None, "Bind(...)", IN_A_SANDBOX),
     ("caller", E.EMFILE, 0): (None, "RLIMIT_NOFILE", {}),
     ("caller", E.EINVAL, 0): (None, "RLIMIT_NOFILE", {}),
     ("caller", E.ENFILE, 0): (None, "file-max", {}),
@@ -104,6 +105,16 @@ def test_a_row_is_silent_where_its_fact_is_not_so(sysctls):
     gone = plan_for(["no-such-name"], ramet.Sandbox())
     assert hints.hint_for("execve", E.ENOENT, step("execve"), gone) is None
     assert hints.hint_for("nosuchcall", E.EPERM, None, PLAN) is None
+
+
+@pytest.mark.parametrize("row", [("caller", E.ENOENT), ("clone3", E.EPERM)], ids=lambda row: row[0])
+def test_a_function_whose_init_is_not_started_yet(row, sysctls, monkeypatch):
+    """A function may be called before there is the init by which a program knows a sandbox."""
+    sysctls["/proc/1/cmdline"] = "python3\0"
+    outside = hints.hint_for(*row, None, PLAN)
+    monkeypatch.setattr(fork, "settled", True)
+    inside = hints.hint_for(*row, None, PLAN)
+    assert "inside of a sandbox" in inside and "inside of a sandbox" not in (outside or "")
 
 
 NESTED = """if 1:

@@ -46,6 +46,10 @@ NEWS = struct.Struct("<iiii")
 EXIT_FAILED = 125
 
 
+#: Whether this process is a function's, in its sandbox.
+settled = False
+
+
 class _Failed(Exception):
     """A step failed: stage, step, errno."""
 
@@ -318,6 +322,8 @@ def settle_in(pass_fds: Sequence[int], environment: Mapping[str, str], theirs: C
     """The sandbox is there, and this process in it: what a program would have got by exec. The new numbers of what was handed."""
     import gc
 
+    global settled
+    settled = True
     gc.freeze()  # the caller's garbage is the caller's: its finalizers must not run here
     handed = guard_numbers(pass_fds, theirs)
     os.environ.clear()

@@ -40,10 +40,15 @@ def _sysctl(name: str, value: str) -> Callable[[Step | None, Plan | None], bool 
 
 
 def _in_a_sandbox(step: Step | None, plan: Plan | None) -> bool | None:
-    """Applies where pid 1 is ramet's init, and so this caller a payload."""
+    """Applies where this is a function's process, or pid 1 is ramet's init: a function may be called before its init is started."""
+    from ramet.run import fork
+
+    if fork.settled:
+        return True
     try:
-        with open("/proc/1/comm", encoding="utf-8", errors="replace") as file:
-            return True if file.read() == "ramet-init\n" else None
+        # Not comm, which init sets itself, and maybe later than a payload looks.
+        with open("/proc/1/cmdline", encoding="utf-8", errors="replace") as file:
+            return True if file.read().startswith("ramet-init\0") else None
     except OSError:
         return None
 

@@ -69,7 +69,8 @@ def sandboxes() -> list[Live]:
 
 
 def _is_init(pid: int) -> bool:
-    return (proc.read(f"/proc/{pid}/comm") or "").strip() == INIT
+    # Not comm, which init sets itself, a moment after it has begun.
+    return (proc.read(f"/proc/{pid}/cmdline") or "").startswith(INIT + "\0")
 
 
 def _sandbox_of(pid: int, mountinfo: str) -> Live | None:
