@@ -94,7 +94,7 @@ def branch(
 def map_shared(fd: int, size: int, /) -> memoryview:
     """The first bytes of a file, to be written to, for as long as this process lives; no descriptor of it is kept."""
 
-def lay(tray: memoryview, at: int, data: _ReadBuffer, /) -> None:
+def lay(tray: memoryview, at: int, data: _ReadBuffer, hands: int = 1, /) -> None:
     """Copy data to a place, a multiple of 64 KiB, of what map_shared gave; OSError where there is no memory for it."""
 
 def watch_arenas() -> None:

@@ -263,6 +263,88 @@ def test_no_memory_for_it():
                 _core.lay(view, at, b"x")
 
 
+# Several threads
+
+
+@pytest.mark.parametrize("hands", [0, 1, 2, 3, 100])
+@pytest.mark.parametrize("size", [0, 1, (2 << 20) - 1, 2 << 20, (2 << 20) + 1, (9 << 20) + 7])
+def test_laid_by_several_threads(hands, size):
+    """By however many threads, what is laid is what was given, and nothing is written beside it."""
+    data = numpy.random.default_rng(size).integers(1, 255, size, numpy.uint8)
+    tray = tray_of(16 << 20)
+
+    def lay(view):
+        _core.lay(view, 1 << 20, data, hands)
+        assert not any(view[:100]) and not any(view[(1 << 20) - 100 : 1 << 20])
+        assert not any(view[(1 << 20) + size : (1 << 20) + size + 100])
+        assert len(os.listdir("/proc/self/task")) == 1
+
+    in_a_fork(tray, lay)
+    [_, found] = tray.taken([1 << 20, size])
+    assert bytes(found) == data.tobytes()
+
+
+def test_no_memory_for_several_threads():
+    """The first that finds no memory ends the others, and is heard of."""
+    with closing(tray_of(64 << 20)) as tray:
+        view = _core.map_shared(tray.fd, tray.size)
+        os.truncate(tray.fd, 20 << 20)
+        with pytest.raises(OSError, match="madvise"):
+            _core.lay(view, 0, bytes(40 << 20), 4)
+        _core.lay(view, 0, b"\1" * (10 << 20), 4)
+        assert view[0] == view[(10 << 20) - 1] == 1 and view[10 << 20] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "hands"),
+    [
+        ({}, trays.HANDS),
+        ({"seccomp": "kill"}, trays.HANDS),
+        ({"seccomp": ramet.Seccomp.default().allow("ptrace")}, 1),
+        ({"rlimits": {"NPROC": (1, 1)}}, trays.HANDS),
+    ],
+    ids=["default", "kill", "a profile of one's own", "RLIMIT_NPROC"],
+)
+def test_who_lays_by_several(fields, hands, monkeypatch, taken):
+    """One thread where another would count for a limit, or could be what a filter kills for."""
+    assert trays.hands_for(ramet.Sandbox(processes=5)) == 1
+    real = channel.laid
+
+    def note(to, tray, buffers, count):
+        os.write(2, f"hands {count}".encode())
+        return real(to, tray, buffers, count)
+
+    monkeypatch.setattr(channel, "laid", note)
+    array = numpy.ones(SIZE, numpy.uint8)
+    found = isolated(lambda: array, **fields).run()
+    assert found.value.sum() == SIZE
+    assert found.stderr == b"hands %d" % hands
+    assert taken == ["mmap"]
+
+
+def test_a_filter_that_kills_for_a_thread(taken):
+    """A large result comes out of a sandbox that ends who makes a thread."""
+    policy = ramet.Seccomp.default().deny("clone", "clone3", kill=True)
+    array = numpy.ones(SIZE, numpy.uint8)
+    alone = isolated(lambda: array, seccomp=policy).run()
+    assert (alone.status, alone.value.sum()) == ("exited", SIZE)
+    threads = isolated(lambda: threading.Thread(target=int).start(), seccomp=policy).run()
+    assert threads.status == "syscall-denied"
+
+
+def test_where_no_thread_can_be_made(taken):
+    """With none to help, one thread lays it all."""
+    array = numpy.ones(SIZE, numpy.uint8)
+
+    def alone():
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        with pytest.raises(RuntimeError, match="start new thread"):
+            threading.Thread(target=int).start()
+        return array
+
+    assert isolated(alone)().sum() == SIZE
+
+
 # The caller's side
 
 

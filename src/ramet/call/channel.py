@@ -41,7 +41,7 @@ KINDS = frozenset({VALUE, RAISED, UNSENDABLE, LOG, WARNING, PICKLED, POUR, MORE,
 #: A task, which the caller sends: what kind of it, and how many bytes may come back; a pickle follows. The descriptor behind those of its
 #: buffers is that of a tray.
 TASK_KIND = b"TASK"
-TASK = struct.Struct("<4sQ")
+TASK = struct.Struct("<4sQB")
 FUNCTION, CODE, SESSION = b"FUNC", b"CODE", b"SESS"
 #: Read at once: no more, or memory for it would be mapped and unmapped each time (mallopt(3), M_MMAP_THRESHOLD).
 CHUNK = 1 << 16
@@ -64,16 +64,17 @@ def send(
     *,
     pages: int | None = None,
     tray: memoryview | None = None,
+    hands: int = 1,
     beside: Sequence[int] = (),
 ) -> None:
     """Blocks until the other side has taken it. Raises OSError when that has hung up.
 
     pages: the write end of the reader's pipe, if it has one; then buffers must stay as they are until this process ends. tray: the
-    reader's, mapped. beside: descriptors that belong to no buffer.
+    reader's, mapped; hands: threads that may lay into it. beside: descriptors that belong to no buffer.
     """
     fds: list[int] = []
     size = sum(memoryview(one).nbytes for one in buffers)
-    if tray is not None and size >= trays.LEAST and laid(to, tray, buffers):
+    if tray is not None and size >= trays.LEAST and laid(to, tray, buffers, hands):
         buffers = ()
     elif pages is not None and size >= POUR_LEAST:
         pour(to, pages, buffers)
@@ -92,15 +93,16 @@ def send(
             os.close(fd)
 
 
-def laid(to: socket.socket, tray: memoryview, buffers: Sequence[Buffer]) -> bool:
+def laid(to: socket.socket, tray: memoryview, buffers: Sequence[Buffer], hands: int) -> bool:
     """Lay them into the tray, and say so. False where it has no room, or the machine no memory for them."""
     views = [memoryview(one).cast("B") for one in buffers]
     total, places = trays.layout([view.nbytes for view in views])
     if total > tray.nbytes:
         return False
+    hands = min(hands, len(os.sched_getaffinity(0)))
     try:
         for view, at in zip(views, places, strict=True):
-            _core.lay(tray, at, view)
+            _core.lay(tray, at, view, hands)
     except OSError:
         return False
     to.sendall(_announced(LAID, views))

@@ -42,6 +42,7 @@ class Job:
         self.most, self.pickled = most, pickled
         self.pages: int | None = None
         self.tray: memoryview | None = None
+        self.hands = 1
         self.sent: Sequence[Buffer] = ()
         if packer is None:
             preload(fn)
@@ -103,7 +104,7 @@ class Job:
             if size > self.most:
                 raise Unsendable(f"takes {size} bytes, and results_max is {self.most}")
             self.sent = list(buffers)  # until this process ends: the caller may not have read their pages yet
-            _send(end, kind, data, self.sent, pages=self.pages, tray=self.tray)
+            _send(end, kind, data, self.sent, pages=self.pages, tray=self.tray, hands=self.hands)
         except (Unsendable, RecursionError) as error:
             _send(end, channel.UNSENDABLE, str(error).encode("utf-8", "backslashreplace"))
             return 1

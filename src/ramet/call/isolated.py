@@ -335,7 +335,9 @@ class FunctionProcess(Popen):
         from ramet.run.fork import Function
         from ramet.run.launch import launch
 
-        tray = self._tray.fd if self._tray is not None else None
+        tray = None
+        if self._tray is not None:
+            tray, self._job.hands = self._tray.fd, self._tray.hands
         function = Function(self._job, (self._theirs.fileno(), self._pages_theirs, tray))
         try:
             return launch(self.plan, stdio, given=given, into=into, signals=signals, function=function)

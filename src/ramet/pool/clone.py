@@ -252,7 +252,13 @@ class Clone(FunctionProcess):
         self._guard = Guard(sandbox, self._group, self._killer())
         try:
             beside = (tray.fd,) if tray is not None else ()
-            channel.send(self._ours, channel.TASK_KIND, task.message(most), task.buffers, beside=beside)
+            channel.send(
+                self._ours,
+                channel.TASK_KIND,
+                task.message(most, tray.hands if tray is not None else 1),
+                task.buffers,
+                beside=beside,
+            )
         except (BrokenPipeError, ConnectionResetError):
             pass  # it is gone; what became of it is found out by waiting for it
 

@@ -134,7 +134,7 @@ def _rehearse() -> None:
     fn, args, kwargs = pickle.loads(_NOTHING[0], buffers=[])
     job = Job(fn, args, kwargs, most=1, pickled=False, packer=Packer(None))
     job.packer.pack(job.fn())
-    channel.TASK.unpack_from(channel.TASK.pack(channel.FUNCTION, 0))
+    channel.TASK.unpack_from(channel.TASK.pack(channel.FUNCTION, 0, 1))
 
 
 def practise() -> None:
@@ -143,7 +143,7 @@ def practise() -> None:
     caller, end = socket.socketpair()
     with caller, end:
         for _ in range(TIMES):
-            channel.send(caller, channel.TASK_KIND, channel.TASK.pack(channel.FUNCTION, 1 << 10) + _NOTHING[0])
+            channel.send(caller, channel.TASK_KIND, channel.TASK.pack(channel.FUNCTION, 1 << 10, 1) + _NOTHING[0])
             task = channel.receive(end)
             assert task is not None
             _, data, buffers, _ = task
@@ -155,7 +155,7 @@ def practise() -> None:
 
 
 def _do(end: socket.socket, data: bytearray, buffers: list[memoryview], tray: memoryview | None) -> int:
-    kind, most = channel.TASK.unpack_from(data)
+    kind, most, hands = channel.TASK.unpack_from(data)
     packer = Packer(None)
     try:
         fn, args, kwargs = pickle.loads(memoryview(data)[channel.TASK.size :], buffers=buffers)  # the caller's own
@@ -167,5 +167,5 @@ def _do(end: socket.socket, data: bytearray, buffers: list[memoryview], tray: me
     if kind == channel.CODE:
         fn, args = cell.run, (packer, *args)
     job = Job(fn, args, kwargs, most=most, pickled=False, packer=packer)
-    job.tray = tray
+    job.tray, job.hands = tray, hands
     return job.run(end)

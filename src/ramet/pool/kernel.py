@@ -81,7 +81,7 @@ class Kernel:
 
         packer = Packer(None)
         try:
-            kind, _ = channel.TASK.unpack_from(data)
+            kind, _, _ = channel.TASK.unpack_from(data)
             _, args, _ = pickle.loads(memoryview(data)[channel.TASK.size :], buffers=buffers)  # the caller's own
             if kind == PUT:
                 return cell.empty() | {"value": Part(_put(*args))}

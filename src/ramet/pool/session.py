@@ -110,7 +110,7 @@ class Session:
         try:
             clone = zygote.put_forth()
             _wait_until_ready(clone)
-            channel.send(clone.channel_end, channel.TASK_KIND, channel.TASK.pack(channel.SESSION, most))
+            channel.send(clone.channel_end, channel.TASK_KIND, channel.TASK.pack(channel.SESSION, most, 1))
         except BaseException:
             base.leave()
             raise

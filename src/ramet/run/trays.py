@@ -22,6 +22,7 @@ from ramet.plan.encode import encode
 from ramet.run import control, image
 from ramet.run.hold import Signals
 from ramet.run.made import Made, Making
+from ramet.spec import Seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Bytes. Results from LEAST on go by a tray; no tray has more than MOST; each buffer in it begins at a multiple of ALIGNED.
 LEAST, MOST, ALIGNED = 4 << 20, 64 << 30, 1 << 16
+#: Threads that lay into one: more would not have more of the memory's speed.
+HANDS = 4
 #: There is room for as many to be aligned: more than a frame has.
 BUFFERS = 256
 #: The kernel gives no tmpfs large pages where it has none.
@@ -47,10 +50,10 @@ _refused: list[str] = []
 class Closed:
     """A tray that has been let go: no `__del__`, for an exception from a signal handler would be lost in it."""
 
-    __slots__ = ("fd", "size")
+    __slots__ = ("fd", "hands", "size")
 
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd, self.size = fd, size
+    def __init__(self, fd: int, size: int, hands: int = 1) -> None:
+        self.fd, self.size, self.hands = fd, size, hands
 
     def close(self) -> None:
         """Let go of it."""
@@ -61,7 +64,7 @@ class Closed:
 
 
 class Tray(Closed):
-    """One, empty, of `size` bytes. Owns its descriptor, fd."""
+    """One, empty, of `size` bytes. Owns its descriptor, fd. hands: threads of the sandbox's that may lay into it."""
 
     __slots__ = ()
 
@@ -125,10 +128,20 @@ def tray_for(sandbox: Sandbox, most: int) -> Tray | None:
     if ground is None:
         return None
     try:
-        made = Tray(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ground), 0)
+        made = Tray(
+            os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=ground),
+            0,
+            hands_for(sandbox),
+        )
     except OSError:
         return None  # no descriptor, or no inode, is left
     return made if made.resize(most) else None
+
+
+def hands_for(sandbox: Sandbox) -> int:
+    """How many threads may lay a result. One where another would be counted against a limit, or could be what a filter kills for: the
+    function is not to pay for what it has not done. RLIMIT_NPROC only refuses."""
+    return 1 if sandbox.processes is not None or isinstance(sandbox.seccomp, Seccomp) else HANDS
 
 
 def _ground_kept() -> int | None:
