@@ -38,7 +38,7 @@ class Task:
     def __init__(self, kind: bytes, name: str, data: bytes, buffers: Buffers) -> None:
         self.kind, self.name, self.data, self.buffers = kind, name, data, buffers
 
-    def message(self, most: int, hands: int) -> bytes:
+    def message(self, most: int, hands: int = 1) -> bytes:
         """What is sent. most: bytes that may come back; hands: threads that may lay them into a tray."""
         return channel.TASK.pack(self.kind, most, hands) + self.data
 
