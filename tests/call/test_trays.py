@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import closing
@@ -179,6 +180,53 @@ def test_a_thread_that_goes_on_writing(taken):
     for _ in range(20):
         time.sleep(0.001)
         assert (found == first).all()
+
+
+def read_on(at, large):
+    """From a thread, for ever: have the kernel read a file into memory, by io_submit(2) without its cache. How often it has begun to."""
+    import ctypes
+
+    submit, setup = (209, 206) if os.uname().machine == "x86_64" else (2, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(large, os.O_RDONLY | os.O_DIRECT)
+    part, parts, count = 1 << 20, SIZE >> 20, [0]
+    orders = (struct.pack("<QIIHhIQQqQII", 0, 0, 0, 0, 0, fd, at + n * part, part, 0, 0, 0, 0) for n in range(parts))
+
+    def forever():
+        blocks = ctypes.create_string_buffer(b"".join(orders))
+        pointers = (ctypes.c_void_p * parts)(*(ctypes.addressof(blocks) + 64 * n for n in range(parts)))
+        context = ctypes.c_ulong(0)
+        while not libc.syscall(setup, 64, ctypes.byref(context)):
+            count[0] += max(0, libc.syscall(submit, context, ctypes.c_long(parts), pointers))
+            context = ctypes.c_ulong(0)
+
+    threading.Thread(target=forever, daemon=True).start()
+    return count
+
+
+def test_reads_that_are_under_way(taken):
+    """What the kernel is still reading into a tray when the function has returned, and its process is being ended, has come or does
+    not come by the time at which the caller looks."""
+    large = os.path.realpath(sys.executable)
+    need(os.path.getsize(large) > 1 << 20, "a Python of one file")
+
+    def reading():
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            [line] = [line for line in maps if " rw-s " in line and "deleted" in line]
+        count = read_on(int(line.split("-")[0], 16), large)
+        while count[0] < 100:
+            time.sleep(0.001)
+        print(count[0])
+        return numpy.ones(SIZE, numpy.uint8)
+
+    for _ in range(5):
+        found = isolated(reading, timeout=60).run()
+        assert int(found.stdout) >= 100
+        assert taken.pop() == "mmap"
+        first = found.value.copy()
+        for _ in range(5):
+            time.sleep(0.001)
+            assert (found.value == first).all()
 
 
 def test_a_survivor_that_can_write(taken, tmp_path):

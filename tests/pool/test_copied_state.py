@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 import ramet
+from ramet.pool import hooks
 
 pytest.importorskip("msgspec")
 
@@ -49,6 +52,41 @@ def test_fork_hooks_in_a_copy_and_after_it():
             assert times == 1
             assert seen == ["before"] * (earlier + 1) + ["child"]
             assert below == "(2, ['before', 'child'])"
+
+
+WHICH = """
+import builtins, logging, os, threading
+
+builtins.which = []
+
+def look():
+    hooks = threading._after_fork, logging._after_at_fork_child_reinit_locks
+    builtins.which.append([hook.__code__.co_name for hook in hooks])
+
+os.register_at_fork(after_in_child=look)
+"""
+
+
+def test_hooks_that_a_copy_is_spared():
+    """The two hooks that have nothing to do in a copy do nothing as it comes out of its fork, where they are known; from then on they
+    are what they were."""
+
+    def look():
+        import builtins
+        import os
+
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(write, repr(builtins.which[-1]).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return builtins.which, os.read(read, 1000).decode()
+
+    own = ["_after_fork", "_after_at_fork_child_reinit_locks"]
+    spared = ["_of_threading", "_of_logging"] if sys.version_info[:2] in hooks.KNOWN else own
+    with ramet.Pool(["logging"], size=1, spare=0, prepare=WHICH) as pool:
+        assert pool.run(look) == ([spared], repr(own))
 
 
 def test_locks_of_a_copy_are_free():
