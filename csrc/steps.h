@@ -1,4 +1,4 @@
-/* The plan interpreter: a loop over system calls. It decides nothing.
+/* The plan interpreter: a loop over system calls. It decides nothing, but to look up a path once more where the kernel asks for that.
  *
  * A program is one flat blob, made by ramet/plan/encode.py:
  *
@@ -48,6 +48,7 @@ struct step {
 };
 
 #define STEP_EPROTO 71
+#define STEP_EAGAIN 11
 
 static inline const struct program *program_header(const void *blob) { return blob; }
 

@@ -16,7 +16,7 @@ def step(call, origin="Sandbox.mounts[0] = Bind('/a')"):
     return Step(call, (), None, origin, "test", (), None, False)
 
 
-IN_A_SANDBOX = {"/proc/1/cmdline": "ramet-init\02\0/\0"}
+IN_A_SANDBOX = {"/proc/1/cmdline": "ramet-init\x002\x00/\x00"}
 PLAN = plan_for(["/bin/true"], ramet.Sandbox())
 #: One for each row of the table: call, errno, step, a word of the hint; then what in /proc (/proc/sys) the row asks for.
 CASES = {

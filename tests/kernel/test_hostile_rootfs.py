@@ -1,11 +1,16 @@
 """A rootfs that somebody hostile has made: no symlink in it leads a mount outside."""
 
+import ctypes
 import os
+import signal
+import struct
+import time
 
 import pytest
 from inside import said, shell
 
-from ramet import Bind, File, Rootfs, StepError, Tmpfs
+from ramet import Bind, File, Rootfs, StepError, Tmpfs, _core
+from ramet.run.learn import _open_in
 
 
 @pytest.fixture
@@ -85,6 +90,55 @@ def test_symlink_above_a_destination_stays_inside(hostile, place, target):
     assert os.path.isdir("/usr") and not os.path.exists("/usr/sub")
     place("data", target)
     assert "none /usr/sub tmpfs" in mounts_seen(root, [Tmpfs("/data/sub")])
+
+
+@pytest.fixture
+def restless(tmp_path):
+    """Somebody who renames something, all the time."""
+    names = tmp_path / "one", tmp_path / "two"
+    names[0].touch()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+            while True:
+                os.rename(*names)
+                os.rename(*reversed(names))
+        finally:
+            os._exit(1)
+    yield
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def again(root, path):
+    """How many of a thousand lookups in this root the kernel gives up."""
+    how = struct.pack("<QQQ", os.O_PATH, 0, 0x10)
+    fd, count = os.open(root, os.O_PATH), 0
+    for _ in range(1000):
+        try:
+            os.close(_core.syscall("openat2", 437, fd, os.fsencode(path) + b"\0", how, len(how)))
+        except BlockingIOError:
+            count += 1
+    os.close(fd)
+    return count
+
+
+def test_somebody_renames_meanwhile(hostile, place, restless):
+    """Nobody else's renaming or mounting keeps a path with ".." from being looked up in a root, and a start from being made."""
+    root, _victim = hostile
+    (root / "usr/sub").mkdir(parents=True)
+    place("data", "../../usr")
+    deadline = time.monotonic() + 30
+    while not again(root, "data/sub") and time.monotonic() < deadline:
+        continue  # with one processor they seldom meet
+    assert again(root, "data/sub") or os.cpu_count() == 1
+    for _ in range(50):
+        assert "none /usr/sub tmpfs" in mounts_seen(root, [Tmpfs("/data/sub")])
+    fd = os.open(root, os.O_PATH)
+    found = [_open_in(fd, "data/sub") for _ in range(1000)]
+    for one in (*found, fd):
+        os.close(one)
 
 
 def test_symlink_above_that_leads_nowhere_inside(hostile, place):

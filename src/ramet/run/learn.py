@@ -40,6 +40,7 @@ O_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 AT_FDCWD = -100
 OPENAT2 = 437
 RESOLVE_IN_ROOT = 0x10
+LOOKUPS = 10000
 PATH_MOST = 4096
 #: At which argument the path is, and at which the directory it is relative to (None: the working directory), and the flags.
 PATHS: dict[str, tuple[int, int | None, int | None]] = {
@@ -320,12 +321,15 @@ def _open_in(root: int, path: str, *, follow: bool = True) -> int | None:
     """O_PATH, as the process with this root sees it; None where it sees none."""
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     how = struct.pack("<QQQ", flags, 0, RESOLVE_IN_ROOT)
-    try:
-        return _core.syscall("openat2", OPENAT2, root, os.fsencode(path) + b"\0", how, len(how))
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        raise
+    for left in reversed(range(LOOKUPS)):
+        try:
+            return _core.syscall("openat2", OPENAT2, root, os.fsencode(path) + b"\0", how, len(how))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            if error.errno != errno.EAGAIN or not left:  # somebody has mounted or renamed something (csrc/steps.c)
+                raise
+    return None
 
 
 def _exists(root: int, path: str, *, follow: bool = True) -> bool:
