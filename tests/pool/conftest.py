@@ -19,7 +19,17 @@ def warm(warm):
 def pool():
     """Two places, two copies kept ready, numpy loaded."""
     with ramet.Pool(["numpy"], size=2, spare=2, timeout=30) as made:
+        _alive.append(made)
         yield made
+        _alive.remove(made)
+
+
+_alive = []
+
+
+def at_rest(pool):
+    """Has it all the copies that it wants, and none that still has to end?"""
+    return pool.counts["ready"] == 2 and not pool._engine._dying
 
 
 class Gate:
@@ -64,4 +74,7 @@ def host_unchanged(request):
     """As everywhere; but a pool has other copies ready after a call than before."""
     if "pool" not in request.fixturenames:
         gc.collect()  # what the tests of a pool have left, mapped values among it, goes before it is counted
+        deadline = time.monotonic() + 30
+        while not all(map(at_rest, _alive)) and time.monotonic() < deadline:
+            time.sleep(0.001)
         request.getfixturevalue("host_unchanged")
