@@ -92,21 +92,18 @@ static uint64_t resolve(const struct step *step, int i, unsigned char *data)
     }
 }
 
-/* With RESOLVE_IN_ROOT a path that has ".." in it can't be looked up where anybody on the machine mounts or renames something
- * meanwhile: openat2(2), EAGAIN. Beside one process that does nothing else, that is one lookup of sixteen. */
-#define LOOKUPS 10000
-
+/* With RESOLVE_IN_ROOT a path that has ".." in it is not looked up where anybody on the machine mounts or renames something
+ * meanwhile: openat2(2), EAGAIN (11). Beside one process that does nothing else, that is one lookup of sixteen. */
 static long call(const struct step *step, unsigned char *data)
 {
     if (step->nr == NR_INJECT)
         return (long)step->args[0];
-    long result;
-    int left = LOOKUPS;
-    do
-        result = sys6(step->nr, resolve(step, 0, data), resolve(step, 1, data), resolve(step, 2, data),
-                      resolve(step, 3, data), resolve(step, 4, data), resolve(step, 5, data));
-    while (result == -STEP_EAGAIN && step->nr == __NR_openat2 && --left);
-    return result;
+    for (int left = 10000;; left--) {
+        long result = sys6(step->nr, resolve(step, 0, data), resolve(step, 1, data), resolve(step, 2, data),
+                           resolve(step, 3, data), resolve(step, 4, data), resolve(step, 5, data));
+        if (result != -11 || step->nr != __NR_openat2 || !left)
+            return result;
+    }
 }
 
 static int allowed(const struct step *step, long error)

@@ -1,4 +1,4 @@
-/* The plan interpreter: a loop over system calls. It decides nothing, but to look up a path once more where the kernel asks for that.
+/* The plan interpreter: a loop over system calls. It decides nothing but to look a path up once more.
  *
  * A program is one flat blob, made by ramet/plan/encode.py:
  *
@@ -48,7 +48,6 @@ struct step {
 };
 
 #define STEP_EPROTO 71
-#define STEP_EAGAIN 11
 
 static inline const struct program *program_header(const void *blob) { return blob; }
 

@@ -129,10 +129,10 @@ def test_somebody_renames_meanwhile(hostile, place, restless):
     root, _victim = hostile
     (root / "usr/sub").mkdir(parents=True)
     place("data", "../../usr")
-    deadline = time.monotonic() + 30
-    while not again(root, "data/sub") and time.monotonic() < deadline:
-        continue  # with one processor they seldom meet
-    assert again(root, "data/sub") or os.cpu_count() == 1
+    deadline, met = time.monotonic() + 60, 0
+    while not met and time.monotonic() < deadline:
+        met = again(root, "data/sub")  # on a busy machine they seldom meet
+    assert met
     for _ in range(50):
         assert "none /usr/sub tmpfs" in mounts_seen(root, [Tmpfs("/data/sub")])
     fd = os.open(root, os.O_PATH)
