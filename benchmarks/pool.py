@@ -71,10 +71,10 @@ def _when_ready(pool: ramet.Pool, job: Callable[[], object]) -> Callable[[], flo
 
 
 def _when_quiet(job: Callable[[], object]) -> Callable[[], float]:
-    """The job alone, when the other pool has replaced what was used up."""
+    """The job alone, when the other pool has replaced what was used up, and that has rehearsed."""
 
     def candidate() -> float:
-        time.sleep(0.03)
+        time.sleep(0.06)
         return timed(job)()
 
     return candidate
