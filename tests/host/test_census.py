@@ -124,7 +124,8 @@ def test_lsns_would_show_a_difference(waiting):
     made = waiting(CLONE.NEWUSER | CLONE.NEWUTS)
     new = read_process(made.pid).ids["uts"]
     now = ramet_ps("-t", "uts")
-    assert new in now and now[new] != before.get(new)  # of another that has just ended it may have the number, not the process
+    # What has just ended may have had the number; the process is another.
+    assert new in now and now[new] != before.get(new)
 
 
 def test_a_child_is_found_with_what_is_its_own(waiting):
