@@ -46,7 +46,7 @@ NEWS = struct.Struct("<iiii")
 EXIT_FAILED = 125
 
 
-#: Whether this process is a function's, in its sandbox.
+#: Whether this process is a function's, in its sandbox, whose init may not have been started yet. (A pool's copy is called when it was.)
 settled = False
 
 

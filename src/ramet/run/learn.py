@@ -321,15 +321,16 @@ def _open_in(root: int, path: str, *, follow: bool = True) -> int | None:
     """O_PATH, as the process with this root sees it; None where it sees none."""
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     how = struct.pack("<QQQ", flags, 0, RESOLVE_IN_ROOT)
-    for left in reversed(range(LOOKUPS)):
+    left = LOOKUPS
+    while True:
         try:
             return _core.syscall("openat2", OPENAT2, root, os.fsencode(path) + b"\0", how, len(how))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None
+            left -= 1
             if error.errno != errno.EAGAIN or not left:  # somebody has mounted or renamed something (csrc/steps.c)
                 raise
-    return None
 
 
 def _exists(root: int, path: str, *, follow: bool = True) -> bool:
