@@ -21,19 +21,15 @@
  * 7. A dead zygote. It is a sandbox's payload, and its init ends all that it has made. With CLONE_PARENT the child is the
  *    caller's own, and ends with that.
  */
-#include "core.h"
+#include "branch.h"
 
-#include "child.h"
 #include "here.h"
-#include "libc_state.h"
 
 #include <errno.h>
 #include <linux/sched.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 
-#define EXIT_STEP_FAILED 125
 #define LIBC_FIRST 32 /* SIGCANCEL, SIGSETXID */
 #define LIBC_LAST 33
 
@@ -45,18 +41,6 @@ const char core_branch_doc[] =
     "Returns None in the copy. In this process (pid, pidfd, 0, 0, 0) of the child, or (pid, -1, stage, step, errno) where\n"
     "one of its steps has failed, with -1 for a child that could not be cloned. hooks: run Python's for a fork.\n"
     "Only for a process with one thread. Raises OSError. Follows clone(2).";
-
-/* On the heap, since child and zygote share a stack. */
-struct branch {
-    struct loaded child, init;
-    struct kernel_clone_args clone, payload_clone;
-    char *pid_text;
-    struct libc_state libc;
-    struct failure failed;
-    int32_t pidfd, tid;
-    int hooks;
-    jmp_buf home;
-};
 
 static void note(struct branch *branch, enum stage stage, uint32_t step, int error)
 {
@@ -84,19 +68,24 @@ static void branch_child(void *arg)
         note(branch, STAGE_CHILD, at, error);
         sys_exit_group(EXIT_STEP_FAILED);
     }
-    long pid = sys2(__NR_clone3, &branch->payload_clone, sizeof branch->payload_clone);
+    long pid = branch->put_forth(branch);
     if (pid == 0)
         longjmp(branch->home, 1);
     if (sys_failed(pid)) {
         note(branch, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
         sys_exit_group(EXIT_STEP_FAILED);
     }
-    child_write_number(branch->pid_text, pid);
+    child_write_number(branch->pid_text, branch->tid ? branch->tid : pid);
     error = run_steps(&branch->init, &at);
     note(branch, STAGE_INIT, at, error);
     /* Our end is the copy's too, but a moment after it has closed what the copy may be waiting for (ramet/run/fork.py). */
     sys2(__NR_kill, pid, SIGKILL);
     sys_exit_group(EXIT_STEP_FAILED);
+}
+
+static long put_forth_now(struct branch *branch)
+{
+    return sys2(__NR_clone3, &branch->payload_clone, sizeof branch->payload_clone);
 }
 
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
@@ -108,23 +97,28 @@ static void forget_rseq(void)
         ((volatile uint32_t *)(void *)((char *)__builtin_thread_pointer() + __rseq_offset))[1] = (uint32_t)-1;
 }
 
-/* 1 in the copy; else 0, and what came of it is in branch. */
-static __attribute__((noinline)) int put_forth(struct branch *branch, long *pid)
+void branch_settle(const struct branch *branch)
 {
+    renew_libc(&branch->libc);
+    forget_rseq();
+    if (branch->hooks)
+        PyOS_AfterFork_Child();
+}
+
+__attribute__((noinline)) int branch_run(struct branch *branch, long *pid)
+{
+    branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
+    branch->clone.pidfd = (uint64_t)(uintptr_t)&branch->pidfd;
+    branch->clone.exit_signal = branch->clone.flags & CLONE_PARENT ? 0 : SIGCHLD; /* the kernel gives it our own */
     if (setjmp(branch->home))
         return 1;
     *pid = clone_here(&branch->clone, 0, branch_child, branch);
     return 0;
 }
 
-static PyObject *run_branch(struct branch *branch)
+void branch_aim(struct branch *branch)
 {
-    uint64_t all = ~(uint64_t)0, mask;
-    long pid = 0;
     branch->libc = libc_state();
-    branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
-    branch->clone.pidfd = (uint64_t)(uintptr_t)&branch->pidfd;
-    branch->clone.exit_signal = branch->clone.flags & CLONE_PARENT ? 0 : SIGCHLD; /* the kernel gives it our own */
     branch->payload_clone.exit_signal = SIGCHLD;
     if (branch->libc.tid) {
         branch->payload_clone.flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
@@ -134,21 +128,10 @@ static PyObject *run_branch(struct branch *branch)
         branch->payload_clone.set_tid = (uint64_t)(uintptr_t)&branch->tid;
         branch->payload_clone.set_tid_size = 1;
     }
-    if (branch->hooks)
-        PyOS_BeforeFork();
-    core_dumpable_save();
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
-    if (put_forth(branch, &pid)) {
-        renew_libc(&branch->libc);
-        forget_rseq();
-        if (branch->hooks)
-            PyOS_AfterFork_Child();
-        Py_RETURN_NONE;
-    }
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
-    core_dumpable_restore();
-    if (branch->hooks)
-        PyOS_AfterFork_Parent();
+}
+
+PyObject *branch_result(const struct branch *branch, long pid)
+{
     if (sys_failed(pid))
         return Py_BuildValue("iiiii", -1, -1, STAGE_CLONE, 0, (int)-pid);
     if (branch->failed.stage) {
@@ -159,8 +142,27 @@ static PyObject *run_branch(struct branch *branch)
     return Py_BuildValue("liiii", pid, (int)branch->pidfd, 0, 0, 0);
 }
 
-/* A copy of the program's data, relocated and with its inputs; NULL with an exception. */
-static unsigned char *load(struct loaded *loaded, const Py_buffer *blob, PyObject *inputs)
+static PyObject *run_branch(struct branch *branch)
+{
+    uint64_t all = ~(uint64_t)0, mask;
+    long pid = 0;
+    branch_aim(branch);
+    if (branch->hooks)
+        PyOS_BeforeFork();
+    core_dumpable_save();
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
+    if (branch_run(branch, &pid)) {
+        branch_settle(branch);
+        Py_RETURN_NONE;
+    }
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
+    core_dumpable_restore();
+    if (branch->hooks)
+        PyOS_AfterFork_Parent();
+    return branch_result(branch, pid);
+}
+
+unsigned char *branch_load(struct loaded *loaded, const Py_buffer *blob, PyObject *inputs)
 {
     if (!program_check(blob->buf, (size_t)blob->len)) {
         PyErr_SetString(PyExc_ValueError, "malformed program");
@@ -181,11 +183,31 @@ static unsigned char *load(struct loaded *loaded, const Py_buffer *blob, PyObjec
     return data;
 }
 
+int branch_fill(struct branch *branch, const Py_buffer *child, PyObject *child_inputs, const Py_buffer *init,
+                PyObject *init_inputs, long long at)
+{
+    branch->pidfd = -1;
+    if (!(branch->child_data = branch_load(&branch->child, child, child_inputs)) ||
+        !(branch->init_data = branch_load(&branch->init, init, init_inputs)))
+        return -1;
+    if (at < 0 || at + PID_TEXT_SIZE > (long long)branch->init.data_size) {
+        PyErr_SetString(PyExc_ValueError, "text outside the program's data");
+        return -1;
+    }
+    branch->pid_text = (char *)branch->init_data + at;
+    return 0;
+}
+
+void branch_free(struct branch *branch)
+{
+    PyMem_Free(branch->child_data);
+    PyMem_Free(branch->init_data);
+}
+
 PyObject *core_branch(PyObject *module, PyObject *args)
 {
     Py_buffer child, init;
     PyObject *child_inputs, *init_inputs, *result = NULL;
-    unsigned char *child_data = NULL, *init_data = NULL;
     unsigned long long flags;
     long long at;
     int tid, cgroup = -1, hooks = 1;
@@ -202,20 +224,12 @@ PyObject *core_branch(PyObject *module, PyObject *args)
     branch->clone.cgroup = cgroup < 0 ? 0 : (uint64_t)cgroup;
     branch->tid = tid;
     branch->hooks = hooks;
-    branch->pidfd = -1;
-    if (!(child_data = load(&branch->child, &child, child_inputs)) ||
-        !(init_data = load(&branch->init, &init, init_inputs)))
-        goto done;
-    if (at < 0 || at + PID_TEXT_SIZE > (long long)branch->init.data_size) {
-        PyErr_SetString(PyExc_ValueError, "text outside the program's data");
-        goto done;
-    }
-    branch->pid_text = (char *)init_data + at;
-    result = run_branch(branch);
-done:
-    PyMem_Free(child_data);
-    PyMem_Free(init_data);
+    branch->put_forth = put_forth_now;
+    if (branch_fill(branch, &child, child_inputs, &init, init_inputs, at) == 0)
+        result = run_branch(branch);
+    branch_free(branch);
     PyMem_Free(branch);
+done:
     PyBuffer_Release(&child);
     PyBuffer_Release(&init);
     return result;

@@ -45,6 +45,10 @@ extern const char core_lay_doc[];
 PyObject *core_branch(PyObject *module, PyObject *args);
 extern const char core_branch_doc[];
 
+PyObject *core_bud(PyObject *module, PyObject *args);
+extern const char core_bud_doc[];
+extern PyTypeObject core_bud_type;
+
 PyObject *core_watch_arenas(PyObject *module, PyObject *none);
 extern const char core_watch_arenas_doc[];
 

@@ -27,6 +27,7 @@ static PyMethodDef core_methods[] = {
     {"lay", core_lay, METH_VARARGS, core_lay_doc},
     {"run", core_run, METH_VARARGS, core_run_doc},
     {"branch", core_branch, METH_VARARGS, core_branch_doc},
+    {"bud", core_bud, METH_VARARGS, core_bud_doc},
     {"watch_arenas", core_watch_arenas, METH_NOARGS, core_watch_arenas_doc},
     {"shelve", core_shelve, METH_VARARGS, core_shelve_doc},
     {"loaded_data", core_loaded_data, METH_NOARGS, core_loaded_data_doc},
@@ -53,7 +54,7 @@ PyMODINIT_FUNC PyInit__core(void);
 PyMODINIT_FUNC PyInit__core(void)
 {
     PyObject *module = PyModule_Create(&core_module);
-    if (module && PyModule_AddType(module, &core_begun_type) < 0)
+    if (module && (PyModule_AddType(module, &core_begun_type) < 0 || PyModule_AddType(module, &core_bud_type) < 0))
         Py_CLEAR(module);
     return module;
 }

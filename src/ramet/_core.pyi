@@ -91,6 +91,26 @@ def branch(
 ) -> tuple[int, int, int, int, int] | None:
     """A copy of this process in a sandbox; None in the copy, else (pid or -1, pidfd or -1, stage, step, errno)."""
 
+class Bud:
+    """A sandbox in which a process waits to put forth a copy of this one."""
+
+    def put_forth(self) -> bool | None:
+        """None in the copy; here whether there is one. Works once."""
+
+def bud(
+    child: _ReadBuffer,
+    child_inputs: _Inputs,
+    init: _ReadBuffer,
+    init_inputs: _Inputs,
+    pid_text: int,
+    flags: int,
+    tid: int,
+    view: _ReadBuffer,
+    channel: int,
+    /,
+) -> tuple[Bud, tuple[int, int, int, int, int]]:
+    """What branch makes, without the copy; the second as what branch returns."""
+
 def map_shared(fd: int, size: int, /) -> memoryview:
     """The first bytes of a file, to be written to, for as long as this process lives; no descriptor of it is kept."""
 

@@ -58,8 +58,9 @@ def test_slots_are_filled_before_they_are_used(box):
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
 def test_rights_go_when_the_mounts_stand(box):
     """Capabilities go after the last mount, descriptors after that, then Landlock, the filter, and last the signals."""
-    steps = plan_of(box).stages["payload"].steps
-    calls = [step.call for step in steps]
+    stages = plan_of(box).stages
+    assert not {step.call for step in stages["payload"].steps} & set(MOUNTING)
+    calls = [step.call for name in ("view", "payload") for step in stages[name].steps]
     last_mount = max(n for n, call in enumerate(calls) if call in MOUNTING)
     dropped = calls.index("capset")
     closed = max(n for n, call in enumerate(calls) if call == "close_range")
@@ -83,13 +84,38 @@ def test_what_others_could_have_written_to_is_new():
     """Every place that may be written to is covered by something new; without such places nothing is."""
 
     def made(box):
-        return {step.origin for step in plan_of(box).stages["payload"].steps if step.call == "move_mount"}
+        return {step.origin for step in plan_of(box).stages["view"].steps if step.call == "move_mount"}
 
     assert {"default Proc()", "default Dev()", "default /tmp", "default /home/user"} <= made(BOXES["default"])
     mounts = made(BOXES["mounts"])
     for n, kind in enumerate(("Tmpfs", "Mqueue", "Overlay", "File")):
         assert f"Sandbox.mounts[{n}] = {kind}" in mounts
     assert not {origin for origin in made(BOXES["empty"]) if origin.startswith("default")}
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_the_view_may_be_made_by_another_process(box):
+    """What is made before there is a copy is of the namespaces: nothing in it is a property of the process that makes it."""
+    of_process = {
+        *(
+            "prctl",
+            "capset",
+            "setsid",
+            "setpgid",
+            "fchdir",
+            "chdir",
+            "chroot",
+            "umask",
+            "dup3",
+            "close_range",
+            "keyctl",
+        ),
+        *("seccomp", "landlock_restrict_self", "prlimit64", "setpriority", "rt_sigprocmask", "unshare", "setns"),
+        *("setresuid", "setresgid", "setgroups", "sched_setscheduler"),
+    }
+    stages = plan_of(box).stages
+    assert not {step.call for step in stages["view"].steps} & of_process
+    assert {step.call for step in stages["payload"].steps} & of_process
 
 
 def test_the_zygote_has_the_view_and_none_of_the_limits():

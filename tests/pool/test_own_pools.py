@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from buds import without_buds
 
 import ramet
 from needs import as_root, need
@@ -405,6 +406,7 @@ def test_a_full_table_of_descriptors():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
     with ramet.Pool(size=1, spare=0) as pool:
+        without_buds(pool)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 3, hard))
         try:
             with contextlib.suppress(OSError):

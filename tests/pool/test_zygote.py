@@ -283,6 +283,7 @@ def test_every_step_of_a_copy_that_fails_is_told(monkeypatch):
         plan = pool.plan()
     every = 1 if SLOW else 41
     failures = [("child", 1), ("child", len(plan.stages["child"].steps) - 1), ("init", 0), ("init", 12)]
+    failures += [("view", n) for n in range(0, len(plan.stages["view"].steps) - 1, every)]
     failures += [("payload", n) for n in range(0, len(plan.stages["payload"].steps) - 1, every)]
     for stage, number in failures:
         if plan.stages[stage].steps[number].allow:

@@ -6,7 +6,8 @@ terminals, /proc, and the spec's own file systems. Then the walls, which the zyg
 to mount.
 
 The child is cloned by the zygote, clones the payload's process, a copy of the zygote, and becomes init. It has the store as its
-root, the one file system in memory that all writable places are parts of, so that it sees when that is full.
+root, the one file system in memory that all writable places are parts of, so that it sees when that is full. The stage `view` is made
+by the copy before its own; or, where there is time, by a process that shares the zygote's memory, before there is a copy (csrc/bud.c).
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ def compile_branch(
         stages={
             "child": _child(spec, facts, shape),
             "init": _init(spec),
-            "payload": _payload(spec, facts, shape, held, filters, wall, grouped=grouped, filled=filled),
+            "view": _view(spec, facts, shape, filled=filled),
+            "payload": _payload(spec, facts, shape, held, filters, wall, grouped=grouped),
         },
         sync=(),
         groups=groups,
@@ -207,6 +209,16 @@ def _init(spec: Sandbox) -> Stage:
     return Stage("init", tuple(b.steps))
 
 
+def _view(spec: Sandbox, facts: Facts, shape: Shape, *, filled: bool) -> Stage:
+    """What belongs to the namespaces, not to the process that makes it: it may be made before there is a copy."""
+    b = Builder()
+    view = _View(b, spec, facts, shape, filled=filled)
+    _refresh(view)
+    surroundings.surround(b, spec, ahead=False)
+    _cover(view)
+    return Stage("view", tuple(b.steps))
+
+
 def _payload(
     spec: Sandbox,
     facts: Facts,
@@ -216,15 +228,10 @@ def _payload(
     wall: landlock.Fence,
     *,
     grouped: bool,
-    filled: bool,
 ) -> Stage:
     b = Builder()
     if grouped:
         _enter_group(b, spec)
-    view = _View(b, spec, facts, shape, filled=filled)
-    _refresh(view)
-    surroundings.surround(b, spec, ahead=False)
-    _cover(view)
     rights.own_keyring(b, spec)
     rights.limit_capabilities(b, spec, facts)
     rights.no_new_privs(b)

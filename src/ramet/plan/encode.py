@@ -154,11 +154,12 @@ def _arg(arg: Arg, data: _Data, blocks: Mapping[int, int]) -> tuple[int, int]:
 class Encodings:
     """Every stage of a plan as a program; None for those it does not have."""
 
-    __slots__ = ("child", "init", "join", "payload")
+    __slots__ = ("child", "init", "join", "payload", "view")
     child: Encoded
     join: Encoded | None
     payload: Encoded | None
     init: Encoded | None
+    view: Encoded | None
 
     def __init__(self, plan: Plan, fail: Mapping[str, Mapping[int, int]]) -> None:
         for name in self.__slots__:

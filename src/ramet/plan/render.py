@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ramet.plan.calls import CALLS
-from ramet.plan.steps import Block, Slot
+from ramet.plan.steps import STAGES, Block, Slot
 from ramet.spec.capabilities import NAMES
 from ramet.spec.limits import RLIMITS
 
@@ -246,9 +246,10 @@ def plan_text(plan: Plan) -> str:
         "join": "an intermediate process, before the clone:",
         "child": "the child, sharing the caller's memory until it execs:",
         "init": "then the child clones the payload's process, and becomes init:",
+        "view": "the payload's process, or one that waits to make it:",
         "payload": "the payload's process, meanwhile:" if plan.gated else "the payload's process, before that:",
     }
-    for name in ("join", "child", "init", "payload"):
+    for name in STAGES:
         if name == "child" and plan.prepared:
             lines += ["", "the caller, before the clone:"]
             lines += [f"          {prepared_text(mount)}" for mount in plan.prepared]

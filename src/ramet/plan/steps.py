@@ -95,14 +95,18 @@ class CallerStep(namedtuple("CallerStep", "action args origin doing")):
 
 
 class Stage(namedtuple("Stage", "name steps")):
-    """Steps that one process runs in order. name: "join", "child", "init" or "payload"."""
+    """Steps that one process runs in order. name: one of `STAGES`."""
 
     __slots__ = ()
 
 
 #: Numbers under which the stages report failures (csrc/child.h); 2 is the clone itself, 6 that of the payload's process.
-STAGE_NUMBERS = {1: "join", 3: "child", 4: "init", 5: "payload"}
+STAGE_NUMBERS = {1: "join", 3: "child", 4: "init", 5: "payload", 7: "view"}
 STAGE_CLONE, STAGE_PAYLOAD_CLONE = 2, 6
+
+
+#: In the order in which they run.
+STAGES = ("join", "child", "init", "view", "payload")
 
 
 class Plan:
@@ -183,7 +187,7 @@ class Plan:
 
     def __iter__(self) -> Iterator[Step]:
         """Every step, in the order in which they run."""
-        for name in ("join", "child", "init", "payload"):
+        for name in STAGES:
             if name in self.stages:
                 yield from self.stages[name].steps
 

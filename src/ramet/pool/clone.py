@@ -13,7 +13,8 @@ from time import monotonic
 from ramet.call import channel
 from ramet.call.inbox import Inbox
 from ramet.call.isolated import RESULTS_MAX, FunctionProcess, FunctionResult
-from ramet.errors import StepError
+from ramet.errors import Error, StepError
+from ramet.pool.zygote import BREAK
 from ramet.run import control
 from ramet.run.failure import step_failed
 from ramet.run.fork import CLONED, FAILED, NEWS, READY
@@ -49,6 +50,14 @@ TOLD_WITHIN = 2000
 
 class _Told(Exception):
     """The value has come, or an exception: there is nothing more to wait for."""
+
+
+class NotReady(Exception):
+    """A copy did not come to be ready. why: StepError, or OSError where it is gone."""
+
+    def __init__(self, why: OSError | Error) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class Clone(FunctionProcess):
@@ -144,6 +153,42 @@ class Clone(FunctionProcess):
         """Should it have been ready long ago?"""
         return self.age > SECONDS_MOST
 
+    # A bud: all of it is there but the copy
+
+    @property
+    def told_of_child(self) -> int:
+        """A descriptor that becomes readable when there is something for `hear_of_child`."""
+        control = self._alive().control
+        assert control is not None
+        return control
+
+    def hear_of_child(self) -> None:
+        """Take what the zygote tells of its init. Raises StepError, or OSError where it is gone."""
+        self._hear_of_child(self._alive())
+
+    def break_bud(self) -> bool:
+        """Have the copy made; False where nobody can. It is to be waited for as any other."""
+        import socket
+
+        self._started = monotonic()
+        if self.has_ended or readable(self._ours.fileno(), 0):
+            return False  # what there is to be heard before is of a failure
+        try:
+            self._zygote.control.send(BREAK, socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
+
+    def _wait_until_ready(self) -> None:
+        """Raises NotReady."""
+        try:
+            while not self.hear():
+                if self.is_overdue:
+                    raise TimeoutError(f"a copy of the zygote was not ready after {self.age:.0f} s")
+                readable(self.watched, 1000)
+        except (OSError, Error) as error:
+            raise NotReady(error) from None
+
     @property
     def watched(self) -> int:
         """A descriptor that becomes readable when there is something to `hear`. What is told of the child comes before the copy itself is
@@ -185,7 +230,11 @@ class Clone(FunctionProcess):
                 os.close(fd)
             self._hear_why()  # init was faster, and tells of the end
             raise ConnectionResetError("the zygote told nonsense")
-        pid = pid_of(fds[0])
+        try:
+            pid = pid_of(fds[0])
+        except OSError:  # no descriptor is left to look with
+            os.close(fds[0])
+            raise
         if pid <= 0:  # ended already; or, from a session, whatever its code has put in the place of a pidfd
             os.close(fds[0])
             self._hear_why()
@@ -248,17 +297,24 @@ class Clone(FunctionProcess):
             tray = None
         parts = task.kind == channel.CODE
         self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions, tray=tray, parts=parts, forked=False)
+        # A copy that has to be made finds its task there. With a group it waits for a word of ours before, on the same channel.
+        early = not self.is_ready and self._group is None
+        if early:
+            self._send(task, most, tray)
+        if not self.is_ready:
+            self._wait_until_ready()
+        self._begin_guard(sandbox)
+        if not early:
+            self._send(task, most, tray)
+
+    def _begin_guard(self, sandbox: Sandbox) -> None:
         self._started = monotonic()
         self._guard = Guard(sandbox, self._group, self._killer())
+
+    def _send(self, task: Task, most: int, tray: Tray | None) -> None:
+        beside, hands = ((tray.fd,), tray.hands) if tray is not None else ((), 1)
         try:
-            beside = (tray.fd,) if tray is not None else ()
-            channel.send(
-                self._ours,
-                channel.TASK_KIND,
-                task.message(most, tray.hands if tray is not None else 1),
-                task.buffers,
-                beside=beside,
-            )
+            channel.send(self._ours, channel.TASK_KIND, task.message(most, hands), task.buffers, beside=beside)
         except (BrokenPipeError, ConnectionResetError):
             pass  # it is gone; what became of it is found out by waiting for it
 
@@ -344,8 +400,7 @@ class Clone(FunctionProcess):
         """Many tasks are to come."""
         self.args = ("exec",)
         self._close_tray()
-        self._started = monotonic()
-        self._guard = Guard(self.sandbox, self._group, self._killer())
+        self._begin_guard(self.sandbox)
 
     @property
     def channel_end(self) -> socket.socket:

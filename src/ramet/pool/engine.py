@@ -2,7 +2,9 @@
 
     who calls   puts a ticket into the queue of its tenant; a granted one is served in the caller's own thread (`run`), or in
                 one of at most `size` workers (`submit`)
-    keeper      one thread: asks the zygote for copies, hears when they are ready, starts another zygote when that has died
+    keeper      one thread: asks the zygote for copies, hears when they are ready, starts another zygote when that has died. Where no
+                copies are made ahead it has a *bud* ready, when there is nothing else to do: all of the next copy but that itself,
+                which who calls asks for then
 
 Tenants are granted in turn. No thread holds the pool itself, so that one that is dropped ends.
 """
@@ -16,7 +18,7 @@ from collections import OrderedDict, deque
 from time import monotonic
 
 from ramet.errors import Error, PoolError
-from ramet.pool.clone import not_made
+from ramet.pool.clone import NotReady, not_made
 from ramet.pool.warm import Zygote
 from ramet.run.failure import caller_failed
 
@@ -92,7 +94,9 @@ class Engine:
         self.restarts = 0
         self._zygote: Zygote | None = Zygote(recipe, seconds)
         self._mourned: Zygote | None = None
-        self._blank: Clone | None = None
+        self._bud: Clone | None = None
+        self._budding: Clone | None = None
+        self._may_bud = True
         self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._keeper = threading.Thread(target=self._keep, name="ramet-pool-keeper", daemon=True)
         self._keeper.start()
@@ -180,21 +184,20 @@ class Engine:
 
     def _perform(self, ticket: Ticket) -> Any:
         """What the call gives. Where only that is wanted, nobody waits for the end of the process."""
-        clone = self._take(ticket)
-        options, whole = ticket.options, ticket.unpack
-        result = None
-        try:
-            if whole is None:
-                result = clone.ask_value(ticket.task, options.sandbox, options.most, options.exceptions)
-            else:
-                result = clone.call(
-                    ticket.task, options.sandbox, options.most, options.exceptions, at_once=ticket.at_once
-                )
-        finally:
-            with self._changed:
-                self._in_flight.discard(ticket)
-                ticket.clone = None
-            self._dispose(clone)
+        whole, result, unmade = ticket.unpack, None, False
+        while True:
+            clone = self._take(ticket, alone=unmade)
+            try:
+                result = self._have_done(clone, ticket)
+                break
+            except NotReady as failure:
+                self._check_unmade(failure.why, ticket)
+                unmade = True
+            finally:
+                with self._changed:
+                    self._in_flight.discard(ticket)
+                    ticket.clone = None
+                self._dispose(clone)
         if result is not None:
             self._explain(result, ticket, clone)
         if whole is not None:
@@ -207,6 +210,22 @@ class Engine:
             raise exception
         clone.inbox.warn()
         return clone.inbox.value
+
+    @staticmethod
+    def _have_done(clone: Clone, ticket: Ticket) -> FunctionResult[Any] | None:
+        task, options = ticket.task, ticket.options
+        asked = task, options.sandbox, options.most, options.exceptions
+        return clone.ask_value(*asked) if ticket.unpack is None else clone.call(*asked, at_once=ticket.at_once)
+
+    def _check_unmade(self, why: BaseException, ticket: Ticket) -> None:
+        """The copy that a bud was for did not come to be ready. Raise, if that is for what its making or the call itself has come to; else
+        the bud or the zygote was killed, perhaps long before, and the call is to have a copy that is made for it from the beginning."""
+        if self._closed:
+            raise PoolError("this pool was closed") from None
+        if ticket.stopped:
+            raise PoolError("this call was given up before it began") from None
+        if isinstance(why, Error):
+            raise why from None
 
     def _dispose(self, clone: Clone) -> None:
         """The keeper waits for its end."""
@@ -274,11 +293,11 @@ class Engine:
 
     # Copies
 
-    def _take(self, ticket: Ticket) -> Clone:
-        """One that is ready, or the reason why there is none."""
+    def _take(self, ticket: Ticket, *, alone: bool) -> Clone:
+        """One that is ready, or the reason why there is none; or, if not alone that is wanted, one that is made of the bud."""
         with self._changed:
             self._takers += 1
-            if not self._ready:
+            if not self._ready and (alone or self._bud is None):
                 self._wake()
             try:
                 while True:
@@ -294,6 +313,9 @@ class Engine:
                         self._wake()
                     elif self._failures:
                         raise self._failures.popleft()
+                    elif not alone and (bud := self._break_bud()) is not None:
+                        clone = bud
+                        break
                     else:
                         self._arrived.wait()
             finally:
@@ -324,7 +346,7 @@ class Engine:
                 with self._changed:
                     if self._closed:
                         return
-                    lacking = self.spare + self._takers - len(self._ready) - len(making)
+                    lacking = self.spare + self._takers - len(self._ready) - len(making) - (self._budding is not None)
                     lacking = min(lacking, DYING_MOST + self.size - len(self._dying))
                 if lacking > 0 and monotonic() >= again:
                     error = self._ask(making, lacking)
@@ -333,32 +355,65 @@ class Engine:
                         again = monotonic() + pause
                         continue
                     lacking = 0
+                if not (self.spare or making or self._dying or self._budding or self._bud):
+                    self._begin_bud()
                 told = self._listen(making, again if lacking > 0 else None)
                 self._bury(told)
                 failed = self._hear(making, told)
-                if not (self.spare or making or self._dying or self._blank):
-                    self._lay_out()
+                self._hear_bud(told)
                 if failed is not None:
                     pause = self._failed(failed, pause)
                     again = monotonic() + pause
                 elif self._ready:
                     pause = AGAIN_LEAST
         finally:
-            for clone in (*making, *self._dying, *self._drop_blank()):
+            for clone in (*making, *self._dying, *self._drop_bud()):
                 clone.close()
 
-    def _lay_out(self) -> None:
-        """There is nothing to do: have ready at least what the next order is sent with."""
-        zygote = self._zygote
-        if zygote is not None and zygote is not self._mourned:
-            try:
-                self._blank = zygote.blank()
-            except (OSError, Error):
-                return  # no descriptor is left now; who orders will be told
+    # Buds
 
-    def _drop_blank(self) -> list[Clone]:
-        blank, self._blank = self._blank, None
-        return [] if blank is None else [blank]
+    def _begin_bud(self) -> None:
+        """There is nothing to do: have ready all of the next copy but that itself."""
+        zygote = self._zygote
+        if zygote is None or zygote is self._mourned or not self._may_bud:
+            return
+        try:
+            self._budding = zygote.bud()
+        except (OSError, Error):
+            self._may_bud = False  # for want of descriptors, say: who asks for a copy will be told
+
+    def _hear_bud(self, told: Collection[int]) -> None:
+        """One whose init is known is there for whoever comes."""
+        bud = self._budding
+        if bud is None or bud.told_of_child not in told:
+            return
+        try:
+            bud.hear_of_child()
+        except (OSError, Error):
+            self._may_bud = False
+            bud.close()
+            bud = None
+        with self._changed:
+            self._budding, self._bud = None, bud
+
+    def _break_bud(self) -> Clone | None:
+        """Have the copy made that the bud is for, if that stands. With the lock: the next bud is asked for after that."""
+        bud, self._bud = self._bud, None
+        if bud is None:
+            return None
+        if bud.break_bud():
+            return bud
+        bud.end()
+        self._dying.append(bud)
+        self._wake()
+        return None
+
+    def _drop_bud(self) -> list[Clone]:
+        """All that there is of buds."""
+        with self._changed:
+            found = [one for one in (self._bud, self._budding) if one is not None]
+            self._bud = self._budding = None
+        return found
 
     def _bury(self, told: Collection[int]) -> None:
         """Close those that have ended."""
@@ -372,8 +427,9 @@ class Engine:
         try:
             zygote = self._living_zygote()
             for _ in range(lacking):
-                blank, self._blank = self._blank, None
-                making.append(zygote.put_forth(blank))
+                with self._changed:
+                    bud = self._break_bud()
+                making.append(bud or zygote.put_forth())
         except (OSError, Error) as error:
             return error if isinstance(error, Error) or not self._lives else caller_failed(error)
         return None
@@ -404,6 +460,8 @@ class Engine:
             poller.register(zygote.pidfd, select.POLLIN)
         for clone in making:
             poller.register(clone.watched, select.POLLIN)
+        if self._budding is not None:
+            poller.register(self._budding.told_of_child, select.POLLIN)
         for clone in list(self._dying):
             poller.register(clone.pidfd, select.POLLIN)
         wait = None if again is None else max(1, int((again - monotonic()) * 1000) + 1)
@@ -421,6 +479,7 @@ class Engine:
             try:
                 if clone.watched in told and clone.hear():
                     making.remove(clone)
+                    self._may_bud = True  # what has prevented one may be over
                     with self._changed:
                         self._ready.append(clone)
                         self._arrived.notify()
@@ -446,7 +505,7 @@ class Engine:
         self._mourned = zygote
         with self._changed:
             dead, self._ready = list(self._ready), deque()
-        for clone in (*dead, *self._drop_blank()):
+        for clone in (*dead, *self._drop_bud()):
             clone.close()
 
     def _failed(self, error: BaseException, pause: float) -> float:

@@ -16,7 +16,7 @@ from ramet.plan.compile import compile
 from ramet.plan.encode import encodings
 from ramet.pool.clone import Clone
 from ramet.pool.tasks import Reach
-from ramet.pool.zygote import MAKE, command
+from ramet.pool.zygote import BUD, MAKE, command
 from ramet.run.image import above_standard
 from ramet.run.planning import groups_if_limited
 from ramet.run.process import Popen
@@ -81,8 +81,8 @@ class Recipe:
 
         found = encodings(self.plan)
         programs = {}
-        for name, encoded in (("child", found.child), ("init", found.init), ("payload", found.payload)):
-            assert encoded is not None
+        for name in ("child", "init", "view", "payload"):
+            encoded = getattr(found, name)
             programs[name] = encoded.blob, {str(slot): offset for slot, offset in encoded.offsets.items()}
         return pickle.dumps(
             {
@@ -228,15 +228,19 @@ class Zygote:
         assert self._process is not None
         return self._process.pid
 
-    def blank(self) -> Clone:
-        """What it takes on our side to ask for a copy. Raises OSError, or StepError, where that can't be had."""
-        return Clone(self.recipe.plan, self)
-
-    def put_forth(self, blank: Clone | None = None) -> Clone:
+    def put_forth(self) -> Clone:
         """A copy in the making. Raises OSError where the zygote is gone."""
-        clone = blank or self.blank()
+        return self._ordered(MAKE)
+
+    def bud(self) -> Clone:
+        """All of a copy's sandbox but the copy: `Clone.break_bud` asks for that. Of several the zygote has the last. Raises OSError, or
+        StepError."""
+        return self._ordered(BUD)
+
+    def _ordered(self, word: bytes) -> Clone:
+        clone = Clone(self.recipe.plan, self)
         try:
-            clone.ask(MAKE)
+            clone.ask(word)
         except BaseException:
             clone.close()
             raise

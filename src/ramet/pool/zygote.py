@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from typing import Any, NoReturn
 
-MAKE = b"M"
+#: Orders: a copy; a bud, which is all of a copy's sandbox but the copy; the copy that the last bud waits for.
+MAKE, BUD, BREAK = b"M", b"B", b"O"
 ORDER_FDS = 4
 ONE = struct.Struct("i")
-PAYLOAD = 5
+PAYLOAD, VIEW = 5, 7
 EXIT_FAILED = 125
 #: Pids of the copies, each in its own namespace: another one than the zygote's, since libraries tell a fork by that.
 PID_LEAST, PID_MOST = 1000, 30000
@@ -167,6 +168,8 @@ class Warm:
         self._last_pid = os.getpid()
         self._steps: list[int] = []
         self._init = self._self = self._null = -1
+        self._bud: Any = None
+        self._awaited: tuple[int, int, int, int] | None = None
 
     def open_tools(self) -> None:
         """A sealed init; what init looks at for our end; /dev/null."""
@@ -187,16 +190,36 @@ class Warm:
     ) -> int:
         """A copy, which goes on with then(number of its channel). fds: its channel, its init's control, its stdout and stderr; closed here.
         theirs: numbers that objects here own. before: called in the copy while it still sees what we see. The pid of its init, or -1."""
-        channel, control, out, err = fds
+        made = _core.branch(*self._to_clone(fds[1]))
+        if made is None:
+            self._become(fds, theirs, then, before=before)
+        return self._tell_of_child(fds, made)
+
+    def bud(self, fds: tuple[int, int, int, int]) -> None:
+        """All of a copy's sandbox but the copy, for `break_bud`. fds: as for `put_forth`; what waits in the sandbox has them."""
+        self._bud = None  # who waits in the last one, if anybody does, leaves it
+        view = self._programs["view"][0]
+        self._bud, made = _core.bud(*self._to_clone(fds[1]), view, fds[0])
+        self._awaited = fds
+        self._tell_of_child(fds, made)
+
+    def break_bud(self, theirs: Collection[int], then: Callable[[int], NoReturn]) -> None:
+        """The copy that the bud waits for. Of one that has failed that is told already."""
+        bud, fds, self._bud = self._bud, self._awaited, None
+        if bud is not None and bud.put_forth() is None:
+            assert fds is not None
+            self._become(fds, theirs, then, seen=True)
+
+    def _to_clone(self, control: int) -> tuple[bytes, list[Any], bytes, list[tuple[int, int]], int, int, int]:
+        """Arguments of what makes the child."""
         init, slots = self._programs["init"]
         inputs = [(slots["control"], control), (slots["caller"], self._self), (slots["init"], self._init)]
         child = self._programs["child"][0]
-        made = _core.branch(child, [], init, inputs, slots["payload_pid"], self._flags, self._next_pid())
-        if made is None:
-            hooks.restore()
-            self._become(channel, out, err, theirs, then, before)
+        return child, [], init, inputs, slots["payload_pid"], self._flags, self._next_pid()
+
+    def _tell_of_child(self, fds: tuple[int, int, int, int], made: tuple[int, int, int, int, int]) -> int:
         pid, pidfd, stage, step, errno = made
-        self._tell(control, NEWS.pack(FAILED, stage, step, errno) if stage else NEWS.pack(CLONED, pid, 0, 0), pidfd)
+        self._tell(fds[1], NEWS.pack(FAILED, stage, step, errno) if stage else NEWS.pack(CLONED, pid, 0, 0), pidfd)
         for fd in (*fds, pidfd):
             if fd >= 0:
                 os.close(fd)
@@ -221,24 +244,29 @@ class Warm:
 
     def _become(
         self,
-        channel: int,
-        out: int,
-        err: int,
+        fds: tuple[int, int, int, int],
         theirs: Collection[int],
         then: Callable[[int], NoReturn],
-        before: Callable[[], None] | None,
+        *,
+        before: Callable[[], None] | None = None,
+        seen: bool = False,
     ) -> NoReturn:
-        """In the copy: make its sandbox, and do what the caller wants."""
+        """In the copy: make its sandbox, and do what the caller wants. seen: its view is made."""
+        channel, _, out, err = fds
         ready = False
         try:
+            hooks.restore()
             if before is not None:
                 before()
-            payload, slots = self._programs["payload"]
             given = {"stdin": self._null, "stdout": out, "stderr": err, "fd3": channel, "fd4": self._null}
-            failed = _core.run(payload, [(slots[name], fd) for name, fd in given.items() if name in slots])
-            if failed is not None:
-                self._tell_failure(channel, failed)
-                os._exit(EXIT_FAILED)
+            for stage, number in (("view", VIEW), ("payload", PAYLOAD)):
+                if seen and stage == "view":
+                    continue
+                program, slots = self._programs[stage]
+                failed = _core.run(program, [(slots[name], fd) for name, fd in given.items() if name in slots])
+                if failed is not None:
+                    self._tell_failure(channel, number, failed)
+                    os._exit(EXIT_FAILED)
             default_handlers()
             handed = guard_numbers(self._pass_fds, theirs)
             ready = True
@@ -249,11 +277,11 @@ class Warm:
                 os._exit(EXIT_FAILED)
         then(handed[0])
 
-    def _tell_failure(self, channel: int, failed: tuple[int, int]) -> None:
+    def _tell_failure(self, channel: int, stage: int, failed: tuple[int, int]) -> None:
         """After the steps that place descriptors the channel is at its number, before them where it was."""
         for fd in (channel, self._pass_fds[0]):
             try:
-                os.write(fd, NEWS.pack(FAILED, PAYLOAD, *failed))
+                os.write(fd, NEWS.pack(FAILED, stage, *failed))
                 return
             except OSError:
                 continue
@@ -295,6 +323,10 @@ class _Zygote:
             fds = [moved(fd) for _, _, payload in ancillary for (fd,) in ONE.iter_unpack(payload)]
             if data == MAKE and len(fds) == ORDER_FDS:
                 self._warm.put_forth((fds[0], fds[1], fds[2], fds[3]), self._theirs, then)
+            elif data == BUD and len(fds) == ORDER_FDS:
+                self._warm.bud((fds[0], fds[1], fds[2], fds[3]))
+            elif data == BREAK and not fds:
+                self._warm.break_bud(self._theirs, then)
             else:
                 for fd in fds:
                     os.close(fd)
