@@ -148,7 +148,7 @@ def _pss_of_spare(pool: ramet.Pool) -> float:
     """Of the payload's process of a copy that waits, and of its init."""
     while not pool.counts["ready"]:
         time.sleep(0.001)
-    init = pool._engine._ready[0].pid
+    init = pool._engine._keeper._ready[0].pid
     children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
     return float(sum(_pss(pid) for pid in (str(init), *children)))
 

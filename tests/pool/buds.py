@@ -8,7 +8,7 @@ import ramet
 def bud_of(pool):
     """The bud of a pool, once it stands."""
     deadline = time.monotonic() + 30
-    while (bud := pool._engine._bud) is None:
+    while (bud := pool._engine._keeper._bud) is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return bud
@@ -17,8 +17,8 @@ def bud_of(pool):
 def without_buds(pool):
     """From now on each copy is made with all that belongs to it, when it is asked for."""
     bud_of(pool)
-    pool._engine._begin_bud = lambda: None
-    for bud in pool._engine._drop_bud():
+    pool._engine._keeper._begin_bud = lambda: None
+    for bud in pool._engine._keeper._drop_bud():
         bud.close()
 
 
@@ -31,4 +31,4 @@ class Budding(ramet.Pool):
         try:
             return super().run(fn, *args, **kwargs)
         finally:
-            assert self._engine._bud is not bud
+            assert self._engine._keeper._bud is not bud

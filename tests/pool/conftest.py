@@ -29,7 +29,7 @@ _alive = []
 
 def at_rest(pool):
     """Has it all the copies that it wants, and none that still has to end?"""
-    return pool.counts["ready"] == 2 and not pool._engine._dying
+    return pool.counts["ready"] == 2 and not pool._engine._keeper._dying
 
 
 class Gate:

@@ -49,7 +49,7 @@ def test_copies_kept_ready_make_it_needless():
         kept.run(int)
         while not kept.counts["ready"]:
             time.sleep(0.001)
-        assert (kept._engine._bud, kept._engine._budding) == (None, None)
+        assert (kept._engine._keeper._bud, kept._engine._keeper._budding) == (None, None)
 
 
 def look():
@@ -209,7 +209,7 @@ def test_somebody_kills_it(kill, restarts, seconds):
             kill(pool)
             time.sleep(seconds)
             assert pool.run(abs, -4) == 4
-            assert pool._engine.restarts == round * restarts
+            assert pool._engine._keeper.restarts == round * restarts
 
 
 def test_given_up_before_the_copy_is_there(monkeypatch):
@@ -257,7 +257,7 @@ def test_many_at_once():
         def call(n):
             time.sleep((n * 7919 % 13) / 200)
             with pool._engine._changed:
-                taken[pool._engine._bud is not None] += 1
+                taken[pool._engine._keeper._bud is not None] += 1
             return pool.run(abs, -n)
 
         with ThreadPoolExecutor(3) as threads:

@@ -91,7 +91,7 @@ def test_shutdown_waits_for_another_close(monkeypatch):
 def test_a_call_that_ends_after_its_pool():
     """Who has no part in the close of a pool, as a call that returns then, writes into no descriptor that was the pool's and is another's now."""
     pool = ramet.Pool(size=1, spare=0)
-    engine, number = pool._engine, pool._engine._waker
+    engine, number = pool._engine, pool._engine._keeper._waker
     pool.close()
     pair = os.pipe2(os.O_NONBLOCK)
     read, write = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, number + 1) for fd in pair)
@@ -100,7 +100,7 @@ def test_a_call_that_ends_after_its_pool():
     os.dup2(write, number, inheritable=False)
     try:
         with engine._changed:
-            engine._wake()
+            engine._keeper._wake()
         with pytest.raises(BlockingIOError):
             os.read(read, 1)
         os.write(number, b"w")  # the control: it would have been seen

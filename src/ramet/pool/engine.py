@@ -1,10 +1,8 @@
-"""The engine of a pool: tickets in queues, copies made ahead, and the threads that bring the two together.
+"""The engine of a pool: tickets in queues, and the threads that bring them and the keeper's copies together.
 
     who calls   puts a ticket into the queue of its tenant; a granted one is served in the caller's own thread (`run`), or in
                 one of at most `size` workers (`submit`)
-    keeper      one thread: asks the zygote for copies, hears when they are ready, starts another zygote when that has died. Where no
-                copies are made ahead it has a *bud* ready, when there is nothing else to do: all of the next copy but that itself,
-                which who calls asks for then
+    keeper      has copies made, and buries them (`ramet.pool.keeper`)
 
 Tenants are granted in turn. No thread holds the pool itself, so that one that is dropped ends.
 """
@@ -12,36 +10,27 @@ Tenants are granted in turn. No thread holds the pool itself, so that one that i
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections import OrderedDict, deque
-from time import monotonic
 
 from ramet.errors import Error, PoolError
-from ramet.pool.clone import NotReady, not_made
-from ramet.pool.warm import Zygote
-from ramet.run.failure import caller_failed
+from ramet.pool.clone import NotReady
+from ramet.pool.keeper import Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
     from concurrent.futures import Future
     from typing import Any
 
     from ramet.call.isolated import FunctionResult
     from ramet.pool.clone import Clone
     from ramet.pool.tasks import Task
-    from ramet.pool.warm import Recipe
+    from ramet.pool.warm import Recipe, Zygote
     from ramet.spec import Sandbox
 
 #: Seconds that a zygote's end may come after that of its copies, which its init kills first.
 ENDS_WITHIN = 2.0
-#: The same where somebody waits for a copy.
-DIES_WITHIN = 0.3
-#: Copies that have done their work and whose end takes time, besides as many as may be at work.
-DYING_MOST = 16
-#: Seconds between attempts to make copies where that fails.
-AGAIN_LEAST, AGAIN_MOST = 0.01, 1.0
 
 
 class Ticket:
@@ -73,33 +62,19 @@ class Engine:
     """Of one pool."""
 
     def __init__(self, recipe: Recipe, *, size: int, spare: int, max_tasks: int | None, seconds: float) -> None:
-        self.recipe, self.size, self.spare, self.max_tasks = recipe, size, spare, max_tasks
-        self._seconds = seconds
+        self.recipe, self.size, self.max_tasks = recipe, size, max_tasks
         self._owner = os.getpid()
         lock = threading.RLock()
         self._changed = threading.Condition(lock)
-        # For those who wait for a copy: each that comes is told to one of them.
-        self._arrived = threading.Condition(lock)
         self._queues: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._handed: deque[Ticket] = deque()
-        self._ready: deque[Clone] = deque()
-        self._dying: list[Clone] = []
-        self._failures: deque[BaseException] = deque()
         self._workers: list[threading.Thread] = []
-        self._idle = self._running = self._accepted = self._takers = 0
+        self._idle = self._running = self._accepted = 0
         self._in_flight: set[Ticket] = set()
         self._closing = self._closed = False
         self._closer: threading.Thread | None = None
         self._over = threading.Event()
-        self.restarts = 0
-        self._zygote: Zygote | None = Zygote(recipe, seconds)
-        self._mourned: Zygote | None = None
-        self._bud: Clone | None = None
-        self._budding: Clone | None = None
-        self._may_bud = True
-        self._wake_fd, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._keeper = threading.Thread(target=self._keep, name="ramet-pool-keeper", daemon=True)
-        self._keeper.start()
+        self._keeper = Keeper(recipe, size=size, spare=spare, seconds=seconds, lock=lock)
 
     def check(self) -> None:
         """Raise PoolError where nothing can be called."""
@@ -197,7 +172,7 @@ class Engine:
                 with self._changed:
                     self._in_flight.discard(ticket)
                     ticket.clone = None
-                self._dispose(clone)
+                self._keeper.dispose(clone)
         if result is not None:
             self._explain(result, ticket, clone)
         if whole is not None:
@@ -210,6 +185,12 @@ class Engine:
             raise exception
         clone.inbox.warn()
         return clone.inbox.value
+
+    def _take(self, ticket: Ticket, *, alone: bool) -> Clone:
+        with self._changed:
+            clone = ticket.clone = self._keeper.take(lambda: ticket.stopped, alone=alone)
+            self._in_flight.add(ticket)
+            return clone
 
     @staticmethod
     def _have_done(clone: Clone, ticket: Ticket) -> FunctionResult[Any] | None:
@@ -226,17 +207,6 @@ class Engine:
             raise PoolError("this call was given up before it began") from None
         if isinstance(why, Error):
             raise why from None
-
-    def _dispose(self, clone: Clone) -> None:
-        """The keeper waits for its end."""
-        clone.end()
-        with self._changed:
-            kept = not self._closed
-            if kept:
-                self._dying.append(clone)
-                self._wake()
-        if not kept:
-            clone.close()
 
     def _explain(self, result: FunctionResult[Any], ticket: Ticket, clone: Clone) -> None:
         """A copy whose init has not reported was killed from outside: it ends with its pool and with its zygote."""
@@ -255,7 +225,7 @@ class Engine:
             ticket.stopped = True
             if ticket.clone is not None:
                 ticket.clone.kill()
-            self._arrived.notify_all()  # it may be waiting for a copy
+            self._keeper.look_again()  # it may be waiting for a copy
 
     # Workers
 
@@ -291,247 +261,19 @@ class Engine:
         finally:
             self._leave(ticket)
 
-    # Copies
-
-    def _take(self, ticket: Ticket, *, alone: bool) -> Clone:
-        """One that is ready, or the reason why there is none; or, if not alone that is wanted, one that is made of the bud."""
-        with self._changed:
-            self._takers += 1
-            if not self._ready and (alone or self._bud is None):
-                self._wake()
-            try:
-                while True:
-                    if self._closed:
-                        raise PoolError("this pool was closed")
-                    if ticket.stopped:
-                        raise PoolError("this call was given up before it began")
-                    if self._ready:
-                        clone = self._ready.popleft()
-                        if not clone.has_ended:
-                            break
-                        self._dying.append(clone)  # with its zygote, a moment ago
-                        self._wake()
-                    elif self._failures:
-                        raise self._failures.popleft()
-                    elif not alone and (bud := self._break_bud()) is not None:
-                        clone = bud
-                        break
-                    else:
-                        self._arrived.wait()
-            finally:
-                self._takers -= 1
-                if self._ready and self._takers:
-                    self._arrived.notify()  # who leaves without it may have been the one who was told of it
-            ticket.clone = clone
-            self._in_flight.add(ticket)
-            if self.spare and not self._ready:
-                self._wake()  # else when this one has done its work: making the next would only delay it
-            return clone
-
-    def _wake(self) -> None:
-        """Have the keeper look again. With the lock: once the pool is closed the descriptor may be anybody's."""
-        if self._closed:
-            return
-        try:
-            os.write(self._waker, b"w")
-        except BlockingIOError:
-            return  # it will wake up
-
-    def _keep(self) -> None:
-        making: list[Clone] = []
-        again = 0.0
-        pause = AGAIN_LEAST
-        try:
-            while True:
-                with self._changed:
-                    if self._closed:
-                        return
-                    lacking = self.spare + self._takers - len(self._ready) - len(making) - (self._budding is not None)
-                    lacking = min(lacking, DYING_MOST + self.size - len(self._dying))
-                if lacking > 0 and monotonic() >= again:
-                    error = self._ask(making, lacking)
-                    if error is not None:
-                        pause = self._failed(error, pause)
-                        again = monotonic() + pause
-                        continue
-                    lacking = 0
-                if not (self.spare or making or self._dying or self._budding or self._bud):
-                    self._begin_bud()
-                told = self._listen(making, again if lacking > 0 else None)
-                self._bury(told)
-                failed = self._hear(making, told)
-                self._hear_bud(told)
-                if failed is not None:
-                    pause = self._failed(failed, pause)
-                    again = monotonic() + pause
-                elif self._ready:
-                    pause = AGAIN_LEAST
-        finally:
-            for clone in (*making, *self._dying, *self._drop_bud()):
-                clone.close()
-
-    # Buds
-
-    def _begin_bud(self) -> None:
-        """There is nothing to do: have ready all of the next copy but that itself."""
-        zygote = self._zygote
-        if zygote is None or zygote is self._mourned or not self._may_bud:
-            return
-        try:
-            self._budding = zygote.bud()
-        except (OSError, Error):
-            self._may_bud = False  # for want of descriptors, say: who asks for a copy will be told
-
-    def _hear_bud(self, told: Collection[int]) -> None:
-        """One whose init is known is there for whoever comes."""
-        bud = self._budding
-        if bud is None or bud.told_of_child not in told:
-            return
-        try:
-            bud.hear_of_child()
-        except (OSError, Error):
-            self._may_bud = False
-            bud.close()
-            bud = None
-        with self._changed:
-            self._budding, self._bud = None, bud
-
-    def _break_bud(self) -> Clone | None:
-        """Have the copy made that the bud is for, if that stands. With the lock: the next bud is asked for after that."""
-        bud, self._bud = self._bud, None
-        if bud is None:
-            return None
-        if bud.break_bud():
-            return bud
-        bud.end()
-        self._dying.append(bud)
-        self._wake()
-        return None
-
-    def _drop_bud(self) -> list[Clone]:
-        """All that there is of buds."""
-        with self._changed:
-            found = [one for one in (self._bud, self._budding) if one is not None]
-            self._bud = self._budding = None
-        return found
-
-    def _bury(self, told: Collection[int]) -> None:
-        """Close those that have ended."""
-        for clone in list(self._dying):
-            if clone.pidfd in told:
-                with self._changed:
-                    self._dying.remove(clone)
-                clone.bury()
-
-    def _ask(self, making: list[Clone], lacking: int) -> BaseException | None:
-        try:
-            zygote = self._living_zygote()
-            for _ in range(lacking):
-                with self._changed:
-                    bud = self._break_bud()
-                making.append(bud or zygote.put_forth())
-        except (OSError, Error) as error:
-            return error if isinstance(error, Error) or not self._lives else caller_failed(error)
-        return None
-
-    def _living_zygote(self) -> Zygote:
-        """The zygote, or another one where it has died."""
-        zygote = self._zygote
-        if zygote is None or not zygote.alive:
-            if zygote is not None:
-                self._mourn(zygote)
-                self._zygote = self._mourned = None
-                zygote.close()
-            started = Zygote(self.recipe, self._seconds)
-            with self._changed:
-                if self._closed:
-                    started.close()
-                    raise PoolError("this pool was closed")
-                self._zygote = zygote = started
-                self.restarts += 1
-        return zygote
-
-    def _listen(self, making: list[Clone], again: float | None) -> set[int]:
-        """Wait for news; the descriptors that have some."""
-        poller = select.poll()
-        poller.register(self._wake_fd, select.POLLIN)
-        zygote = self._zygote
-        if zygote is not None and zygote is not self._mourned:
-            poller.register(zygote.pidfd, select.POLLIN)
-        for clone in making:
-            poller.register(clone.watched, select.POLLIN)
-        if self._budding is not None:
-            poller.register(self._budding.told_of_child, select.POLLIN)
-        for clone in list(self._dying):
-            poller.register(clone.pidfd, select.POLLIN)
-        wait = None if again is None else max(1, int((again - monotonic()) * 1000) + 1)
-        if making:
-            wait = min(wait or 1000, 1000)
-        told = {fd for fd, _ in poller.poll(wait)}
-        if self._wake_fd in told:
-            os.read(self._wake_fd, 4096)
-        return told
-
-    def _hear(self, making: list[Clone], told: Collection[int]) -> BaseException | None:
-        """Whoever is ready is put with the others; the last failure."""
-        failed: BaseException | None = None
-        for clone in list(making):
-            try:
-                if clone.watched in told and clone.hear():
-                    making.remove(clone)
-                    self._may_bud = True  # what has prevented one may be over
-                    with self._changed:
-                        self._ready.append(clone)
-                        self._arrived.notify()
-                elif clone.is_overdue:
-                    raise TimeoutError(f"a copy of the zygote was not ready after {clone.age:.0f} s")
-            except (OSError, Error) as error:
-                making.remove(clone)
-                clone.close()
-                failed = error if isinstance(error, Error) or not self._lives else not_made(error)
-        zygote = self._zygote
-        if zygote is not None and zygote is not self._mourned and zygote.pidfd in told:
-            self._mourn(zygote)
-        return failed
-
-    @property
-    def _lives(self) -> bool:
-        """Is there a zygote, and will be in a moment? Its copies end before it, since its init kills them first."""
-        zygote = self._zygote
-        return zygote is not None and not zygote.ends(DIES_WITHIN)
-
-    def _mourn(self, zygote: Zygote) -> None:
-        """It has ended, and its spares with it. Another is started when somebody needs one."""
-        self._mourned = zygote
-        with self._changed:
-            dead, self._ready = list(self._ready), deque()
-        for clone in (*dead, *self._drop_bud()):
-            clone.close()
-
-    def _failed(self, error: BaseException, pause: float) -> float:
-        """Tell whoever waits; the next pause. That the zygote has died is no reason to tell: another one is started."""
-        died = not isinstance(error, Error) and (self._zygote is None or not self._zygote.alive)
-        with self._changed:
-            if self._takers and not died:
-                while len(self._failures) < self._takers:
-                    self._failures.append(error)
-                self._arrived.notify_all()
-            else:
-                self._failures.clear()
-        return min(pause * 2, AGAIN_MOST)
-
     # The end
 
     @property
     def zygote(self) -> Zygote | None:
         """The one that lives, if it does."""
-        return self._zygote
+        return self._keeper.zygote
 
     def counts(self) -> dict[str, int]:
         """How many there are of what, now."""
         with self._changed:
             queued = sum(map(len, self._queues.values()))
-            return {"running": self._running, "queued": queued, "ready": len(self._ready), "restarts": self.restarts}
+            keeper = self._keeper
+            return {"running": self._running, "queued": queued, "ready": keeper.ready, "restarts": keeper.restarts}
 
     def finish(self, *, wait: bool, cancel: bool) -> None:
         """Take no more; end when the last call has."""
@@ -571,7 +313,7 @@ class Engine:
         with self._changed:
             first = not self._closed
             if first:
-                self._wake()
+                self._keeper.begin_to_close()
                 self._closing = self._closed = True
                 self._closer = current
         if first:
@@ -579,7 +321,7 @@ class Engine:
                 self._close()
             finally:
                 self._over.set()
-        elif current not in (self._closer, self._keeper, *self._workers):  # it waits for these
+        elif current not in (self._closer, self._keeper.thread, *self._workers):  # it waits for these
             self._over.wait()
 
     def _close(self) -> None:
@@ -594,19 +336,8 @@ class Engine:
                 if ticket.clone is not None:
                     ticket.clone.kill()
             self._changed.notify_all()
-            self._arrived.notify_all()
         current = threading.current_thread()
-        if current is not self._keeper:
-            self._keeper.join()
         for worker in list(self._workers):
             if worker is not current:
                 worker.join()
-        with self._changed:
-            ready, self._ready = list(self._ready), deque()
-            zygote, self._zygote = self._zygote, None
-        for clone in ready:
-            clone.close()
-        if zygote is not None:
-            zygote.close()
-        for fd in (self._wake_fd, self._waker):
-            os.close(fd)
+        self._keeper.close()
