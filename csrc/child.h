@@ -14,8 +14,7 @@ enum stage {
     STAGE_CHILD = 3,   /* the child's steps; with an init those before it clones the payload's process */
     STAGE_INIT = 4,    /* the child's steps after that, up to init's exec */
     STAGE_PAYLOAD = 5, /* the steps of the payload's process */
-    STAGE_PAYLOAD_CLONE = 6,
-    STAGE_VIEW = 7, /* of a copy, what may be made before there is one: bud.c */
+    STAGE_PAYLOAD_CLONE = 6, STAGE_VIEW = 7, /* the latter of a copy, or before there is one: bud.c */
 };
 
 struct failure {

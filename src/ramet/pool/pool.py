@@ -163,8 +163,8 @@ class Pool(_Caller):
 
     A *zygote*, a process in a sandbox of its own, imports the modules of `preload`, and runs the code `prepare`, once. Each call is a copy of it in
     namespaces, files, /tmp and limits of its own, and serves that call only: nothing is left for the next. `spare` copies are kept
-    ready, and each runs the code `rehearse` while it waits for its call. At most `size` calls run at once; over `max_tasks` of them, waiting ones
-    too, `submit` and its like wait.
+    ready, and each runs the code `rehearse` while it waits for its call; with 0 the next call's sandbox is, without the copy. At most `size` calls
+    run at once; over `max_tasks` of them, waiting ones too, `submit` and its like wait.
 
     Any field of Sandbox by name, or a Sandbox; it needs user, mount and pid namespaces of its own. results_max, exceptions: as
     for `ramet.isolated`; nothing that comes out is unpickled. What goes in is: a function of a module that the sandbox can import, by
