@@ -42,9 +42,9 @@ struct bud {
     struct loaded view;
     Py_buffer view_blob;
     unsigned char *view_data, *stack;
-    volatile uint32_t word;    /* futex: what whoever waits is to do */
+    uint32_t word;             /* futex: what whoever waits is to do */
     volatile uint32_t running; /* futex: the kernel clears it when that process has left our memory */
-    volatile int32_t made;
+    volatile int32_t made;     /* set by that process */
     int channel;
     long owner;
 };
@@ -78,9 +78,10 @@ static void wait_inside(void *arg)
         tell(bud, STAGE_VIEW, at, error);
         sys_exit_group(EXIT_STEP_FAILED);
     }
-    while (bud->word == WAIT)
+    uint32_t word;
+    while ((word = __atomic_load_n(&bud->word, __ATOMIC_ACQUIRE)) == WAIT)
         sys4(__NR_futex, &bud->word, FUTEX_WAIT, WAIT, 0);
-    if (bud->word == GO) {
+    if (word == GO) {
         long pid = raw_clone3(&bud->branch.payload_clone, emerge, bud);
         if (sys_failed(pid))
             tell(bud, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
@@ -115,7 +116,7 @@ static void wait_until_left(struct bud *bud)
 
 static void say(struct bud *bud, uint32_t word)
 {
-    bud->word = word;
+    __atomic_store_n(&bud->word, word, __ATOMIC_RELEASE); /* what it clones with is written */
     sys3(__NR_futex, &bud->word, FUTEX_WAKE, 1);
     wait_until_left(bud);
 }
