@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from ramet.errors import UnsupportedError
 from ramet.plan.steps import Builder, Slot
@@ -20,6 +19,7 @@ from ramet.plan.tree import (
     OPEN_TREE_CLONE,
     RDONLY,
     Tree,
+    parent_path,
 )
 from ramet.spec import (
     Bind,
@@ -258,7 +258,7 @@ def calm_pressure(tree: Tree, proc: Slot) -> None:
 def _dev(tree: Tree, mount: Dev, facts: Facts, shape: Shape, key: str) -> None:
     """On the sandbox's own ground a directory will do; elsewhere dev is a file system of its own."""
     where = mount.destination
-    if tree.is_own(os.path.dirname(where)):
+    if tree.is_own(parent_path(where)):
         tree.make_directory(where, 0o755)
         dev, base = tree.root, where[1:] + "/"
     else:

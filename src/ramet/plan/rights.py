@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from functools import lru_cache
 
 from ramet.plan.idmap import capability_blocks
 from ramet.plan.steps import Block, Builder, Ptr
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ramet.host.facts import Facts
+    from ramet.plan.steps import Step
     from ramet.spec import Sandbox
 
 PR_CAPBSET_DROP = 24
@@ -35,15 +37,24 @@ def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
     """Empty every set but for those named; those stay through exec by the ambient set. See capabilities(7)."""
     kept = mask(spec.capabilities)
     b.about("Sandbox.capabilities", "limit capabilities")
-    for number in range(facts.last_cap + 1):
-        if not kept >> number & 1:
-            b.call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    b.steps += _drop_all_but(kept, facts.last_cap)
     b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     b.call("prctl", PR_SET_SECUREBITS, _securebits(spec), 0, 0, 0)
     b.call("capset", *capability_blocks(kept, kept, kept))
     for name in NAMES:
         if name in spec.capabilities:
             b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NUMBERS[name], 0, 0)
+
+
+@lru_cache(maxsize=16)
+def _drop_all_but(kept: int, last: int) -> tuple[Step, ...]:
+    """Forty steps, the same in nearly every plan."""
+    b = Builder()
+    b.about("Sandbox.capabilities", "limit capabilities")
+    for number in range(last + 1):
+        if not kept >> number & 1:
+            b.call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+    return tuple(b.steps)
 
 
 def _securebits(spec: Sandbox) -> int:

@@ -62,6 +62,17 @@ def mount_attr_bytes(attributes: int, *, propagation: int = 0, userns: int = 0) 
     return struct.pack("<QQQQ", attributes, 0, propagation, userns)
 
 
+def split_path(where: str) -> tuple[str, str]:
+    """The directory above an absolute path without a "/" too many, and the name in it. A third of what os.path.split takes."""
+    above, _, name = where.rpartition("/")
+    return above or "/", name
+
+
+def parent_path(where: str) -> str:
+    """The first of that."""
+    return where.rpartition("/")[0] or "/"
+
+
 class Tree:
     """The file system being built: its root, and which parts of it are the sandbox's own making."""
 
@@ -174,7 +185,7 @@ class Tree:
         this mount of the same file system does not.
         """
         b = self.b
-        if self.is_own(os.path.dirname(where)):
+        if self.is_own(parent_path(where)):
             self.make_directory(where, mode)
             part = b.open("mnt", "open_tree", self.root, where[1:], OPEN_TREE_CLONE | O_CLOEXEC)
         else:
@@ -215,12 +226,12 @@ class Tree:
         while path not in self.own:
             if path == "/" or path in self.foreign:
                 return False
-            path = os.path.dirname(path)
+            path = parent_path(path)
         return path not in self.foreign
 
     def attach(self, mount: Slot, where: str, *, is_dir: bool, own: bool = False) -> None:
         """Mount at a destination, making it where it is missing."""
-        parent, name = os.path.split(where)
+        parent, name = split_path(where)
         b = self.b
         if self.is_own(parent):
             self._own_directories(parent)
@@ -252,7 +263,7 @@ class Tree:
 
     def make_directory(self, where: str, mode: int) -> None:
         """A directory of the sandbox's own."""
-        parent, name = os.path.split(where)
+        parent, name = split_path(where)
         if self.is_own(parent):
             self._own_directories(parent)
             if where not in self.own:
@@ -265,7 +276,7 @@ class Tree:
 
     def make_symlink(self, where: str, target: str) -> None:
         """A symlink. Nothing below it counts as own: it would lead elsewhere."""
-        parent, name = os.path.split(where)
+        parent, name = split_path(where)
         self.foreign.append(where)
         if self.is_own(parent):
             self._own_directories(parent)
@@ -277,7 +288,7 @@ class Tree:
 
     def make_file(self, where: str, content: bytes, mode: int) -> None:
         """A file with content: written in place on own ground, else bound from the store."""
-        parent = os.path.dirname(where)
+        parent = parent_path(where)
         if self.is_own(parent):
             self._own_directories(parent)
             self._write_file(self.root, where[1:], content, mode)
@@ -331,7 +342,7 @@ class Tree:
     def _own_directories(self, path: str) -> None:
         if path in self.own:
             return
-        self._own_directories(os.path.dirname(path))
+        self._own_directories(parent_path(path))
         self.b.call("mkdirat", self.root, path[1:], 0o755)
         self.own.add(path)
 
