@@ -32,3 +32,22 @@ as_user = pytest.mark.skipif(os.geteuid() == 0, reason="only as an ordinary user
 def since(major, minor):
     """A mark: only on kernels from this one on."""
     return pytest.mark.skipif((major, minor) > KERNEL, reason=f"only on Linux {major}.{minor} and later")
+
+
+def need_mould():
+    """The kit of the default sandbox, which has a mould where this Python can be shown without covering what is written to."""
+    import ramet
+    from ramet.run.planning import plan_for
+
+    kit = plan_for(["true"], ramet.Sandbox()).kit
+    need(kit, "a kernel on which namespaces are made ahead: before 7.1")
+    only(kit.mould, "where Python lies outside of /tmp and /home/user")
+    return kit
+
+
+def own_places(above):
+    """Names below a directory that a sandbox has only because this Python lies there."""
+    from ramet.host.facts import facts
+
+    above = os.path.join(above, "")
+    return {path[len(above) :].split("/")[0] for path, _ in facts().python if path.startswith(above)}

@@ -8,6 +8,7 @@ import textwrap
 import pytest
 
 import ramet
+from needs import need_mould
 from ramet import IdMapping, Namespace
 from ramet.run import ahead, made
 
@@ -93,6 +94,7 @@ def network(held=None, **fields):
 
 def test_nothing_is_kept_before_the_second_run():
     """The first run of a kind leaves nothing behind; the second makes a pair, and the third is in it."""
+    need_mould()
     before = len(os.listdir("/proc/self/fd"))
     assert network()[2] is False
     assert kept() == [] and len(os.listdir("/proc/self/fd")) == before
@@ -339,6 +341,7 @@ def test_caller_that_closes_everything_goes_on(python):
 
 def test_forget_closes_no_stranger(python):
     """forget, and a fork, close what is kept and nothing that has its numbers meanwhile."""
+    need_mould()
     out = python("""
         import os
         import ramet

@@ -9,9 +9,8 @@ import textwrap
 import pytest
 
 import ramet
-from needs import need
+from needs import need_mould
 from ramet.run import ahead
-from ramet.run.planning import plan_for
 
 VIEW = r"""
 import os, stat
@@ -34,6 +33,7 @@ print(os.getcwd(), sorted(name for name in os.listdir("/proc") if name.isdigit()
 @pytest.fixture(autouse=True)
 def nothing_kept():
     """Each test begins as in a new process, and leaves nothing."""
+    need_mould()
     ahead.forget()
     ahead._used.clear()
     yield
@@ -49,7 +49,6 @@ def run(argv, **fields):
 
 def warm(**fields):
     """So that the next one of the kind has a mould."""
-    need(plan_for(["true"], ramet.Sandbox()).kit, "a kernel on which namespaces are made ahead: before 7.1")
     for _ in range(2):
         assert run(["true"], **fields) == ("", False)
 
@@ -237,7 +236,6 @@ def test_a_mould_that_can_not_be_made_is_no_error(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise OSError(24, "Too many open files")
 
-    need(plan_for(["true"], ramet.Sandbox()).kit, "a kernel on which namespaces are made ahead: before 7.1")
     with monkeypatch.context() as patched:
         patched.setattr(moulds, "Making", refuse)
         assert [run(["echo", "ran"]) for _ in range(4)] == [("ran\n", False)] * 4
@@ -251,8 +249,7 @@ def test_every_step_of_making_it_may_fail(monkeypatch):
     from ramet.plan.ahead import making
     from ramet.run import moulds
 
-    kit = plan_for(["true"], ramet.Sandbox()).kit
-    need(kit, "a kernel on which namespaces are made ahead: before 7.1")
+    kit = need_mould()
     fds = len(os.listdir("/proc/self/fd"))
     made_of = ahead._making
     for stage, patch in (
