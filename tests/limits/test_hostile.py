@@ -96,8 +96,9 @@ def test_page_cache_is_reclaimed_and_kills_nobody():
 def test_fork_bomb():
     """A fork bomb never has more than its processes, and is ended by its time; that forks were refused is told, too."""
     may("processes", "memory")
+    # What refused forks had allocated goes after a grace period of RCU's: on a host with much else to do 150 MB were seen of it.
     result = hundred_times(
-        payloads.FORK_BOMB, 1000, "timed-out", tame=5, processes=20, memory="256M", timeout=3.0 * PATIENCE
+        payloads.FORK_BOMB, 1000, "timed-out", tame=5, processes=20, memory="1G", timeout=3.0 * PATIENCE
     )
     assert result.limits_hit == ("timed-out", "processes-limit")
     assert result.usage.processes_peak is None or result.usage.processes_peak <= 20
