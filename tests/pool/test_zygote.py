@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import threading
 import time
 
 import pytest
+from buds import bud_of
 
 import ramet
 from needs import SLOW, only
@@ -135,21 +137,34 @@ def test_another_zygote_takes_the_place_of_a_dead_one():
         assert pool.counts["restarts"] == 2
 
 
-def test_a_zygote_whose_init_takes_its_time():
-    """That the zygote has died is told with the end of a call, however long the zygote's own init takes to end."""
-    with ramet.Pool(size=1, spare=0) as pool:
-        future = pool.submit(time.sleep, 1000)
-        while not pool._engine._in_flight:
-            time.sleep(0.001)
+def reach_and_sleep():
+    with open("/gate/reached", "w"):
+        time.sleep(1000)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_zygote_whose_init_takes_its_time(running, gate):
+    """That the zygote has died is told with the end of a call, however long the zygote's own init takes to end; a call that has no copy yet has
+    one of another zygote."""
+    with ramet.Pool(size=1, spare=0, mounts=[gate.mount]) as pool:
+        bud_of(pool)
+        if running:
+            future = pool.submit(reach_and_sleep)
+            gate.await_reached()
         init, zygote = pool._engine.zygote.pid, _zygote_of(pool)
         os.kill(init, signal.SIGSTOP)
         try:
             os.kill(zygote, signal.SIGKILL)
-            error = future.exception(60)
+            if running:
+                error = future.exception(60)
+                assert any("zygote has died" in note for note in error.__notes__)
+            else:
+                assert pool.run(abs, -1) == 1
         finally:
-            os.kill(init, signal.SIGCONT)
-        assert any("zygote has died" in note for note in error.__notes__)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(init, signal.SIGCONT)
         assert pool.run(int) == 0
+        assert pool.counts["restarts"] == 1
 
 
 def test_a_call_cannot_end_the_zygote():

@@ -249,6 +249,8 @@ def plan_text(plan: Plan) -> str:
         "view": "the payload's process, or one that waits to make it:",
         "payload": "the payload's process, meanwhile:" if plan.gated else "the payload's process, before that:",
     }
+    if "view" in plan.stages:
+        titles["payload"] = "the payload's process:"
     for name in STAGES:
         if name == "child" and plan.prepared:
             lines += ["", "the caller, before the clone:"]

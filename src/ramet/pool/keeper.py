@@ -178,7 +178,7 @@ class Keeper:
     def _living_zygote(self) -> Zygote:
         """The zygote, or another one where it has died."""
         zygote = self._zygote
-        if zygote is None or not zygote.alive:
+        if zygote is None or not zygote.serves:
             if zygote is not None:
                 self._mourn(zygote)
                 self._zygote = self._mourned = None
@@ -247,7 +247,7 @@ class Keeper:
     def _lives(self) -> bool:
         """Is there a zygote, and will be in a moment? Its copies end before it, since its init kills them first."""
         zygote = self._zygote
-        return zygote is not None and not zygote.ends(DIES_WITHIN)
+        return zygote is not None and not zygote.hung_up and not zygote.ends(DIES_WITHIN)
 
     def _mourn(self, zygote: Zygote) -> None:
         """It has ended, and its spares with it. Another is started when somebody needs one."""
@@ -259,7 +259,7 @@ class Keeper:
 
     def _failed(self, error: BaseException, pause: float) -> float:
         """Tell whoever waits; the next pause. That the zygote has died is no reason to tell: another one is started."""
-        died = not isinstance(error, Error) and (self._zygote is None or not self._zygote.alive)
+        died = not isinstance(error, Error) and (self._zygote is None or not self._zygote.serves)
         with self._lock:
             if self._takers and not died:
                 while len(self._failures) < self._takers:

@@ -194,8 +194,13 @@ class Zygote:
 
     @property
     def alive(self) -> bool:
-        """Does it still run?"""
+        """Is its init there?"""
         return not self.ends(0)
+
+    @property
+    def serves(self) -> bool:
+        """Is there anybody who takes orders? Its init may take its time to end."""
+        return not self.hung_up and self.alive
 
     def ends(self, seconds: float) -> bool:
         """Has it ended, within so many seconds? Asked again and again: when another thread closes it, the number of its pidfd may be
