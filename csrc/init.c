@@ -18,13 +18,12 @@
 
 #define POLL_IN 1
 #define WAIT_NO_HANG 1
-#define WAIT_ALL 0x40000000
+#define WAIT_CLONE 0x80000000 /* only children whose end is told by another signal than SIGCHLD */
 #define SEND_NO_SIGNAL 0x4000
 #define RECEIVE_DONT_WAIT 0x40
 #define SEND_DONT_WAIT 0x40
 #define SIGNAL_KILL 9
 #define SIGNAL_CHILD 17
-#define USAGE_OF_CHILDREN -1
 #define SET_DUMPABLE 4
 #define SET_NAME 15
 #define TMPFS_MAGIC 0x01021994
@@ -67,30 +66,41 @@ struct file_system { /* struct statfs of 64-bit kernels */
 
 static _Noreturn void leave(void) { sys_exit_group(EXIT_CANNOT_START); }
 
-/* Reap what has ended. 1 when the payload was among it, with its wait status. */
-static int reap(long payload, int *status)
+static struct init_message report; /* its sums grow with each that is reaped */
+static int payload_ended;
+
+/* Reap one that has ended, and count what it has used; its pid, or not more than 0. */
+static long reap_one(long payload, int options)
 {
-    int seen = 0, ended_status;
-    for (;;) {
-        long pid = sys4(__NR_wait4, -1, &ended_status, WAIT_NO_HANG | WAIT_ALL, 0);
-        if (pid <= 0)
-            return seen;
-        if (pid == payload) {
-            *status = ended_status;
-            seen = 1;
-        }
+    struct usage usage;
+    int status;
+    long pid = sys4(__NR_wait4, -1, &status, options, &usage);
+    if (pid <= 0)
+        return pid;
+    if (pid == payload) {
+        report.status = status;
+        payload_ended = 1;
     }
+    report.user_usec += usage.user_sec * 1000000 + usage.user_usec;
+    report.system_usec += usage.system_sec * 1000000 + usage.system_usec;
+    report.max_rss_kib = usage.max_rss > report.max_rss_kib ? usage.max_rss : report.max_rss_kib;
+    report.minor_faults += usage.minor_faults;
+    report.major_faults += usage.major_faults;
+    report.blocks_in += usage.blocks_in;
+    report.blocks_out += usage.blocks_out;
+    report.voluntary_switches += usage.voluntary_switches;
+    report.involuntary_switches += usage.involuntary_switches;
+    return pid;
 }
 
 /* What the payload left behind dies and is reaped before the report, so that usage is complete and no pipe
  * stays open. Only as pid 1: elsewhere -1 would mean everyone. */
 static void end_the_rest(void)
 {
-    int status;
     if (sys0(__NR_getpid) != 1)
         return;
     sys2(__NR_kill, -1, SIGNAL_KILL);
-    while (sys4(__NR_wait4, -1, &status, WAIT_ALL, 0) > 0)
+    while (reap_one(0, 0) > 0)
         ;
 }
 
@@ -105,26 +115,11 @@ static int disk_full(void)
     return !own.blocks_free || (own.files && !own.files_free);
 }
 
-static _Noreturn void report_exit(int status)
+static _Noreturn void report_exit(void)
 {
-    struct usage usage;
-    int full = disk_full();
+    report.disk_full = disk_full();
     end_the_rest();
-    sys2(__NR_getrusage, USAGE_OF_CHILDREN, &usage);
-    struct init_message message = {
-        .status = status,
-        .disk_full = full,
-        .user_usec = usage.user_sec * 1000000 + usage.user_usec,
-        .system_usec = usage.system_sec * 1000000 + usage.system_usec,
-        .max_rss_kib = usage.max_rss,
-        .minor_faults = usage.minor_faults,
-        .major_faults = usage.major_faults,
-        .blocks_in = usage.blocks_in,
-        .blocks_out = usage.blocks_out,
-        .voluntary_switches = usage.voluntary_switches,
-        .involuntary_switches = usage.involuntary_switches,
-    };
-    sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&message), sizeof message, SEND_NO_SIGNAL, 0, 0);
+    sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&report), sizeof report, SEND_NO_SIGNAL, 0, 0);
     sys_exit_group(0);
 }
 
@@ -156,9 +151,11 @@ static _Noreturn void supervise(long payload)
     enum { SIGNALS, CONTROL, CALLER, COUNT };
     struct poll_fd polled[COUNT] = {{INIT_SIGNALS, POLL_IN, 0}, {INIT_CONTROL, POLL_IN, 0}, {INIT_CALLER, POLL_IN, 0}};
     for (;;) {
-        int status = 0;
-        if (reap(payload, &status))
-            report_exit(status);
+        /* What has made the payload, in a bud (bud.c), is reaped and not counted. */
+        while (sys4(__NR_wait4, -1, 0, WAIT_NO_HANG | WAIT_CLONE, 0) > 0 || reap_one(payload, WAIT_NO_HANG) > 0)
+            ;
+        if (payload_ended)
+            report_exit();
         sys5(__NR_ppoll, polled, COUNT, 0, 0, 0);
         if (polled[CALLER].revents)
             leave();

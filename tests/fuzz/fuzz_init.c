@@ -5,7 +5,7 @@
 
 long sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
 {
-    (void)a, (void)e, (void)f;
+    (void)a, (void)f;
     int over = fuzz_left == 0;
     switch (nr) {
     case __NR_exit_group:
@@ -25,16 +25,15 @@ long sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, u
         if (over)
             return d ? 0 : -ECHILD;
         uint32_t status = fuzz_u32();
-        memcpy((void *)(uintptr_t)b, &status, sizeof status);
+        if (b)
+            memcpy((void *)(uintptr_t)b, &status, sizeof status);
+        for (size_t i = 0; e && i < sizeof(struct usage) / sizeof(int64_t); i++)
+            ((int64_t *)(uintptr_t)e)[i] = fuzz_u32();
         return over || fuzz_u8() % 4 == 0 ? 0 : (long)(int32_t)fuzz_u32();
     }
     case __NR_statfs:
         fuzz_take((void *)(uintptr_t)b, sizeof(struct file_system));
         return fuzz_u8() % 2;
-    case __NR_getrusage:
-        for (size_t i = 0; i < sizeof(struct usage) / sizeof(int64_t); i++)
-            ((int64_t *)(uintptr_t)b)[i] = fuzz_u32();
-        return 0;
     case __NR_capget:
         fuzz_take((void *)(uintptr_t)b, 2 * sizeof(struct capability_data));
         return 0;

@@ -157,6 +157,21 @@ def test_reports_and_limits():
         assert (result.status, result.duration < 5) == ("timed-out", True)
 
 
+def test_usage_is_the_copys_own():
+    """What has made the copy is no part of what it has used: the zygote's largest memory is not its own."""
+    with Budding(size=1, spare=0, prepare="large = b'x' * (150 << 20); del large") as pool:
+        bud_of(pool)
+        by_bud = pool.report(int).usage
+        bud_of(pool)
+        more = pool.report(lambda: len(b"x" * (150 << 20))).usage
+        without_buds(pool)
+        plain = pool.report(int).usage
+    assert by_bud.memory_peak_of == plain.memory_peak_of == "process"
+    assert by_bud.memory_peak < 1.3 * plain.memory_peak < 100 << 20
+    assert more.memory_peak > 150 << 20
+    assert abs(by_bud.minor_faults - plain.minor_faults) < plain.minor_faults / 4
+
+
 def test_a_timeout_begins_with_the_function(monkeypatch):
     """What it takes to make the copy is no part of the call's time."""
     plain = warm.Clone._wait_until_ready

@@ -291,10 +291,9 @@ class Clone(FunctionProcess):
         self, task: Task, sandbox: Sandbox, most: int, exceptions: tuple[type[BaseException], ...], *, relay: bool
     ) -> None:
         self.sandbox, self.args, self._relay = sandbox, (task.name,), relay
-        tray, self._tray = self._tray, None
-        if tray is not None and not tray.resize(most):
-            tray.close()
-            tray = None
+        if self._tray is not None and not self._tray.resize(most):
+            self._close_tray()
+        tray = self._tray
         parts = task.kind == channel.CODE
         self.inbox = Inbox(self._ours, most, pickled=False, mine=exceptions, tray=tray, parts=parts, forked=False)
         # A copy that has to be made finds its task there. With a group it waits for a word of ours before, on the same channel.
@@ -303,6 +302,7 @@ class Clone(FunctionProcess):
             self._send(task, most, tray)
         if not self.is_ready:
             self._wait_until_ready()
+        self._tray = None  # it is the value's from now on
         self._begin_guard(sandbox)
         if not early:
             self._send(task, most, tray)

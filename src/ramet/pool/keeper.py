@@ -239,9 +239,9 @@ class Keeper:
         """Close those that have ended."""
         for clone in list(self._dying):
             if clone.pidfd in told:
-                with self._lock:
-                    self._dying.remove(clone)
                 clone.bury()
+                with self._lock:
+                    self._dying.remove(clone)  # nothing of it is left
 
     @property
     def _lives(self) -> bool:
