@@ -5,7 +5,7 @@
 
 long sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
 {
-    (void)a, (void)f;
+    (void)a, (void)e, (void)f;
     int over = fuzz_left == 0;
     switch (nr) {
     case __NR_exit_group:
@@ -23,13 +23,13 @@ long sys6(long nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, u
     }
     case __NR_wait4: {
         if (over)
-            return d ? 0 : -ECHILD;
+            return -ECHILD;
         uint32_t status = fuzz_u32();
         if (b)
             memcpy((void *)(uintptr_t)b, &status, sizeof status);
-        for (size_t i = 0; e && i < sizeof(struct usage) / sizeof(int64_t); i++)
-            ((int64_t *)(uintptr_t)e)[i] = fuzz_u32();
-        return over || fuzz_u8() % 4 == 0 ? 0 : (long)(int32_t)fuzz_u32();
+        for (size_t i = 0; d && i < sizeof(struct usage) / sizeof(int64_t); i++)
+            ((int64_t *)(uintptr_t)d)[i] = fuzz_u16();
+        return fuzz_u8() % 4 == 0 ? 0 : (long)(int32_t)fuzz_u32();
     }
     case __NR_statfs:
         fuzz_take((void *)(uintptr_t)b, sizeof(struct file_system));
