@@ -16,6 +16,7 @@
  *    copy does not go on before its parent is init.
  * 4. Its end. It is in a namespace whose init ends with the zygote, or when the caller lets go of init's control socket.
  * 5. Failure. Nobody waits for what it does, so what fails is told on the copy's channel (ramet.run.fork.NEWS).
+ * 6. What is counted. It has used the zygote's memory, not the copy's. Init is told of its end by SIGURG, not SIGCHLD, and leaves it out.
  */
 #include "branch.h"
 
@@ -97,7 +98,7 @@ static long put_forth_later(struct branch *branch)
     struct kernel_clone_args args = {
         .flags = CLONE_VM | CLONE_CHILD_CLEARTID,
         .child_tid = (uint64_t)(uintptr_t)&bud->running,
-        .exit_signal = SIGURG, /* init counts only what is told by SIGCHLD */
+        .exit_signal = SIGURG, /* (6) */
         .stack = (uint64_t)(uintptr_t)(bud->stack + PAGE),
         .stack_size = CHILD_STACK_SIZE,
     };
