@@ -20,10 +20,10 @@
 #define WAIT_NO_HANG 1
 #define WAIT_CLONE 0x80000000 /* only children whose end is told by another signal than SIGCHLD */
 #define SEND_NO_SIGNAL 0x4000
-#define RECEIVE_DONT_WAIT 0x40
-#define SEND_DONT_WAIT 0x40
+#define DONT_WAIT 0x40
 #define SIGNAL_KILL 9
 #define SIGNAL_CHILD 17
+#define CODE_KERNEL 0x80
 #define SET_DUMPABLE 4
 #define SET_NAME 15
 #define TMPFS_MAGIC 0x01021994
@@ -80,6 +80,8 @@ static long reap_one(long payload, int options)
     if (pid == payload) {
         report.status = status;
         payload_ended = 1;
+    } else if (options & (int)WAIT_CLONE) {
+        return pid; /* what has made the payload in a bud (bud.c) is not counted */
     }
     report.user_usec += usage.user_sec * 1000000 + usage.user_usec;
     report.system_usec += usage.system_sec * 1000000 + usage.system_usec;
@@ -126,21 +128,23 @@ static _Noreturn void report_exit(void)
 static void forward_signals(long payload)
 {
     struct signal_info info;
-    if (sys3(__NR_read, INIT_SIGNALS, &info, sizeof info) == sizeof info && info.signal != SIGNAL_CHILD && info.pid == 0)
+    if (sys3(__NR_read, INIT_SIGNALS, &info, sizeof info) != sizeof info || info.pid)
+        return;
+    if (info.signal != SIGNAL_CHILD && (info.code <= 0 || info.code >= CODE_KERNEL)) /* else a child has ended */
         sys2(__NR_kill, payload, info.signal);
 }
 
 static void obey(long payload)
 {
     struct init_command command;
-    long got = sys6(__NR_recvfrom, INIT_CONTROL, SYS_ARG(&command), sizeof command, RECEIVE_DONT_WAIT, 0, 0);
+    long got = sys6(__NR_recvfrom, INIT_CONTROL, SYS_ARG(&command), sizeof command, DONT_WAIT, 0, 0);
     if (got == 0)
         leave(); /* the caller has let go */
     if (got != sizeof command)
         return;
     if (command.signal == INIT_TELL_DISK) {
         int32_t full = disk_full();
-        sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&full), sizeof full, SEND_NO_SIGNAL | SEND_DONT_WAIT, 0, 0);
+        sys6(__NR_sendto, INIT_CONTROL, SYS_ARG(&full), sizeof full, SEND_NO_SIGNAL | DONT_WAIT, 0, 0);
     } else {
         sys2(__NR_kill, payload, command.signal);
     }
@@ -151,8 +155,7 @@ static _Noreturn void supervise(long payload)
     enum { SIGNALS, CONTROL, CALLER, COUNT };
     struct poll_fd polled[COUNT] = {{INIT_SIGNALS, POLL_IN, 0}, {INIT_CONTROL, POLL_IN, 0}, {INIT_CALLER, POLL_IN, 0}};
     for (;;) {
-        /* What has made the payload, in a bud (bud.c), is reaped and not counted. */
-        while (sys4(__NR_wait4, -1, 0, WAIT_NO_HANG | WAIT_CLONE, 0) > 0 || reap_one(payload, WAIT_NO_HANG) > 0)
+        while (reap_one(payload, WAIT_NO_HANG) > 0 || reap_one(payload, WAIT_NO_HANG | (int)WAIT_CLONE) > 0)
             ;
         if (payload_ended)
             report_exit();

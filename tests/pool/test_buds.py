@@ -172,6 +172,20 @@ def test_usage_is_the_copys_own():
     assert abs(by_bud.minor_faults - plain.minor_faults) < plain.minor_faults / 4
 
 
+def test_a_function_that_asks_to_be_traced():
+    """Init, who would be the tracer, takes note of its end all the same, and of what it used."""
+
+    def ask():
+        assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0
+        os._exit(5)
+
+    with Budding(size=1, spare=0, seccomp="none", timeout=30) as pool:
+        bud_of(pool)
+        result = pool.report(ask)
+    assert (result.status, result.exit_code) == ("exited", 5)
+    assert result.usage.minor_faults > 100
+
+
 def test_a_timeout_begins_with_the_function(monkeypatch):
     """What it takes to make the copy is no part of the call's time."""
     plain = warm.Clone._wait_until_ready
