@@ -80,9 +80,9 @@ static long reap_one(long payload, int options)
     if (pid == payload) {
         report.status = status;
         payload_ended = 1;
-    } else if (options & (int)WAIT_CLONE) {
-        return pid; /* what has made the payload in a bud (bud.c) is not counted */
     }
+    if ((status & 0xff) == 0x7f || (pid != payload && options & (int)WAIT_CLONE))
+        return pid; /* stopped, so there is more to come; or what has made the payload in a bud (bud.c), which is not counted */
     report.user_usec += usage.user_sec * 1000000 + usage.user_usec;
     report.system_usec += usage.system_sec * 1000000 + usage.system_usec;
     report.max_rss_kib = usage.max_rss > report.max_rss_kib ? usage.max_rss : report.max_rss_kib;
