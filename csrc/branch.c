@@ -105,7 +105,8 @@ void branch_settle(const struct branch *branch)
         PyOS_AfterFork_Child();
 }
 
-__attribute__((noinline)) int branch_run(struct branch *branch, long *pid)
+/* 1 in the copy. */
+static __attribute__((noinline)) int clone_child(struct branch *branch, long *pid)
 {
     branch->clone.flags |= CLONE_VM | CLONE_VFORK | CLONE_PIDFD;
     branch->clone.pidfd = (uint64_t)(uintptr_t)&branch->pidfd;
@@ -113,6 +114,18 @@ __attribute__((noinline)) int branch_run(struct branch *branch, long *pid)
     if (setjmp(branch->home))
         return 1;
     *pid = clone_here(&branch->clone, 0, branch_child, branch);
+    return 0;
+}
+
+int branch_run(struct branch *branch, long *pid)
+{
+    uint64_t all = ~(uint64_t)0, mask;
+    core_dumpable_save();
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
+    if (clone_child(branch, pid))
+        return 1;
+    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
+    core_dumpable_restore();
     return 0;
 }
 
@@ -144,19 +157,14 @@ PyObject *branch_result(const struct branch *branch, long pid)
 
 static PyObject *run_branch(struct branch *branch)
 {
-    uint64_t all = ~(uint64_t)0, mask;
     long pid = 0;
     branch_aim(branch);
     if (branch->hooks)
         PyOS_BeforeFork();
-    core_dumpable_save();
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
     if (branch_run(branch, &pid)) {
         branch_settle(branch);
         Py_RETURN_NONE;
     }
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
-    core_dumpable_restore();
     if (branch->hooks)
         PyOS_AfterFork_Parent();
     return branch_result(branch, pid);

@@ -42,8 +42,8 @@ void branch_free(struct branch *branch);
 /* What the payload's process is cloned with, as things are now. */
 void branch_aim(struct branch *branch);
 
-/* Clone the child, which makes its steps, has init's child put forth, and becomes init. 1 in the copy, else 0, and *pid and what is in
- * branch tell the rest. All signals must be blocked. */
+/* Clone the child, which makes its steps, has init's child put forth, and becomes init. 1 in the copy, where all signals stay blocked; else
+ * 0, and *pid and what is in branch tell the rest. */
 int branch_run(struct branch *branch, long *pid);
 
 /* What came of it, for Python: (pid, pidfd, stage, step, errno). */

@@ -45,13 +45,12 @@ struct bud {
     unsigned char *view_data, *stack;
     uint32_t word;             /* futex: what whoever waits is to do */
     volatile uint32_t running; /* futex: the kernel clears it when that process has left our memory */
-    volatile int32_t made;     /* set by that process */
     int channel;
     long owner;
 };
 
 const char core_bud_doc[] =
-    "bud(child, child_inputs, init, init_inputs, pid_text, flags, tid, view, channel)\n"
+    "bud(child, child_inputs, init, init_inputs, pid_text, flags, tid, view, view_inputs, channel)\n"
     "--\n\n"
     "What branch makes, without the copy: (bud, (pid, pidfd, stage, step, errno)). In its place a process makes the steps of view and waits\n"
     "for bud.put_forth(). What fails there is told on the descriptor channel. Follows clone(2).";
@@ -86,8 +85,6 @@ static void wait_inside(void *arg)
         long pid = raw_clone3(&bud->branch.payload_clone, emerge, bud);
         if (sys_failed(pid))
             tell(bud, STAGE_PAYLOAD_CLONE, 0, (int)-pid);
-        else
-            bud->made = 1;
     }
     sys_exit_group(0);
 }
@@ -109,17 +106,13 @@ static long put_forth_later(struct branch *branch)
     return pid;
 }
 
-static void wait_until_left(struct bud *bud)
-{
-    while (bud->running)
-        sys4(__NR_futex, &bud->running, FUTEX_WAIT, 1, 0);
-}
-
+/* And wait until whoever waits has left our memory. */
 static void say(struct bud *bud, uint32_t word)
 {
     __atomic_store_n(&bud->word, word, __ATOMIC_RELEASE); /* what it clones with is written */
     sys3(__NR_futex, &bud->word, FUTEX_WAKE, 1);
-    wait_until_left(bud);
+    while (bud->running)
+        sys4(__NR_futex, &bud->running, FUTEX_WAIT, 1, 0);
 }
 
 /* What lies below this frame is nobody's: there the copy begins. */
@@ -160,7 +153,7 @@ static PyObject *bud_put_forth(PyObject *object, PyObject *none)
     }
     sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
     PyOS_AfterFork_Parent();
-    return PyBool_FromLong(bud->made);
+    Py_RETURN_TRUE;
 }
 
 static void bud_dealloc(PyObject *object)
@@ -179,7 +172,7 @@ static void bud_dealloc(PyObject *object)
 
 static PyMethodDef bud_methods[] = {
     {"put_forth", bud_put_forth, METH_NOARGS,
-     "put_forth()\n--\n\nReturns None in the copy; here whether there is one. Works once."},
+     "put_forth()\n--\n\nReturns None in the copy, and True here. Works once."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -203,38 +196,37 @@ static int has_shadow_stack(void)
 #endif
 }
 
+/* 0 or an errno. */
 static int map_stack(struct bud *bud)
 {
     void *stack = mmap(NULL, STACK_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (stack == MAP_FAILED)
-        return -1;
+        return errno;
     bud->stack = stack;
-    return mprotect(stack, PAGE, PROT_NONE);
+    return mprotect(stack, PAGE, PROT_NONE) ? errno : 0;
 }
 
 /* Until the child has become init, or has failed. */
 static PyObject *make(struct bud *bud)
 {
-    uint64_t all = ~(uint64_t)0, mask;
     long pid = 0;
-    core_dumpable_save();
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &mask, KERNEL_SIGSET_BYTES);
+    int error = has_shadow_stack() ? ENOTSUP : map_stack(bud);
+    if (error)
+        return Py_BuildValue("iiiii", -1, -1, STAGE_PAYLOAD_CLONE, 0, error);
     branch_run(&bud->branch, &pid);
-    sys4(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, KERNEL_SIGSET_BYTES);
-    core_dumpable_restore();
     return branch_result(&bud->branch, pid);
 }
 
 PyObject *core_bud(PyObject *module, PyObject *args)
 {
     Py_buffer child, init, view;
-    PyObject *child_inputs, *init_inputs, *found = NULL;
+    PyObject *child_inputs, *init_inputs, *view_inputs, *found = NULL;
     unsigned long long flags;
     long long at;
     int tid, channel;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*Oy*OLKiy*i:bud", &child, &child_inputs, &init, &init_inputs, &at, &flags, &tid, &view,
-                          &channel))
+    if (!PyArg_ParseTuple(args, "y*Oy*OLKiy*Oi:bud", &child, &child_inputs, &init, &init_inputs, &at, &flags, &tid, &view,
+                          &view_inputs, &channel))
         return NULL;
     struct bud *bud = PyObject_New(struct bud, &core_bud_type);
     if (!bud) {
@@ -249,15 +241,11 @@ PyObject *core_bud(PyObject *module, PyObject *args)
     bud->branch.tid = tid;
     bud->branch.hooks = 1;
     bud->branch.put_forth = put_forth_later;
-    PyObject *none = PyTuple_New(0);
-    if (none && tid <= INIT_PID)
+    if (tid <= INIT_PID)
         PyErr_SetString(PyExc_ValueError, "the copy must have a pid that is known before");
-    else if (none && (has_shadow_stack() || map_stack(bud)))
-        found = Py_BuildValue("iiiii", -1, -1, STAGE_PAYLOAD_CLONE, 0, has_shadow_stack() ? ENOTSUP : errno);
-    else if (none && (bud->view_data = branch_load(&bud->view, &view, none)) != NULL &&
+    else if ((bud->view_data = branch_load(&bud->view, &view, view_inputs)) != NULL &&
              branch_fill(&bud->branch, &child, child_inputs, &init, init_inputs, at) == 0)
         found = make(bud);
-    Py_XDECREF(none);
     found = found ? Py_BuildValue("NN", (PyObject *)bud, found) : (Py_DECREF(bud), NULL);
 done:
     PyBuffer_Release(&child);

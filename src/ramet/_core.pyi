@@ -95,7 +95,7 @@ class Bud:
     """A sandbox in which a process waits to put forth a copy of this one."""
 
     def put_forth(self) -> bool | None:
-        """None in the copy; here whether there is one. Works once."""
+        """None in the copy, and True here. Works once."""
 
 def bud(
     child: _ReadBuffer,
@@ -106,6 +106,7 @@ def bud(
     flags: int,
     tid: int,
     view: _ReadBuffer,
+    view_inputs: _Inputs,
     channel: int,
     /,
 ) -> tuple[Bud, tuple[int, int, int, int, int]]:

@@ -318,7 +318,7 @@ def test_what_the_core_refuses():
     with ramet.Pool(size=1, spare=0) as pool:
         found = warm.encodings(pool.plan())
     place = found.init.offsets["payload_pid"]
-    good = [found.child.blob, [], found.init.blob, [], place, 0, 1000, found.view.blob, 1]
+    good = [found.child.blob, [], found.init.blob, [], place, 0, 1000, found.view.blob, [], 1]
     for n, bad in ((0, b"no"), (2, b"no"), (4, -1), (4, 1 << 40), (6, 0), (6, 1), (7, b"no")):
         with pytest.raises(ValueError, match=r"malformed|outside|known before"):
             _core.bud(*good[:n], bad, *good[n + 1 :])

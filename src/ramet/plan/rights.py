@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ramet.plan.steps import Step
     from ramet.spec import Sandbox
 
+LIMITING = "Sandbox.capabilities", "limit capabilities"
 PR_CAPBSET_DROP = 24
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
@@ -36,7 +37,7 @@ PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
     """Empty every set but for those named; those stay through exec by the ambient set. See capabilities(7)."""
     kept = mask(spec.capabilities)
-    b.about("Sandbox.capabilities", "limit capabilities")
+    b.about(*LIMITING)
     b.steps += _drop_all_but(kept, facts.last_cap)
     b.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     b.call("prctl", PR_SET_SECUREBITS, _securebits(spec), 0, 0, 0)
@@ -50,7 +51,7 @@ def limit_capabilities(b: Builder, spec: Sandbox, facts: Facts) -> None:
 def _drop_all_but(kept: int, last: int) -> tuple[Step, ...]:
     """Forty steps, the same in nearly every plan."""
     b = Builder()
-    b.about("Sandbox.capabilities", "limit capabilities")
+    b.about(*LIMITING)
     for number in range(last + 1):
         if not kept >> number & 1:
             b.call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)

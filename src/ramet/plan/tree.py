@@ -70,7 +70,7 @@ def split_path(where: str) -> tuple[str, str]:
 
 def parent_path(where: str) -> str:
     """The first of that."""
-    return where.rpartition("/")[0] or "/"
+    return split_path(where)[0]
 
 
 class Tree:

@@ -193,11 +193,7 @@ class Clone(FunctionProcess):
     def watched(self) -> int:
         """A descriptor that becomes readable when there is something to `hear`. What is told of the child comes before the copy itself is
         ready, or gone: that is heard with the copy's own news, and seldom waited for."""
-        if not self._settled:
-            return self._ours.fileno()
-        control = self._alive().control
-        assert control is not None
-        return control
+        return self.told_of_child if self._settled else self._ours.fileno()
 
     def hear(self) -> bool:
         """Take what has been told; is it ready? Raises StepError, or OSError where it is gone."""

@@ -66,12 +66,11 @@ def serve(number: int, warm: Warm) -> NoReturn:
         ready(end)
         # By the time at which the caller has heard that, and sent the task, this is done.
         reseed(known=_core.renew_generator())
-        waited_for = readable(number, 0)
-        if not waited_for:
+        if not readable(number, 0):
             _rehearse()
-        if not waited_for and not readable(number, IDLE):
-            _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
-            cell.rehearse(warm.rehearsal)
+            if not readable(number, IDLE):
+                _core.fetch_shelved()  # nobody waits for us: what the work will look at is there then
+                cell.rehearse(warm.rehearsal)
         task = channel.receive(end)
         if task is None:
             os._exit(0)  # the caller does not need this copy

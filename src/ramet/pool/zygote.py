@@ -168,8 +168,7 @@ class Warm:
         self._last_pid = os.getpid()
         self._steps: list[int] = []
         self._init = self._self = self._null = -1
-        self._bud: Any = None
-        self._awaited: tuple[int, int, int, int] | None = None
+        self._bud: tuple[Any, tuple[int, int, int, int]] | None = None
 
     def open_tools(self) -> None:
         """A sealed init; what init looks at for our end; /dev/null."""
@@ -199,16 +198,15 @@ class Warm:
         """All of a copy's sandbox but the copy, for `break_bud`. fds: as for `put_forth`; what waits in the sandbox has them."""
         self._bud = None  # who waits in the last one, if anybody does, leaves it
         view = self._programs["view"][0]
-        self._bud, made = _core.bud(*self._to_clone(fds[1]), view, fds[0])
-        self._awaited = fds
+        bud, made = _core.bud(*self._to_clone(fds[1]), view, [], fds[0])
+        self._bud = bud, fds
         self._tell_of_child(fds, made)
 
     def break_bud(self, theirs: Collection[int], then: Callable[[int], NoReturn]) -> None:
         """The copy that the bud waits for. Of one that has failed that is told already."""
-        bud, fds, self._bud = self._bud, self._awaited, None
-        if bud is not None and bud.put_forth() is None:
-            assert fds is not None
-            self._become(fds, theirs, then, seen=True)
+        found, self._bud = self._bud, None
+        if found is not None and found[0].put_forth() is None:
+            self._become(found[1], theirs, then, seen=True)
 
     def _to_clone(self, control: int) -> tuple[bytes, list[Any], bytes, list[tuple[int, int]], int, int, int]:
         """Arguments of what makes the child."""
