@@ -240,3 +240,18 @@ def test_debuggers_need_one_more_rule():
     probe = [("ptrace", (0, 0, 0, 0))]
     assert inside(probe) == ["EPERM"]
     assert inside(probe, seccomp=ramet.Seccomp.default().allow("ptrace", "process_vm_readv")) == ["ok"]
+
+
+def test_usage_of_a_payload_that_is_traced():
+    """One that asks to be traced, and stops, is seen by init twice; what it used is counted once."""
+    code = (
+        "import ctypes, os\nlarge = b'x' * (20 << 20)\nctypes.CDLL(None).ptrace(0, 0, 0, 0)\nos.kill(os.getpid(), {})"
+    )
+
+    def faults(signal):
+        argv = [sys.executable, "-I", "-S", "-c", code.format(signal)]
+        return ramet.run(argv, seccomp="none", timeout=60).usage.minor_faults
+
+    ended, stopped = faults(9), faults(19)
+    assert ended > 5000
+    assert abs(stopped - ended) < ended / 4
